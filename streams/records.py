@@ -1,0 +1,328 @@
+"""What travels over Kafka: the records of the contract, their bytes, and what makes one invalid.
+
+Decoding checks all that one record can show by itself; what needs memory (a batch whose size
+changed) is the rules' to say. No state, no clients.
+"""
+
+import re
+from typing import Annotated, Any, Literal, get_args
+
+import msgspec
+from msgspec import Meta, Struct
+
+from streams.times import parse_instant, parse_money
+
+Result = Literal["A", "B", "C", "D", "E", "F", "W"]
+IntentClass = Literal["A", "B", "C", "D", "E"]
+Channel = Literal["inbox", "wechat", "sms"]
+Scenario = Literal[
+    "interested_customer",
+    "batch_completed",
+    "unreachable_run",
+    "line_error_run",
+    "announcement",
+    "low_balance",
+    "recharge_received",
+    "account_expiring",
+]
+Status = Literal["sent", "delivered", "undelivered", "skipped", "failed"]
+
+SCENARIOS: tuple[Scenario, ...] = get_args(Scenario)
+CHANNELS: tuple[Channel, ...] = get_args(Channel)
+
+# Far above any real batch, and exact in every JSON reader.
+_MAX_BATCH_SIZE = 2**53
+_MAX_MEMO = 100_000
+
+
+class InvalidRecordError(ValueError):
+    """A record the contract calls invalid. Its text names the field and what is wrong with it."""
+
+
+class Call(Struct, gc=False):
+    """One finished call. Times and money as they came: the rules parse what they need."""
+
+    call_id: str
+    account_id: str
+    line_id: str
+    result: Result
+    phone: str
+    submitted_at: str
+    batch_size: Annotated[int, Meta(ge=1, le=_MAX_BATCH_SIZE)]
+    batch_index: Annotated[int, Meta(ge=0, le=_MAX_BATCH_SIZE)]
+    ended_at: str
+    balance: str | None = None
+    duration_s: Annotated[float, Meta(ge=0)] | None = None
+    error: str | None = None
+
+
+class Recharge(Struct, gc=False):
+    """Money that arrived."""
+
+    recharge_id: str
+    account_id: str
+    amount: str
+    balance: str
+    completed_at: str
+
+
+class Announcement(Struct, gc=False):
+    """Something for everyone, or for no one: see `kind`."""
+
+    announcement_id: str
+    kind: str
+    title: str
+    content: str
+    published_at: str
+
+    @property
+    def is_for_everyone(self) -> bool:
+        return self.kind in {"upgrade", "service"}
+
+
+class ChannelChoice(Struct, omit_defaults=True, gc=False):
+    """The channels an account chose instead of a scenario's default; None: the default."""
+
+    interested_customer: list[Channel] | None = None
+    batch_completed: list[Channel] | None = None
+    unreachable_run: list[Channel] | None = None
+    line_error_run: list[Channel] | None = None
+    announcement: list[Channel] | None = None
+    low_balance: list[Channel] | None = None
+    recharge_received: list[Channel] | None = None
+    account_expiring: list[Channel] | None = None
+
+
+class Account(Struct, omit_defaults=True, gc=False):
+    """A customer of the platform and what they chose."""
+
+    account_id: str
+    name: str
+    openid: str | None = None
+    phone: str | None = None
+    intent_classes: list[IntentClass] | None = None
+    balance_threshold: str | None = None
+    expires_at: str | None = None
+    channels: ChannelChoice | None = None
+
+
+class Tick(Struct, gc=False):
+    """Time, as an event."""
+
+    at: str
+
+
+class Notification(Struct, omit_defaults=True, gc=False):
+    """A command to the sender: tell one account one thing on one channel.
+
+    The fields from `openid` on are given by other systems; they replace what the sender would
+    look up. `title` and `content` are the texts of the channel.
+    """
+
+    notification_id: Annotated[str, Meta(min_length=1)]
+    scenario: str
+    account_id: str | None
+    channel: Channel
+    occurred_at: str
+    title: str
+    content: str
+    page: str | None
+    cause: dict[str, Any]
+    openid: str | None = None
+    template_id: str | None = None
+    data: dict[str, str] | None = None
+    url: str | None = None
+    app_id: str | None = None
+    page_path: str | None = None
+
+
+class _ForeignNotification(Notification, omit_defaults=True, gc=False):
+    """A command as other systems may spell it: what we wouldn't use, they may leave out."""
+
+    title: str = ""
+    content: str = ""
+    page: str | None = None
+    cause: dict[str, Any] = {}
+
+
+class InboxMessage(Struct, gc=False):
+    """What the website's inbox shows."""
+
+    message_id: str
+    account_id: str
+    scenario: str
+    title: str
+    content: str
+    page: str | None
+    cause: dict[str, Any]
+    created_at: str
+
+
+class Delivery(Struct, omit_defaults=True, gc=False):
+    """What became of a notification."""
+
+    notification_id: str
+    channel: Channel
+    account_id: str | None
+    scenario: str
+    status: Status
+    attempts: int
+    at: str
+    provider_id: str | None = None
+    error_code: int | None = None
+    error: str | None = None
+
+
+class WechatEvent(Struct, gc=False):
+    """An event of the WeChat callback, for the platform's other services."""
+
+    event_id: str
+    event: str
+    openid: str
+    scene: str | None
+    at: str
+    fields: dict[str, str]
+
+
+class Instants(dict[str, int]):
+    """Spelled time → instant, remembered: calls share their batch's, and seconds repeat.
+
+    A lookup of a text that is no time raises ValueError. Bounded.
+    """
+
+    def __missing__(self, text: str) -> int:
+        instant = parse_instant(text)
+        if len(self) >= _MAX_MEMO:
+            self.clear()
+        self[text] = instant
+        return instant
+
+
+encode = msgspec.json.Encoder().encode
+
+_call_decoder = msgspec.json.Decoder(Call)
+_recharge_decoder = msgspec.json.Decoder(Recharge)
+_announcement_decoder = msgspec.json.Decoder(Announcement)
+_account_decoder = msgspec.json.Decoder(Account)
+_tick_decoder = msgspec.json.Decoder(Tick)
+_notification_decoder = msgspec.json.Decoder(_ForeignNotification)
+
+_AT_PATH = re.compile(r"(.*?)(?: - at `(?:key in )?\$(?:\.(.*))?`)?", re.DOTALL)
+_MISSING = re.compile(r"Object missing required field `([^`]*)`")
+
+
+def _decode(decoder: "msgspec.json.Decoder[Any]", value: bytes | None) -> Any:
+    if value is None:
+        raise InvalidRecordError("value: is missing")
+    try:
+        record = decoder.decode(value)
+        # msgspec doesn't look into the strings of fields it skips.
+        if not value.isascii():
+            value.decode()
+    except msgspec.ValidationError as error:
+        raise InvalidRecordError(_field_reason(str(error))) from None
+    except RecursionError:
+        raise InvalidRecordError("value: is nested too deeply") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidRecordError(f"value: is not strict JSON in UTF-8: {error}") from None
+    return record
+
+
+def _field_reason(message: str) -> str:
+    """Put msgspec's message the contract's way round: the field, then what is wrong with it."""
+    shape = _AT_PATH.fullmatch(message)
+    text, path = (shape[1], shape[2]) if shape else (message, None)
+    missing = _MISSING.match(text)
+    if missing:
+        return f"{path + '.' if path else ''}{missing[1]}: is missing"
+    return f"{path or 'value'}: {text[:1].lower()}{text[1:]}"
+
+
+def _check_key(key: bytes | None, field: str, expected: str) -> None:
+    if key != expected.encode():
+        raise InvalidRecordError(f"key: is not the record's {field}")
+
+
+def _check(field: str, parse: Any, text: str) -> int:
+    try:
+        return int(parse(text))
+    except ValueError as error:
+        raise InvalidRecordError(f"{field}: {error}") from None
+
+
+def decode_call(key: bytes | None, value: bytes | None, instants: Instants) -> Call:
+    """Return a call that is valid by itself. Raises InvalidRecordError.
+
+    After it `instants[call.ended_at]` and `instants[call.submitted_at]` are there to look up.
+    """
+    call: Call = _decode(_call_decoder, value)
+    if key is None or key != call.account_id.encode():
+        raise InvalidRecordError("key: is not the record's account_id")
+    if call.batch_index >= call.batch_size:
+        raise InvalidRecordError(
+            f"batch_index: {call.batch_index} is not below batch_size {call.batch_size}"
+        )
+    field = "submitted_at"
+    try:
+        instants[call.submitted_at]
+        field = "ended_at"
+        instants[call.ended_at]
+        if call.balance is not None:
+            field = "balance"
+            parse_money(call.balance)
+    except ValueError as error:
+        raise InvalidRecordError(f"{field}: {error}") from None
+    return call
+
+
+def decode_recharge(key: bytes | None, value: bytes | None) -> Recharge:
+    """Return a valid recharge. Raises InvalidRecordError."""
+    recharge: Recharge = _decode(_recharge_decoder, value)
+    _check_key(key, "account_id", recharge.account_id)
+    if _check("amount", parse_money, recharge.amount) <= 0:
+        raise InvalidRecordError("amount: is not above 0")
+    _check("balance", parse_money, recharge.balance)
+    _check("completed_at", parse_instant, recharge.completed_at)
+    return recharge
+
+
+def decode_announcement(key: bytes | None, value: bytes | None) -> Announcement:
+    """Return a valid announcement. Raises InvalidRecordError."""
+    announcement: Announcement = _decode(_announcement_decoder, value)
+    _check_key(key, "announcement_id", announcement.announcement_id)
+    _check("published_at", parse_instant, announcement.published_at)
+    return announcement
+
+
+def decode_account(key: bytes | None, value: bytes | None) -> Account | None:
+    """Return a valid account, None where it is deleted. Raises InvalidRecordError."""
+    if value is None:
+        if key is None:
+            raise InvalidRecordError("key: is missing")
+        return None
+    account: Account = _decode(_account_decoder, value)
+    _check_key(key, "account_id", account.account_id)
+    if account.balance_threshold is not None:
+        _check("balance_threshold", parse_money, account.balance_threshold)
+    if account.expires_at is not None:
+        _check("expires_at", parse_instant, account.expires_at)
+    return account
+
+
+def decode_tick(value: bytes | None) -> int:
+    """Return the instant of a valid tick. Raises InvalidRecordError."""
+    tick: Tick = _decode(_tick_decoder, value)
+    return _check("at", parse_instant, tick.at)
+
+
+def decode_notification(key: bytes | None, value: bytes | None) -> Notification:
+    """Return a valid command, ours or another system's. Raises InvalidRecordError."""
+    command: Notification = _decode(_notification_decoder, value)
+    _check("occurred_at", parse_instant, command.occurred_at)
+    if command.account_id is not None:
+        _check_key(key, "account_id", command.account_id)
+    elif command.channel != "wechat" or not command.openid:
+        raise InvalidRecordError("account_id: is null, which only wechat with an openid may have")
+    if not command.content and not (command.channel == "wechat" and command.data):
+        raise InvalidRecordError("content: is missing")
+    return command

@@ -1,0 +1,139 @@
+"""The topics: their names, partitions and clean-up. No records, no clients."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Source(StrEnum):
+    """What dialwatch reads from others, and what others read from it, by contract name."""
+
+    CALL_RECORDS = "call-records"
+    RECHARGES = "recharges"
+    ACCOUNTS = "accounts"
+    ANNOUNCEMENTS = "announcements"
+    TICKS = "ticks"
+    NOTIFICATIONS = "notifications"
+    INBOX_MESSAGES = "inbox-messages"
+    DELIVERIES = "deliveries"
+    DEAD_LETTERS = "dead-letters"
+    WECHAT_EVENTS = "wechat-events"
+
+
+# A worker holds the same partition number of each: all of an account's state is in one place.
+CO_PARTITIONED = (
+    Source.CALL_RECORDS,
+    Source.RECHARGES,
+    Source.ACCOUNTS,
+    Source.TICKS,
+    Source.NOTIFICATIONS,
+)
+
+
+@dataclass(frozen=True)
+class Topic:
+    """One topic as `dialwatch topics create` makes it."""
+
+    name: str
+    partitions: int
+    compacted: bool = False
+
+
+@dataclass(frozen=True)
+class Topics:
+    """Every topic name of one installation. Persisted: a test pins the names."""
+
+    prefix: str
+    group: str
+    partitions: int
+
+    def name(self, source: Source) -> str:
+        """The real name of a contract topic."""
+        return f"{self.prefix}{source.value}"
+
+    @property
+    def calls(self) -> str:
+        return self.name(Source.CALL_RECORDS)
+
+    @property
+    def recharges(self) -> str:
+        return self.name(Source.RECHARGES)
+
+    @property
+    def accounts(self) -> str:
+        return self.name(Source.ACCOUNTS)
+
+    @property
+    def announcements(self) -> str:
+        return self.name(Source.ANNOUNCEMENTS)
+
+    @property
+    def ticks(self) -> str:
+        return self.name(Source.TICKS)
+
+    @property
+    def notifications(self) -> str:
+        return self.name(Source.NOTIFICATIONS)
+
+    @property
+    def inbox_messages(self) -> str:
+        return self.name(Source.INBOX_MESSAGES)
+
+    @property
+    def deliveries(self) -> str:
+        return self.name(Source.DELIVERIES)
+
+    @property
+    def dead_letters(self) -> str:
+        return self.name(Source.DEAD_LETTERS)
+
+    @property
+    def wechat_events(self) -> str:
+        return self.name(Source.WECHAT_EVENTS)
+
+    # Internal topics: the group's name is their prefix, as the contract says.
+
+    @property
+    def line_segments(self) -> str:
+        """Calls of one poll, combined by line and re-keyed to it."""
+        return f"{self.group}-line-segments"
+
+    @property
+    def fan_outs(self) -> str:
+        """Announcements on their way to every account: a copy in each partition."""
+        return f"{self.group}-fan-outs"
+
+    @property
+    def wechat_outbox(self) -> str:
+        """Commands that the WeChat sender works off."""
+        return f"{self.group}-wechat-outbox"
+
+    @property
+    def sms_outbox(self) -> str:
+        """Commands that the SMS sender works off."""
+        return f"{self.group}-sms-outbox"
+
+    @property
+    def changelog(self) -> str:
+        """All state of a partition, one record for each changed key, compacted."""
+        return f"{self.group}-state-changelog"
+
+    def contract(self) -> list[Topic]:
+        """The topics that other systems see."""
+        return [
+            Topic(self.name(source), self.partitions, compacted=source is Source.ACCOUNTS)
+            for source in Source
+        ]
+
+    def internal(self) -> list[Topic]:
+        """The topics that only this group's workers read."""
+        return [
+            Topic(self.line_segments, self.partitions),
+            Topic(self.fan_outs, self.partitions),
+            Topic(self.wechat_outbox, self.partitions),
+            Topic(self.sms_outbox, self.partitions),
+            Topic(self.changelog, self.partitions, compacted=True),
+        ]
+
+    def co_partitioned(self) -> list[str]:
+        """The contract topics that must have the same number of partitions."""
+        return [self.name(source) for source in CO_PARTITIONED]
