@@ -1,0 +1,99 @@
+"""What the send agent needs of the world: a channel to send on and a ledger to remember by.
+
+Protocols and their values only; `app/` implements them.
+"""
+
+from typing import Literal, Protocol
+
+from msgspec import Struct
+
+from agents.outcomes import Outcome, Refused, Skipped
+from streams.records import Account, Channel, Delivery, Notification
+
+
+class StoreAwayError(Exception):
+    """The shared store (Redis) can't be asked now. Nothing was learnt; ask again later."""
+
+
+class Message(Struct, frozen=True, gc=False):
+    """A command turned into what the provider is sent."""
+
+    message_id: str
+    """The provider drops a second message under the same one."""
+    recipient: str
+    scope: str
+    """What a `Held` with this scope stops: WeChat's template."""
+    body: bytes
+
+
+class LaterWord(Struct, frozen=True, array_like=True):
+    """What the provider said about a message after it had taken it."""
+
+    status: Literal["delivered", "undelivered"]
+    error: str | None = None
+
+
+class SendingChannel(Protocol):
+    """One way to reach a customer. Expected failures are outcomes; an exception is a bug."""
+
+    name: Channel
+    doubt_limit_s: float | None
+    """How long the provider is known to drop a repeated `message_id`; None: for good."""
+
+    async def prepare(
+        self, command: Notification, account: Account | None
+    ) -> Message | Skipped | Refused:
+        """Return what would be sent. No attempt: nothing goes to the provider.
+
+        Raises StoreAwayError.
+        """
+
+    def pause_s(self, message: Message) -> float:
+        """Return how long this recipient must be left alone, and count the message as sent then."""
+
+    async def send(self, message: Message, *, is_repeat: bool) -> Outcome:
+        """Send once. `is_repeat`: an earlier attempt may have been taken.
+
+        Bounded by the channel's own time limits. May be cancelled at any point: the message is
+        then in doubt.
+        """
+
+    async def remember(
+        self, command: Notification, key: bytes | None, attempts: int, provider_id: str
+    ) -> LaterWord | None:
+        """Note whose message `provider_id` is, for the provider's later word.
+
+        Returns that word where it came first. May be repeated. Raises StoreAwayError.
+        """
+
+
+class Entry(Struct, omit_defaults=True):
+    """What the ledger knows of one notification."""
+
+    coordinates: str
+    """Topic, partition and offset of the record that brought it."""
+    attempts: int = 0
+    strikes: int = 0
+    """Attempts whose outcome allowed only so many."""
+    doubt_since: int | None = None
+    """Instant of the first attempt that the provider may have taken; None: it took none."""
+    not_before: int | None = None
+    """Instant of the next attempt."""
+    deliveries: list[Delivery] | None = None
+    """How it ended; None: it hasn't."""
+
+
+class Ledger(Protocol):
+    """What was begun and how it ended, by notification id. Each call may raise StoreAwayError."""
+
+    async def read(self, notification_id: str) -> Entry | None:
+        """Return what is known of a notification; None: nothing."""
+
+    async def write(self, notification_id: str, entry: Entry) -> Entry | None:
+        """Remember an unfinished notification.
+
+        Writes nothing where another record's entry or a finished one stands, and returns that.
+        """
+
+    async def finish(self, notification_id: str, entry: Entry) -> None:
+        """Remember how a notification ended."""

@@ -1,0 +1,79 @@
+"""Whose message a WeChat `msgid` is, so that WeChat's later word finds its notification.
+
+The word (TEMPLATESENDJOBFINISH) may come before the answer that brings the `msgid`: it is kept
+until the sender asks. Whichever of the two comes second publishes the word; see `match` and
+`remember`.
+"""
+
+from collections.abc import Awaitable
+from typing import cast
+
+import msgspec
+from msgspec import Struct
+from redis.asyncio import Redis
+
+from agents.channel import LaterWord
+from app.store import store_errors
+
+# WeChat speaks within seconds, after review within hours.
+_RECEIPT_SECONDS = 3 * 86400
+# From WeChat's word to the moment the sender has stored its answer, which waits for Redis.
+_EARLY_SECONDS = 86400
+
+# Both scripts look and write in one step: of the two that meet, exactly one sees the other.
+_REMEMBER = """
+redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])
+return redis.call('GET', KEYS[2])
+"""
+_MATCH = """
+if redis.call('EXISTS', KEYS[2]) == 1 then return false end
+local receipt = redis.call('GET', KEYS[1])
+if not receipt then redis.call('SET', KEYS[2], ARGV[1], 'EX', ARGV[2]) end
+return receipt
+"""
+
+
+class Receipt(Struct, frozen=True, array_like=True):
+    """What a later `deliveries` record needs of the notification."""
+
+    notification_id: str
+    account_id: str | None
+    scenario: str
+    attempts: int
+    key: bytes | None
+    """Of the command, and so of its deliveries."""
+
+
+class Receipts:
+    """Receipts of one installation in Redis. Every method may raise StoreAwayError."""
+
+    def __init__(self, redis: Redis, prefix: str) -> None:
+        """`prefix`: the group's name."""
+        self._redis = redis
+        self._prefix = prefix
+
+    async def remember(self, msgid: str, receipt: Receipt) -> LaterWord | None:
+        """Note whose message `msgid` is; return the word that came before.
+
+        The caller publishes that word. Again with the same arguments returns the same.
+        """
+        word = await self._run(
+            _REMEMBER, msgid, msgspec.msgpack.encode(receipt), _RECEIPT_SECONDS
+        )
+        return msgspec.msgpack.decode(word, type=LaterWord) if word else None
+
+    async def match(self, msgid: str, word: LaterWord) -> Receipt | None:
+        """Return whose message WeChat speaks of; the caller publishes the word.
+
+        None: nobody's yet. The word is kept, and the sender publishes it if the message turns
+        out to be ours. A repeat of a kept word returns None too.
+        """
+        receipt = await self._run(_MATCH, msgid, msgspec.msgpack.encode(word), _EARLY_SECONDS)
+        return msgspec.msgpack.decode(receipt, type=Receipt) if receipt else None
+
+    async def _run(self, script: str, msgid: str, value: bytes, seconds: int) -> bytes | None:
+        keys = (f"{self._prefix}:wechat:receipt:{msgid}", f"{self._prefix}:wechat:early:{msgid}")
+        with store_errors():
+            return await cast(
+                "Awaitable[bytes | None]", self._redis.eval(script, 2, *keys, value, str(seconds))
+            )
