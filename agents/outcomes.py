@@ -49,6 +49,8 @@ class Held(Struct, frozen=True):
     reason: str
     for_s: float
     error_code: int | None = None
+    scope: str | None = None
+    """Only messages of this scope (a template) must wait; None: all."""
 
 
 Outcome = Sent | Skipped | Refused | TryLater | Unclear | Held
