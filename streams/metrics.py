@@ -16,11 +16,15 @@ COMMIT_SECONDS = Histogram(
     "dialwatch_commit_seconds", "From a cycle's end to its commit", buckets=_BUCKETS
 )
 BATCH_RECORDS = Histogram(
-    "dialwatch_batch_records", "Records in one transaction", buckets=(1, 10, 100, 1000, 10_000, 50_000)
+    "dialwatch_batch_records",
+    "Records in one transaction",
+    buckets=(1, 10, 100, 1000, 10_000, 50_000),
 )
 LAG = Gauge("dialwatch_lag_records", "Records not yet folded", ["topic", "partition"])
 BEHIND_SECONDS = Gauge(
-    "dialwatch_behind_seconds", "Age of the last folded record when there is lag", ["topic", "partition"]
+    "dialwatch_behind_seconds",
+    "Age of the last folded record when there is lag",
+    ["topic", "partition"],
 )
 RESTORED = Gauge("dialwatch_restored_ratio", "Part of the state that is restored")
 REBALANCES = Counter("dialwatch_rebalances_total", "Assignments taken")

@@ -113,6 +113,16 @@ class Topics:
         return f"{self.group}-sms-outbox"
 
     @property
+    def wechat_bulk_outbox(self) -> str:
+        """The same for what everybody is told: a fan-out waits, an alert doesn't."""
+        return f"{self.group}-wechat-bulk-outbox"
+
+    @property
+    def sms_bulk_outbox(self) -> str:
+        """The same for SMS."""
+        return f"{self.group}-sms-bulk-outbox"
+
+    @property
     def changelog(self) -> str:
         """All state of a partition, one record for each changed key, compacted."""
         return f"{self.group}-state-changelog"
@@ -130,7 +140,9 @@ class Topics:
             Topic(self.line_segments, self.partitions),
             Topic(self.fan_outs, self.partitions),
             Topic(self.wechat_outbox, self.partitions),
+            Topic(self.wechat_bulk_outbox, self.partitions),
             Topic(self.sms_outbox, self.partitions),
+            Topic(self.sms_bulk_outbox, self.partitions),
             Topic(self.changelog, self.partitions, compacted=True),
         ]
 

@@ -1,0 +1,149 @@
+"""The accounts agent: customers come, change and go; recharges arrive; time passes."""
+
+from typing import Any
+
+from agents import reminders
+from agents.calls import forget_batch
+from agents.rules import Rules
+from agents.telling import bury, tell
+from streams.engine.state import State, Table
+from streams.engine.types import Batch
+from streams.records import InvalidRecordError, decode_account, decode_recharge, decode_tick
+from streams.times import HOUR, parse_instant, parse_money
+from streams.topics import Topics
+from tables import batches, customers, recharges, runs, texts
+from tables.recharges import Recharges
+from tables.store import (
+    BALANCES,
+    BATCHES,
+    CLOCKS,
+    CUSTOMERS,
+    LINES,
+    PAGES,
+    RECHARGES,
+    RUNS,
+    Clock,
+)
+
+_SWEEP = "sweep"
+_SWEEP_KEYS = 5_000
+
+
+class AccountsAgent:
+    """Folds `accounts`, `recharges` and `ticks`."""
+
+    def __init__(self, rules: Rules, topics: Topics) -> None:
+        self._rules = rules
+        self._topics = topics
+
+    def fold_accounts(self, polled: Batch) -> None:
+        """Remember what customers chose, forget who left."""
+        state = polled.state
+        for record in polled.records:
+            try:
+                account = decode_account(record.key, record.value)
+            except InvalidRecordError as error:
+                bury(polled, self._topics, record, str(error))
+                continue
+            key = record.key or b""
+            if account is None:
+                _forget_account(state, key)
+            else:
+                before = state.peek(CUSTOMERS, key)
+                customer = customers.from_record(account, record.offset, before)
+                state.put(CUSTOMERS, key, customer)
+            reminders.on_account(state, self._rules, key)
+        clock = state.get(CLOCKS, b"") or Clock()
+        clock.accounts_offset = polled.records[-1].offset
+        state.put(CLOCKS, b"", clock)
+
+    def fold_recharges(self, polled: Batch) -> None:
+        """Tell whose money arrived, and whose balance still is low."""
+        state, rules = polled.state, self._rules
+        for record in polled.records:
+            try:
+                recharge = decode_recharge(record.key, record.value)
+            except InvalidRecordError as error:
+                bury(polled, self._topics, record, str(error))
+                continue
+            key = record.key or b""
+            known = state.get(RECHARGES, key)
+            if known is None:
+                known = Recharges()
+                state.put(RECHARGES, key, known)
+            if not recharges.fold(known, recharge.recharge_id):
+                continue
+            at, balance = parse_instant(recharge.completed_at), parse_money(recharge.balance)
+            arrived = texts.recharge_received(
+                recharge,
+                state.peek(CUSTOMERS, key),
+                parse_money(recharge.amount),
+                balance,
+                at,
+                rules.zone,
+            )
+            low = reminders.on_balance(state, rules, key, recharge.account_id, balance, at)
+            tell(polled, self._topics, arrived + low, polled.tp.partition)
+
+    def fold_ticks(self, polled: Batch) -> None:
+        """Let time pass: remind, and forget what is over."""
+        state = polled.state
+        for record in polled.records:
+            try:
+                tick = decode_tick(record.value)
+            except InvalidRecordError as error:
+                bury(polled, self._topics, record, str(error))
+                continue
+            clock = state.get(CLOCKS, b"") or Clock()
+            if tick < clock.tick:
+                continue
+            passed, clock.tick = tick - clock.tick, tick
+            state.put(CLOCKS, b"", clock)
+            due = reminders.on_tick(state, self._rules, tick)
+            tell(polled, self._topics, due, polled.tp.partition)
+            _sweep(state, self._rules, tick, passed)
+
+
+def _forget_account(state: State, key: bytes) -> None:
+    everything_of_one_key: tuple[Table[Any], ...] = (CUSTOMERS, RUNS, BALANCES, RECHARGES)
+    for table in everything_of_one_key:
+        if state.peek(table, key) is not None:
+            state.delete(table, key)
+    # The instant behind the account's id has a fixed width: no other id's keys can match.
+    width = len(key) + batches.INSTANT_BYTES
+    with_an_instant: tuple[tuple[Table[Any], int], ...] = (
+        (BATCHES, 0),
+        (PAGES, batches.PAGE_BYTES),
+    )
+    for table, more in with_an_instant:
+        for found in list(state.keys(table)):
+            if len(found) == width + more and found.startswith(key):
+                state.delete(table, found)
+
+
+def _sweep(state: State, rules: Rules, tick: int, passed: int) -> None:
+    """Forget what a tick finds to be over: some thousand keys a tick, all within an hour of ticks.
+
+    Nothing depends on when: a batch that is over counts as forgotten whether it was swept or
+    not, and so does a run.
+    """
+    waiting: list[tuple[Table[Any], bytes]] = state.derived.get(_SWEEP, [])
+    if not waiting:
+        swept: tuple[Table[Any], ...] = (BATCHES, RUNS, LINES)
+        waiting = [(table, key) for table in swept for key in state.keys(table)]
+        state.derived[_SWEEP] = waiting
+    most = max(_SWEEP_KEYS, len(waiting) * passed // HOUR)
+    for _ in range(min(most, len(waiting))):
+        table, key = waiting.pop()
+        if table is BATCHES:
+            batch = state.peek(BATCHES, key)
+            if batch is not None and batches.is_forgotten(batch, tick, rules.batch_retention):
+                forget_batch(state, key, batch)
+        elif table is RUNS:
+            run = state.peek(RUNS, key)
+            if run is not None and runs.is_forgotten(run, tick, rules.batch_retention):
+                state.delete(RUNS, key)
+        else:
+            line = state.peek(LINES, key)
+            if line is not None and runs.is_forgotten(line.run, tick, rules.batch_retention):
+                state.delete(LINES, key)

@@ -1,0 +1,110 @@
+"""The announcements agent: one announcement, to every account of every partition, once.
+
+A copy goes into each partition. There it is worked off in portions; after each portion a record
+that says how far it came goes back into the same topic, with the same transaction. So a fan-out
+survives whatever happens to its worker, and alerts pass between two portions.
+"""
+
+from bisect import bisect_right
+
+import msgspec
+from msgspec import Struct
+
+from agents.rules import Rules
+from agents.telling import bury, tell
+from streams.engine.state import State
+from streams.engine.types import Batch, Output
+from streams.records import Announcement, InvalidRecordError, decode_announcement
+from streams.times import parse_instant
+from streams.topics import Topics
+from tables import texts
+from tables.store import ANNOUNCED, CLOCKS, CUSTOMERS, Announced, Clock
+
+_PORTION = 1_000
+
+
+class _FanOut(Struct, array_like=True):
+    """An announcement on its way through one partition. Travels: append fields only."""
+
+    announcement: Announcement
+    after: bytes | None = None
+    """The last account that was told, None: it begins."""
+    until: int = -1
+    """Accounts whose record came after this offset of `accounts` came too late."""
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(_FanOut).decode
+
+
+class AnnouncementsAgent:
+    """Folds `announcements` and the group's fan-outs."""
+
+    def __init__(self, rules: Rules, topics: Topics) -> None:
+        self._rules = rules
+        self._topics = topics
+
+    def fold_announcements(self, polled: Batch) -> None:
+        """Copy what is for everyone into every partition."""
+        for record in polled.records:
+            try:
+                announcement = decode_announcement(record.key, record.value)
+            except InvalidRecordError as error:
+                bury(polled, self._topics, record, str(error))
+                continue
+            if announcement.is_for_everyone:
+                copy = _encode(_FanOut(announcement))
+                for partition in range(self._topics.partitions):
+                    polled.emit(Output(self._topics.fan_outs, partition, record.key, copy))
+
+    def fold_fan_outs(self, polled: Batch) -> None:
+        """Tell the next portion of this partition's accounts."""
+        for record in polled.records:
+            fan_out = _decode(record.value or b"")
+            if self._is_told(polled.state, fan_out):
+                continue
+            more = self._tell_portion(polled, fan_out)
+            if more is not None:
+                polled.emit(
+                    Output(self._topics.fan_outs, polled.tp.partition, record.key, _encode(more))
+                )
+
+    def _is_told(self, state: State, fan_out: _FanOut) -> bool:
+        """Is it an announcement that came before? If not, remember that it came."""
+        if fan_out.after is not None:
+            return False
+        key = fan_out.announcement.announcement_id.encode()
+        if state.peek(ANNOUNCED, key) is not None:
+            return True
+        state.put(ANNOUNCED, key, Announced(parse_instant(fan_out.announcement.published_at)))
+        return False
+
+    def _tell_portion(self, polled: Batch, fan_out: _FanOut) -> _FanOut | None:
+        state, said = polled.state, fan_out.announcement
+        until = fan_out.until
+        if fan_out.after is None:
+            until = (state.peek(CLOCKS, b"") or Clock()).accounts_offset
+        published = parse_instant(said.published_at)
+        portion, is_last = _next_accounts(state, said.announcement_id, fan_out.after)
+        for key in portion:
+            customer = state.peek(CUSTOMERS, key)
+            if customer is not None and customer.since <= until:
+                commands = texts.announcement(
+                    key.decode(), customer, said, published, self._rules.zone
+                )
+                tell(polled, self._topics, commands, polled.tp.partition, is_urgent=False)
+        return None if is_last else _FanOut(said, portion[-1], until)
+
+
+def _next_accounts(state: State, fan_out: str, after: bytes | None) -> tuple[list[bytes], bool]:
+    """Return the next portion of accounts, in the order of their keys, and whether it is the last."""
+    name = f"fan-out {fan_out}"
+    accounts: list[bytes] | None = state.derived.get(name)
+    if accounts is None:
+        accounts = state.derived[name] = sorted(state.keys(CUSTOMERS))
+    start = 0 if after is None else bisect_right(accounts, after)
+    portion = accounts[start : start + _PORTION]
+    is_last = start + _PORTION >= len(accounts)
+    if is_last:
+        del state.derived[name]
+    return portion, is_last

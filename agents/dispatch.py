@@ -1,0 +1,92 @@
+"""The dispatch agent: commands to where they are carried out.
+
+An inbox message is a record, so it is delivered here, exactly once, in the same transaction.
+WeChat and SMS are HTTP: their commands go on to the outboxes of the group, so that a provider
+that is away holds up nothing but its own messages.
+"""
+
+from datetime import UTC, datetime, tzinfo
+
+from agents.telling import bury
+from streams import metrics
+from streams.engine.types import Batch, Output, Record
+from streams.records import (
+    Delivery,
+    InboxMessage,
+    InvalidRecordError,
+    Notification,
+    decode_notification,
+    encode,
+)
+from streams.topics import Topics
+
+
+class DispatchAgent:
+    """Folds `notifications`."""
+
+    def __init__(self, topics: Topics, zone: tzinfo) -> None:
+        self._topics = topics
+        self._zone = zone
+
+    def fold(self, polled: Batch) -> None:
+        """Fold one poll of one partition."""
+        for record in polled.records:
+            try:
+                command = decode_notification(record.key, record.value)
+            except InvalidRecordError as error:
+                bury(polled, self._topics, record, str(error))
+                continue
+            if command.channel == "inbox":
+                self._deliver(polled, command)
+            else:
+                polled.emit(
+                    Output(
+                        self._outbox(command),
+                        polled.tp.partition,
+                        record.key,
+                        record.value,
+                        _coordinates(polled, record),
+                    )
+                )
+                polled.hurry()
+
+    def _outbox(self, command: Notification) -> str:
+        is_bulk = command.scenario == "announcement"
+        if command.channel == "wechat":
+            return self._topics.wechat_bulk_outbox if is_bulk else self._topics.wechat_outbox
+        return self._topics.sms_bulk_outbox if is_bulk else self._topics.sms_outbox
+
+    def _deliver(self, polled: Batch, command: Notification) -> None:
+        account_id = command.account_id or ""
+        message = InboxMessage(
+            message_id=command.notification_id,
+            account_id=account_id,
+            scenario=command.scenario,
+            title=command.title,
+            content=command.content,
+            page=command.page,
+            cause=command.cause,
+            created_at=command.occurred_at,
+        )
+        delivery = Delivery(
+            notification_id=command.notification_id,
+            channel="inbox",
+            account_id=account_id,
+            scenario=command.scenario,
+            status="sent",
+            attempts=1,
+            at=datetime.now(UTC).astimezone(self._zone).isoformat(timespec="milliseconds"),
+        )
+        key = account_id.encode()
+        polled.emit(Output(self._topics.inbox_messages, None, key, encode(message)))
+        polled.emit(Output(self._topics.deliveries, None, key, encode(delivery)))
+        metrics.DELIVERIES.labels("inbox", "sent", "").inc()
+
+
+def _coordinates(polled: Batch, record: Record) -> tuple[tuple[str, bytes], ...]:
+    """Return where a command stood, for the dead letter it may become."""
+    return (
+        ("dialwatch.topic", polled.tp.topic.encode()),
+        ("dialwatch.partition", str(polled.tp.partition).encode()),
+        ("dialwatch.offset", str(record.offset).encode()),
+    )

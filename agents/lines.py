@@ -1,0 +1,49 @@
+"""The lines agent: what the polls of all partitions say of a line, counted where it lives."""
+
+import msgspec
+
+from agents.calls import latest_tick
+from agents.rules import Rules
+from agents.telling import tell
+from streams.engine.types import Batch
+from streams.topics import Topics
+from tables import lines, texts
+from tables.lines import LineRun, LineSegment
+from tables.runs import Run
+from tables.store import LINES
+
+_decode = msgspec.msgpack.Decoder(LineSegment).decode
+
+
+class LinesAgent:
+    """Folds the group's line segments."""
+
+    def __init__(self, rules: Rules, topics: Topics) -> None:
+        self._rules = rules
+        self._topics = topics
+
+    def fold(self, polled: Batch) -> None:
+        """Fold one poll of one partition."""
+        state, rules = polled.state, self._rules
+        live, clock = state.live(LINES), latest_tick(state)
+        for record in polled.records:
+            segment = _decode(record.value or b"")
+            key = record.key or b""
+            line = live.get(key) or state.get(LINES, key)
+            if line is None:
+                line = LineRun(Run(), {})
+                state.put(LINES, key, line)
+            line.run.tick = clock
+            for reached in lines.fold(
+                line, segment, length=rules.run_length, window=rules.run_window
+            ):
+                for account_id, chosen in reached.accounts.items():
+                    alert = texts.line_error_run(
+                        account_id,
+                        chosen,
+                        segment.line_id,
+                        reached.reached,
+                        reached.ended,
+                        rules.zone,
+                    )
+                    tell(polled, self._topics, alert, None)

@@ -1,0 +1,31 @@
+"""Which agent folds which topic."""
+
+from agents.accounts import AccountsAgent
+from agents.announcements import AnnouncementsAgent
+from agents.calls import CallsAgent
+from agents.dispatch import DispatchAgent
+from agents.lines import LinesAgent
+from agents.rules import Rules
+from streams.engine.types import Source
+from streams.topics import Topics
+
+
+def watching(rules: Rules, topics: Topics) -> list[Source]:
+    """Return the sources of everything that is noticed, in the order of a partition's reading:
+    customers before their calls, and time only when all that is older is folded."""
+    accounts = AccountsAgent(rules, topics)
+    announcements = AnnouncementsAgent(rules, topics)
+    return [
+        Source(topics.accounts, accounts.fold_accounts, order=0, is_read_first=True),
+        Source(topics.recharges, accounts.fold_recharges, order=1),
+        Source(topics.calls, CallsAgent(rules, topics).fold, order=2),
+        Source(topics.line_segments, LinesAgent(rules, topics).fold, order=3),
+        Source(topics.ticks, accounts.fold_ticks, order=4, is_clock=True),
+        Source(topics.announcements, announcements.fold_announcements, order=5),
+        Source(topics.fan_outs, announcements.fold_fan_outs, order=6),
+    ]
+
+
+def dispatching(rules: Rules, topics: Topics) -> Source:
+    """Return the source of the commands."""
+    return Source(topics.notifications, DispatchAgent(topics, rules.zone).fold, order=7)

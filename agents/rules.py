@@ -1,0 +1,40 @@
+"""The numbers that the rules are played by, as one operator set them."""
+
+from dataclasses import dataclass
+from datetime import time, tzinfo
+
+from streams.times import DAY, HOUR, local_datetime
+
+
+@dataclass(frozen=True)
+class Rules:
+    """See the contract's settings of the same names."""
+
+    zone: tzinfo
+    run_length: int = 100
+    run_window_hours: float = 24
+    reminder_time: time = time(9)
+    expiry_notice_days: int = 7
+    batch_retention_days: float = 7
+
+    @property
+    def run_window(self) -> int:
+        """In microseconds."""
+        return int(self.run_window_hours * HOUR)
+
+    @property
+    def batch_retention(self) -> int:
+        """In microseconds."""
+        return int(self.batch_retention_days * DAY)
+
+    def local_day(self, instant: int) -> int:
+        """Return the local calendar day of an instant, as a number."""
+        return local_datetime(instant, self.zone).toordinal()
+
+    def is_reminding(self, instant: int) -> bool:
+        """Is it the reminder time of its local day, or later?
+
+        By the clock on the wall: on a day that is put forward over the reminder time it begins
+        with the hour that follows.
+        """
+        return local_datetime(instant, self.zone).time() >= self.reminder_time

@@ -1,0 +1,226 @@
+"""One command from its record to its deliveries: how often it is tried, and when it is given up.
+
+The ledger is written before each attempt, so that whoever goes on after a crash knows that the
+provider may have the message.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import tzinfo
+from typing import Protocol
+
+from agents.admission import Admission
+from agents.channel import Entry, LaterWord, Ledger, Message, SendingChannel
+from agents.outcomes import Held, Outcome, Refused, Sent, Skipped, TryLater, Unclear
+from agents.patience import Patience
+from streams.records import Account, Delivery, Notification
+from streams.times import SECOND, format_instant
+
+UNCERTAIN = "uncertain"
+FIRST_PAUSE_SECONDS = 1.0
+MOST_PAUSE_SECONDS = 30.0
+
+_End = Sent | Skipped | Refused
+
+
+class RevokedError(Exception):
+    """The command's partition was taken away: another worker goes on from the ledger."""
+
+
+class Lookup(Protocol):
+    """Finds an account as it is now; None: it has no record."""
+
+    def __call__(self, account_id: str, /) -> Account | None: ...
+
+
+@dataclass
+class Job:
+    """One command being worked off."""
+
+    command: Notification
+    key: bytes | None
+    coordinates: str
+    entry: Entry = field(init=False)
+    is_sending: bool = False
+    """The provider may have it any moment: worth waiting for."""
+    is_revoked: bool = False
+
+    def __post_init__(self) -> None:
+        self.entry = Entry(self.coordinates)
+
+
+class Settler:
+    """Brings commands of one channel to their end."""
+
+    def __init__(
+        self,
+        channel: SendingChannel,
+        *,
+        ledger: Ledger,
+        lookup: Lookup,
+        admission: Admission,
+        patience: Patience,
+        zone: tzinfo,
+        now: Callable[[], int],
+        random: Callable[[], float],
+    ) -> None:
+        self._channel = channel
+        self._ledger = ledger
+        self._lookup = lookup
+        self._admission = admission
+        self._ask = patience.ask
+        self._zone = zone
+        self._now = now
+        self._random = random
+
+    async def settle(self, job: Job) -> list[Delivery] | None:
+        """Return what became of the command; None where another record brought it before.
+
+        1. Ask the ledger whether this is new, cut off, finished or a repeat.
+        2. Try until it ends.
+        3. Note whose message it was, and take the provider's word if that came first.
+        4. Write the end into the ledger.
+
+        Raises RevokedError.
+        """
+        notification_id = job.command.notification_id
+        known = await self._ask(lambda: self._ledger.read(notification_id))
+        if known is not None:
+            if known.coordinates != job.coordinates:
+                return None
+            if known.deliveries is not None:
+                # Its commit was lost, not its outcome.
+                return known.deliveries
+            job.entry = known
+        end = await self._try_until_end(job)
+        if isinstance(end, Entry):
+            return end.deliveries if end.coordinates == job.coordinates else None
+        return await self._write_end(job, end)
+
+    def describe(self, job: Job, end: _End) -> Delivery:
+        """Return the record of how a command ended."""
+        command = job.command
+        delivery = Delivery(
+            notification_id=command.notification_id,
+            channel=command.channel,
+            account_id=command.account_id,
+            scenario=command.scenario,
+            status="sent",
+            attempts=job.entry.attempts,
+            at=format_instant(self._now(), self._zone),
+        )
+        if isinstance(end, Sent):
+            delivery.provider_id = end.provider_id
+        elif isinstance(end, Skipped):
+            delivery.status, delivery.error = "skipped", end.reason
+        else:
+            delivery.status, delivery.error = "failed", end.error
+            delivery.error_code = end.error_code
+        return delivery
+
+    async def _write_end(self, job: Job, end: _End) -> list[Delivery]:
+        deliveries = [self.describe(job, end)]
+        if isinstance(end, Sent) and end.provider_id is not None:
+            provider_id = end.provider_id
+            word = await self._ask(
+                lambda: self._channel.remember(
+                    job.command, job.key, job.entry.attempts, provider_id
+                )
+            )
+            if word is not None:
+                deliveries.append(self._describe_word(job, provider_id, word))
+        job.entry.deliveries = deliveries
+        await self._ask(lambda: self._ledger.finish(job.command.notification_id, job.entry))
+        return deliveries
+
+    def _describe_word(self, job: Job, provider_id: str, word: LaterWord) -> Delivery:
+        delivery = self.describe(job, Sent(provider_id))
+        delivery.status, delivery.error = word.status, word.error
+        return delivery
+
+    async def _try_until_end(self, job: Job) -> _End | Entry:
+        """Return how the command ended, or the ledger's entry of who was faster."""
+        command, message = job.command, None
+        while True:
+            entry = job.entry
+            if message is None or entry.doubt_since is None:
+                # Looked up anew, but not in doubt: the provider must see the same message again.
+                message = await self._prepare(command)
+            if not isinstance(message, Message):
+                return Refused(UNCERTAIN) if entry.doubt_since is not None else message
+            if job.is_revoked:
+                raise RevokedError
+            job.is_sending = False
+            left_s = self._doubt_left_s(entry)
+            if left_s is not None and left_s <= 0:
+                return Refused(UNCERTAIN)
+            try:
+                async with asyncio.timeout(left_s):
+                    await self._wait(entry, message)
+                    turn = await self._admission.enter(
+                        message.scope, in_doubt=entry.doubt_since is not None
+                    )
+            except TimeoutError:
+                return Refused(UNCERTAIN)
+            outcome = None
+            try:
+                faster, outcome = await self._attempt(job, message)
+            finally:
+                customer = command.account_id or message.recipient
+                self._admission.leave(turn, customer, outcome)
+            if faster is not None:
+                return faster
+            if isinstance(outcome, Sent | Skipped | Refused):
+                return outcome
+
+    async def _prepare(self, command: Notification) -> Message | Skipped | Refused:
+        account_id = command.account_id
+        account = self._lookup(account_id) if account_id is not None else None
+        return await self._ask(lambda: self._channel.prepare(command, account))
+
+    async def _wait(self, entry: Entry, message: Message) -> None:
+        if entry.not_before is not None:
+            await asyncio.sleep(max(0, entry.not_before - self._now()) / SECOND)
+        await asyncio.sleep(self._channel.pause_s(message))
+
+    def _doubt_left_s(self, entry: Entry) -> float | None:
+        """Return how long a repeat is still safe; None: for good."""
+        limit_s = self._channel.doubt_limit_s
+        if limit_s is None or entry.doubt_since is None:
+            return None
+        return limit_s - (self._now() - entry.doubt_since) / SECOND
+
+    async def _attempt(self, job: Job, message: Message) -> tuple[Entry | None, Outcome | None]:
+        """Try once, and write down before and after it what a successor has to know."""
+        notification_id, entry = job.command.notification_id, job.entry
+        attempts, doubt_since = entry.attempts, entry.doubt_since
+        entry.attempts += 1
+        entry.not_before = None
+        if doubt_since is None:
+            entry.doubt_since = self._now()
+        faster = await self._ask(lambda: self._ledger.write(notification_id, entry))
+        if faster is not None:
+            return faster, None
+        job.is_sending = True
+        outcome = await self._channel.send(message, is_repeat=doubt_since is not None)
+        match outcome:
+            case Held():
+                entry.attempts, entry.doubt_since = attempts, doubt_since
+            case TryLater(error, after_s, error_code, most_tries):
+                entry.doubt_since = doubt_since
+                if most_tries is not None:
+                    entry.strikes += 1
+                    if entry.strikes >= most_tries:
+                        return None, Refused(error, error_code)
+                entry.not_before = self._now() + self._pause(entry.attempts, after_s)
+            case Unclear():
+                entry.not_before = self._now() + self._pause(entry.attempts, None)
+            case _:
+                return None, outcome
+        return await self._ask(lambda: self._ledger.write(notification_id, entry)), outcome
+
+    def _pause(self, attempts: int, after_s: float | None) -> int:
+        if after_s is None:
+            after_s = min(MOST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2.0 ** min(attempts - 1, 16))
+        return int(after_s * (1 + self._random() / 4) * SECOND)

@@ -1,0 +1,188 @@
+"""Faust's transport with our reading: whole batches to the engine, Faust's group and assignor.
+
+Faust keeps the consumer thread, the subscription, the assignor and the rebalance protocol; its
+acks, its per-record streams and its table recovery are bypassed, because they lose and double
+records over a rebalance.
+"""
+
+import asyncio
+import logging
+from typing import Any
+
+import faust
+from aiokafka import TopicPartition
+from aiokafka.errors import ConsumerStoppedError, NoOffsetForPartitionError, OffsetOutOfRangeError
+from faust.transport.drivers import aiokafka as driver
+from yarl import URL
+
+from streams.engine import fetching
+from streams.engine.engine import Engine
+from streams.engine.protocol import Membership
+from streams.engine.takeover import OffsetOutOfRangeError as OutOfRange
+from streams.engine.types import TP
+
+log = logging.getLogger(__name__)
+
+_BUSY_WAIT_MS = 10
+_IDLE_WAIT_MS = 500
+_IDLE_AFTER_EMPTY_POLLS = 4
+_POLL_GAP_S = 0.005
+_FULL_POLL = 500
+"""A poll that brought fewer records is followed by a short pause, so that the next brings more:
+at low rates the cost of a fetch for each record dominates."""
+
+
+class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
+    consumer: "_Consumer"
+
+    def _create_worker_consumer(self, transport: Any) -> Any:
+        consumer = super()._create_worker_consumer(transport)
+        # Stock Faust reads committed only with its own, broken, exactly_once, and takes its
+        # assignor, which keeps equal partition numbers together, only with tables.
+        consumer._isolation_level = "read_committed"
+        consumer._partition_assignment_strategy = [self.app.assignor]
+        consumer._fetch_max_wait_ms = _IDLE_WAIT_MS
+        return consumer
+
+    async def read(self, tps: set[TP], timeout_s: float) -> dict[TP, list[Any]]:
+        """Return what was fetched of these partitions, whole batches."""
+        return dict(
+            await self.call_thread(
+                self._fetch_records, self._ensure_consumer(), tps, timeout=timeout_s
+            )
+        )
+
+    async def seek_all(self, positions: dict[TP, int]) -> None:
+        """Go on reading at these offsets."""
+
+        async def seek() -> None:
+            consumer = self._ensure_consumer()
+            for tp, offset in positions.items():
+                consumer.seek(TopicPartition(*tp), offset)
+
+        await self.call_thread(seek)
+
+    def set_idle(self, is_idle: bool) -> None:
+        """Let fetches wait long at the broker, which costs nothing, or short."""
+        fetcher = self._ensure_consumer()._fetcher
+        fetcher._fetch_max_wait_ms = _IDLE_WAIT_MS if is_idle else _BUSY_WAIT_MS
+
+    def is_read_up(self, tp: TP, position: int) -> bool:
+        """Does a partition's log end here, as far as the last fetch told?"""
+        assignment = self._ensure_consumer()._subscription.subscription.assignment
+        if assignment is None or TopicPartition(*tp) not in assignment.tps:
+            return False
+        state = assignment.state_value(TopicPartition(*tp))
+        if state.highwater is None or not state.has_valid_position:
+            return False
+        # Behind the last delivered record there may be markers: aiokafka's position knows.
+        return max(position, int(state.position)) >= int(state.lso)
+
+
+class _Consumer(driver.Consumer):  # type: ignore[misc]
+    _thread: _ConsumerThread
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.engine: Engine = self.transport.engine
+        self.engine.seek = self._seek_engine
+        self.engine.is_read_up = self._thread.is_read_up
+        self._reading: asyncio.Future[dict[TP, list[Any]]] | None = None
+        self.last_poll = asyncio.get_event_loop().time()
+
+    def _new_consumer_thread(self) -> _ConsumerThread:
+        return _ConsumerThread(self, loop=self.loop, beacon=self.beacon)
+
+    async def on_partitions_revoked(self, revoked: set[TP]) -> None:
+        await self._or_crash(self.engine.on_revoked())
+        await super().on_partitions_revoked(revoked)
+
+    async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
+        coordinator = self._thread._ensure_consumer()._coordinator
+        membership = Membership(
+            self.app.conf.id, int(coordinator.generation), str(coordinator.member_id)
+        )
+        await super().on_partitions_assigned(assigned, generation_id)
+        self.engine.on_assigned({TP(*tp) for tp in assigned}, membership)
+
+    async def perform_seek(self) -> None:
+        """Nothing: the engine seeks when it has taken the partitions over."""
+
+    async def wait_empty(self) -> None:
+        """Nothing: the engine has finished its commit when partitions are revoked."""
+
+    async def commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:
+        """Nothing: offsets are committed with the engine's transactions."""
+        return False
+
+    def verify_event_path(self, now: float, tp: TP) -> None:
+        """Nothing: Faust would look for stalled streams of its own."""
+
+    async def _seek_engine(self, positions: dict[TP, int]) -> None:
+        # A read that is under way would bring records of before; let it end first.
+        if self._reading is not None:
+            await asyncio.wait([self._reading])
+        await self._thread.seek_all(positions)
+
+    async def _or_crash(self, callback: Any) -> None:
+        # aiokafka only logs what a rebalance callback raises, and the worker would idle on.
+        try:
+            await callback
+        except Exception as error:
+            self.engine.crash(error)
+            raise
+
+    async def _drain_messages(self, fetcher: Any) -> None:
+        """Read for as long as the fetcher runs."""
+        empty_polls = 0
+        while not (self.should_stop or fetcher.should_stop):
+            self.last_poll = self.loop.time()
+            wanted = self.engine.wanted()
+            if not self.flow_active or not wanted:
+                await asyncio.sleep(0.01)
+                continue
+            records = await self._read(wanted)
+            count = sum(map(len, records.values()))
+            empty_polls = 0 if count else empty_polls + 1
+            self._thread.set_idle(empty_polls > _IDLE_AFTER_EMPTY_POLLS)
+            for tp, batch in records.items():
+                self.engine.feed(TP(*tp), batch)
+            await asyncio.sleep(0 if count >= _FULL_POLL else _POLL_GAP_S)
+
+    async def _read(self, wanted: set[TP]) -> dict[TP, list[Any]]:
+        # Shielded, because a cancelled call would go on in the consumer's thread and lose what
+        # it read; the next read waits for it instead.
+        self._reading = asyncio.ensure_future(self._thread.read(wanted, 0.25))
+        try:
+            return await asyncio.shield(self._reading)
+        except (ConsumerStoppedError, NoOffsetForPartitionError):
+            return {}  # the worker is stopping; the engine is about to seek
+        except OffsetOutOfRangeError as error:
+            ((tp, offset),) = list(error.args[0].items())[:1]
+            self.engine.crash(
+                OutOfRange(
+                    f"{tp.topic}-{tp.partition}: offset {offset} is not in the log any more: "
+                    "records were deleted before they were read. Decide what is to be lost and "
+                    "set the group's offsets with kafka-consumer-groups --reset-offsets"
+                )
+            )
+            return {}
+
+
+class _Transport(driver.Transport):  # type: ignore[misc]
+    Consumer = _Consumer
+
+    def __init__(self, url: list[URL], app: faust.App, engine: Engine) -> None:
+        self.engine = engine
+        super().__init__(url, app)
+
+
+def attach(app: faust.App, engine: Engine) -> None:
+    """Make a Faust app read for an engine: subscribe to its topics, hand it whole batches.
+
+    To be called once, before the app starts, after all sources and outboxes are added.
+    """
+    fetching.install()
+    app.transport = _Transport(app.conf.broker_consumer, app, engine)
+    for topic in engine.topics():
+        app.topics.add(app.topic(topic, value_serializer="raw", key_serializer="raw"))

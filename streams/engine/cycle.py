@@ -1,0 +1,364 @@
+"""The cycle: read the batch → fold → emit and remember as one unit → only then the next offsets.
+
+One assignment's worth of work. What the folds of all partitions changed in one cycle is one
+transaction; while it commits, the next cycle folds on top of it, and no further: what is read
+and not committed is bounded. A cycle that did nothing opens no transaction.
+"""
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from aiokafka.partitioner import murmur2
+
+from streams import metrics
+from streams.engine import fault_points
+from streams.engine.outbox import Outbox, Window
+from streams.engine.producer import Destination, Pair, TransactionalProducer
+from streams.engine.protocol import Membership
+from streams.engine.state import State
+from streams.engine.types import TP, Batch, Output, Record, Source
+
+log = logging.getLogger(__name__)
+
+CYCLE_SECONDS = 0.05
+MAX_CYCLE_RECORDS = 50_000
+MAX_BATCH_RECORDS = 5_000
+_MAX_BUFFERED = 2 * MAX_BATCH_RECORDS
+_MAX_KNOWN_KEYS = 100_000
+
+
+class _Buffer:
+    """Records of one source partition that were read and not folded."""
+
+    def __init__(self, position: int) -> None:
+        self.position = position
+        """The offset after the last record read."""
+        self.count = 0
+        self._lists: deque[list[Record]] = deque()
+
+    def add(self, records: list[Record]) -> None:
+        # After a seek a fetch that was under way may bring records from before it.
+        if records[0].offset < self.position:
+            records = [record for record in records if record.offset >= self.position]
+            if not records:
+                return
+        self.position = records[-1].offset + 1
+        self.count += len(records)
+        self._lists.append(records)
+
+    def take(self, most: int) -> list[Record]:
+        taken = self._lists.popleft()
+        while self._lists and len(taken) < most:
+            taken = taken + self._lists.popleft()
+        if len(taken) > most:
+            self._lists.appendleft(taken[most:])
+            taken = taken[:most]
+        self.count -= len(taken)
+        return taken
+
+    @property
+    def head_timestamp(self) -> int:
+        """Milliseconds since the epoch of the oldest record. There must be one."""
+        return self._lists[0][0].timestamp
+
+
+@dataclass
+class _Transaction:
+    """What one cycle collected."""
+
+    started: float = field(default_factory=time.monotonic)
+    records: int = 0
+    offsets: dict[TP, int] = field(default_factory=dict)
+    outputs: dict[Destination, list[Pair]] = field(default_factory=dict)
+    touched: set[int] = field(default_factory=set)
+    finished: set[TP] = field(default_factory=set)
+    """Outbox partitions in which something was finished."""
+    is_hurried: bool = False
+
+
+class Cycle:
+    """Folds the batches of one assignment until it is closed or a commit fails."""
+
+    def __init__(
+        self,
+        *,
+        sources: Mapping[TP, Source],
+        outboxes: Mapping[TP, Outbox],
+        states: Mapping[int, State],
+        positions: Mapping[TP, int],
+        read_first: Mapping[int, tuple[TP, int]],
+        is_read_up: Callable[[TP, int], bool],
+        changelog: str,
+        producer: TransactionalProducer,
+        membership: Membership,
+        on_failure: Callable[[Exception], None],
+    ) -> None:
+        """`positions`: where each partition is read from. `read_first`: by partition number, a
+        source partition and the offset up to which it is folded before any other. `is_read_up`:
+        does a partition's log end at this offset, as far as the consumer knows?
+        """
+        self._sources = dict(sorted(sources.items(), key=lambda item: (item[1].order, item[0])))
+        self._outboxes = outboxes
+        self._states = states
+        self._buffers = {tp: _Buffer(positions[tp]) for tp in sources}
+        self._outbox_positions = {tp: positions[tp] for tp in outboxes}
+        self._windows = {
+            tp: Window(states[tp.partition], tp.topic, positions[tp]) for tp in outboxes
+        }
+        self._read_first = dict(read_first)
+        self._is_read_up = is_read_up
+        self._changelog = changelog
+        self._producer = producer
+        self._membership = membership
+        self._on_failure = on_failure
+        self._no_state = State(-1)
+        self._transaction: _Transaction | None = None
+        self._commit: asyncio.Task[None] | None = None
+        self._wake = asyncio.Event()
+        self._is_closing = False
+        self._known_partitions: dict[tuple[str, bytes], int] = {}
+        for tp, outbox in outboxes.items():
+            outbox.on_assigned(tp.partition)
+
+    # -- reading ----------------------------------------------------------------------------
+
+    def wanted(self) -> set[TP]:
+        """Which partitions may be read on: the others have enough waiting."""
+        wanted = {tp for tp, buffer in self._buffers.items() if buffer.count < _MAX_BUFFERED}
+        wanted.update(
+            tp
+            for tp, outbox in self._outboxes.items()
+            if outbox.pending(tp.partition) < outbox.max_pending
+        )
+        return wanted
+
+    def feed(self, tp: TP, records: list[Record]) -> None:
+        """Take what was read of a partition."""
+        if self._is_closing:
+            return
+        if tp in self._outboxes:
+            self._feed_outbox(tp, records)
+            return
+        buffer = self._buffers.get(tp)
+        if buffer is not None:
+            buffer.add(records)
+            self._wake.set()
+
+    def _feed_outbox(self, tp: TP, records: list[Record]) -> None:
+        position = self._outbox_positions[tp]
+        records = [record for record in records if record.offset >= position]
+        if not records:
+            return
+        self._outbox_positions[tp] = records[-1].offset + 1
+        begun = self._windows[tp].begin(records)
+        if len(begun) < len(records):
+            self._note_finished(tp)  # the others were finished before a crash
+        self._outboxes[tp].take(tp.partition, begun)
+
+    def finish(self, tp: TP, offset: int, outputs: list[Output]) -> None:
+        """Take what came of an outbox's record. Ignored once the cycle is closed."""
+        if self._is_closing or tp not in self._windows:
+            return
+        self._windows[tp].finish(offset)
+        self._note_finished(tp)
+        for output in outputs:
+            self._emit(output)
+
+    def _note_finished(self, tp: TP) -> None:
+        transaction = self._running()
+        transaction.finished.add(tp)
+        transaction.touched.add(tp.partition)
+        self._wake.set()
+
+    # -- folding ----------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Fold and commit until closed."""
+        while not self._is_closing:
+            if self._is_due():
+                self._start_commit()
+            if self._fold_round():
+                await asyncio.sleep(0)
+            else:
+                await self._rest()
+
+    def _fold_round(self) -> bool:
+        """Fold one batch of every source that may be folded. Was there any?"""
+        any_folded = False
+        for tp, source in self._sources.items():
+            if self._transaction is not None and self._transaction.records >= MAX_CYCLE_RECORDS:
+                break
+            if self._buffers[tp].count and self._may_fold(tp, source):
+                self._fold(tp, source)
+                any_folded = True
+                if self._is_due():
+                    self._start_commit()
+        return any_folded
+
+    def _may_fold(self, tp: TP, source: Source) -> bool:
+        first = self._read_first.get(tp.partition)
+        if first is not None and not source.is_read_first:
+            first_tp, end = first
+            if self._buffers[first_tp].count or not self._is_past(first_tp, end):
+                return False
+            del self._read_first[tp.partition]
+        if source.is_clock:
+            return self._is_everything_older_folded(tp)
+        return True
+
+    def _is_past(self, tp: TP, end: int) -> bool:
+        # The log's last record may be a transaction's marker, which is never delivered.
+        position = self._buffers[tp].position
+        return position >= end or self._is_read_up(tp, position)
+
+    def _is_everything_older_folded(self, clock: TP) -> bool:
+        at = self._buffers[clock].head_timestamp
+        for tp, source in self._sources.items():
+            if tp.partition != clock.partition or source.is_clock:
+                continue
+            buffer = self._buffers[tp]
+            if buffer.count:
+                if buffer.head_timestamp < at:
+                    return False
+            elif not self._is_read_up(tp, buffer.position):
+                return False
+        return True
+
+    def _fold(self, tp: TP, source: Source) -> None:
+        records = self._buffers[tp].take(MAX_BATCH_RECORDS)
+        transaction = self._running()
+        source.fold(
+            Batch(
+                tp,
+                records,
+                self._states.get(tp.partition, self._no_state),
+                self._emit,
+                self._hurry,
+            )
+        )
+        transaction.offsets[tp] = records[-1].offset + 1
+        transaction.records += len(records)
+        transaction.touched.add(tp.partition)
+        metrics.RECORDS.labels(tp.topic).inc(len(records))
+
+    def _running(self) -> _Transaction:
+        if self._transaction is None:
+            self._transaction = _Transaction()
+        return self._transaction
+
+    def _hurry(self) -> None:
+        self._running().is_hurried = True
+
+    def _emit(self, output: Output) -> None:
+        topic, partition, key, value, headers = output
+        if partition is None:
+            partition = self._partition_of(topic, key)
+        self._running().outputs.setdefault((topic, partition), []).append((key, value, headers))
+
+    def _partition_of(self, topic: str, key: bytes | None) -> int:
+        """Where the Java default partitioner puts a key; keyless records go to partition 0."""
+        if key is None:
+            return 0
+        known = self._known_partitions.get((topic, key))
+        if known is None:
+            known = (murmur2(key) & 0x7FFFFFFF) % self._producer.partition_count(topic)
+            if len(self._known_partitions) >= _MAX_KNOWN_KEYS:
+                self._known_partitions.clear()
+            self._known_partitions[topic, key] = known
+        return known
+
+    # -- committing -------------------------------------------------------------------------
+
+    def _is_due(self) -> bool:
+        transaction = self._transaction
+        if transaction is None or self._commit is not None:
+            return False
+        return (
+            transaction.is_hurried
+            or transaction.records >= MAX_CYCLE_RECORDS
+            or time.monotonic() - transaction.started >= CYCLE_SECONDS
+        )
+
+    async def _rest(self) -> None:
+        """Sleep until there is something to fold or the running cycle is due."""
+        self._wake.clear()
+        transaction = self._transaction
+        if transaction is None or self._commit is not None:
+            await self._wake.wait()
+            return
+        left = transaction.started + CYCLE_SECONDS - time.monotonic()
+        timer = asyncio.get_running_loop().call_later(max(left, 0), self._wake.set)
+        await self._wake.wait()
+        timer.cancel()
+
+    def _start_commit(self) -> None:
+        """Seal the running cycle and commit it beside the next one."""
+        transaction = self._running()
+        self._transaction = None
+        for tp in transaction.finished:
+            transaction.offsets[tp] = self._windows[tp].settle()
+        records: dict[Destination, list[Pair]] = {}
+        sealed = []
+        for partition in transaction.touched:
+            state = self._states.get(partition)
+            if state is None:
+                continue
+            sealed.append(state)
+            changes = state.seal()
+            if changes:
+                records[self._changelog, partition] = [
+                    (key, value, ()) for key, value in changes.items()
+                ]
+        records.update(transaction.outputs)
+        self._commit = asyncio.create_task(self._commit_sealed(transaction, records, sealed))
+
+    async def _commit_sealed(
+        self,
+        transaction: _Transaction,
+        records: dict[Destination, list[Pair]],
+        sealed: list[State],
+    ) -> None:
+        began = time.monotonic()
+        try:
+            ends = await self._producer.commit(records, transaction.offsets, self._membership)
+        except Exception as error:  # whatever it is, nothing of the cycle may be kept
+            self._is_closing = True
+            self._wake.set()
+            self._on_failure(error)
+            return
+        fault_points.passing(fault_points.AFTER_COMMIT)
+        for state in sealed:
+            state.apply()
+            state.position = ends.get((self._changelog, state.partition), state.position)
+        self._commit = None
+        self._wake.set()
+        metrics.COMMIT_SECONDS.observe(time.monotonic() - began)
+        metrics.BATCH_RECORDS.observe(transaction.records)
+
+    async def finish_commit(self, within_s: float) -> bool:
+        """Fold no more; wait for the commit under way. Did it end well, or was there none?
+
+        The rest of what was folded is dropped: whoever gets the partitions folds it again.
+        """
+        self._is_closing = True
+        self._wake.set()
+        if self._commit is not None:
+            await asyncio.wait([self._commit], timeout=within_s)
+            if self._commit is not None and not self._commit.done():
+                self._commit.cancel()
+                await asyncio.wait([self._commit])
+        is_settled = self._commit is None
+        for state in self._states.values():
+            state.discard()
+        return is_settled
+
+    async def commit_rest(self, within_s: float) -> None:
+        """Commit what is folded, before a planned stop."""
+        if self._commit is not None:
+            await asyncio.wait([self._commit], timeout=within_s)
+        if not self._is_closing and self._commit is None and self._transaction is not None:
+            self._start_commit()

@@ -1,0 +1,324 @@
+"""One worker's engine: sources and outboxes in, assignments come and go, cycles run.
+
+Between the consumer (Faust's group, whole batches) and the cycle (folds and transactions) it
+keeps the worker's states, takes partitions over and recovers from a commit that failed.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from aiokafka.errors import (
+    IllegalGenerationError,
+    KafkaError,
+    MessageSizeTooLargeError,
+    PolicyViolationError,
+    ProducerFenced,
+    RebalanceInProgressError,
+    RecordListTooLargeError,
+    RecordTooLargeError,
+    TopicAuthorizationFailedError,
+    UnknownMemberIdError,
+)
+
+from streams import metrics
+from streams.engine.cycle import Cycle
+from streams.engine.outbox import Finish, Outbox
+from streams.engine.producer import TransactionalProducer
+from streams.engine.protocol import Membership
+from streams.engine.state import State
+from streams.engine.takeover import LogReader, settle
+from streams.engine.types import TP, Output, Record, Source
+
+log = logging.getLogger(__name__)
+
+_FENCED = (
+    IllegalGenerationError,
+    RebalanceInProgressError,
+    UnknownMemberIdError,
+)
+"""The group went on without this worker: it will be assigned something again."""
+
+_REFUSED = (
+    MessageSizeTooLargeError,
+    RecordListTooLargeError,
+    RecordTooLargeError,
+    PolicyViolationError,
+    TopicAuthorizationFailedError,
+)
+"""Trying again changes nothing: the worker stops before its offsets pass what it can't write."""
+
+_FINISH_COMMIT_S = 8.0
+_RECOVER_AGAIN_S = 1.0
+
+
+class ProduceRefusedError(Exception):
+    """Kafka refuses what must be written; the worker stops with nothing lost."""
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """Names and limits of one worker."""
+
+    group: str
+    worker_id: str
+    """Stable over restarts, different for every worker that runs."""
+    changelog: str
+    output_topics: tuple[str, ...]
+    session_timeout_s: float
+    client_options: dict[str, Any]
+    """Bootstrap servers and security, as aiokafka names them."""
+
+
+class Engine:
+    """Folds sources and serves outboxes for as long as partitions are assigned."""
+
+    def __init__(self, config: EngineConfig) -> None:
+        self.config = config
+        self.sources: dict[str, Source] = {}
+        self.outboxes: dict[str, Outbox] = {}
+        self.states: dict[int, State] = {}
+        self.seek: Callable[[dict[TP, int]], Awaitable[None]]
+        """Set by the consumer: go on reading at these offsets."""
+        self.is_read_up: Callable[[TP, int], bool]
+        """Set by the consumer: does a partition's log end at this offset?"""
+        self.crash: Callable[[Exception], None]
+        """Set by the worker: stop it, because of this."""
+        self._producer = TransactionalProducer(
+            f"{config.group}-{config.worker_id}", config.client_options
+        )
+        self._reader = LogReader(config.client_options)
+        self._assigned: set[TP] = set()
+        self._membership: Membership | None = None
+        self._cycle: Cycle | None = None
+        self._running: asyncio.Task[None] | None = None
+        self._taking_over: asyncio.Task[None] | None = None
+        self._orphaned: asyncio.TimerHandle | None = None
+
+    # -- what is to be done -----------------------------------------------------------------
+
+    def add_source(self, source: Source) -> None:
+        """Fold a topic."""
+        self.sources[source.topic] = source
+
+    def add_outbox(self, outbox: Outbox) -> None:
+        """Serve a topic whose work can't be folded."""
+        self.outboxes[outbox.topic] = outbox
+        outbox.bind(self._finisher(outbox.topic))
+
+    def topics(self) -> list[str]:
+        """All topics that must be subscribed to."""
+        return [*self.sources, *self.outboxes]
+
+    def _finisher(self, topic: str) -> Finish:
+        def finish(partition: int, offset: int, outputs: list[Output]) -> None:
+            if self._cycle is not None:
+                self._cycle.finish(TP(topic, partition), offset, outputs)
+
+        return finish
+
+    # -- how it is ------------------------------------------------------------------------------
+
+    @property
+    def assigned(self) -> set[TP]:
+        """The partitions of the current assignment."""
+        return self._assigned
+
+    @property
+    def is_ready(self) -> bool:
+        """Are partitions assigned (or is it known that there are none for us) and restored?"""
+        return self._membership is not None and (self._cycle is not None or not self._assigned)
+
+    def wanted(self) -> set[TP]:
+        """Which partitions are to be read now."""
+        return self._cycle.wanted() if self._cycle is not None else set()
+
+    def feed(self, tp: TP, records: list[Record]) -> None:
+        """Take what was read."""
+        if self._cycle is not None:
+            self._cycle.feed(tp, records)
+
+    # -- assignments ----------------------------------------------------------------------------
+
+    async def on_revoked(self) -> None:
+        """Stop folding and finish the commit under way: the current generation still may."""
+        self._cancel_orphaned()
+        self._membership = None
+        await self._stop_takeover()
+        await self._end_cycle()
+
+    def on_assigned(self, assigned: set[TP], membership: Membership) -> None:
+        """Take partitions over, in the background."""
+        self._cancel_orphaned()
+        self._assigned = assigned
+        self._membership = membership
+        metrics.REBALANCES.inc()
+        kept = {tp.partition for tp in assigned}
+        for partition in set(self.states) - kept:
+            del self.states[partition]
+        self._taking_over = asyncio.create_task(self._take_over())
+
+    async def stop(self) -> None:
+        """Finish what is begun, commit it, let go."""
+        await self._stop_takeover()
+        if self._cycle is not None:
+            await self._cycle.commit_rest(_FINISH_COMMIT_S)
+        self._membership = None
+        await self._end_cycle()
+        await self._producer.close()
+        await self._reader.close()
+
+    async def _take_over(self) -> None:
+        has_complained = False
+        while True:
+            try:
+                await self._try_take_over()
+                return
+            except (KafkaError, TimeoutError, OSError) as error:
+                if isinstance(error, _REFUSED):
+                    self.crash(error)
+                    return
+                if not has_complained:
+                    log.warning("can't take partitions over yet, trying on: %r", error)
+                    has_complained = True
+                await self._producer.end()
+            except Exception as error:  # a task's exception would be seen by nobody
+                self.crash(error)
+                return
+            await asyncio.sleep(_RECOVER_AGAIN_S)
+
+    async def _try_take_over(self) -> None:
+        membership = self._membership
+        if membership is None or not self._assigned:
+            return
+        await self._producer.open()
+        await self._reader.open()
+        await self._producer.learn(list(self.config.output_topics))
+        sources = {tp: self.sources[tp.topic] for tp in self._assigned if tp.topic in self.sources}
+        outboxes = {
+            tp: self.outboxes[tp.topic] for tp in self._assigned if tp.topic in self.outboxes
+        }
+        positions = await settle(
+            self._producer, self._reader, self.config.group, [*sources, *outboxes]
+        )
+        states = {
+            partition: self.states.get(partition) or State(partition)
+            for partition in self._state_partitions()
+        }
+        changelogs = {TP(self.config.changelog, number): states[number] for number in states}
+        began = asyncio.get_running_loop().time()
+        restored = await self._reader.restore(changelogs, await self._reader.ends(changelogs))
+        self.states = states
+        await self.seek(positions.start)
+        log.info(
+            "took over %d partitions, restored %d changes in %.1f s",
+            len(states),
+            restored,
+            asyncio.get_running_loop().time() - began,
+        )
+        self._cycle = Cycle(
+            sources=sources,
+            outboxes=outboxes,
+            states=states,
+            positions=positions.start,
+            read_first=self._read_first(positions.end, positions.is_new),
+            is_read_up=self.is_read_up,
+            changelog=self.config.changelog,
+            producer=self._producer,
+            membership=membership,
+            on_failure=self._on_commit_failed,
+        )
+        self._running = asyncio.create_task(self._run(self._cycle))
+
+    def _state_partitions(self) -> set[int]:
+        first = [source.topic for source in self.sources.values() if source.is_read_first]
+        return {tp.partition for tp in self._assigned if tp.topic in first}
+
+    def _read_first(self, ends: dict[TP, int], is_new: set[TP]) -> dict[int, tuple[TP, int]]:
+        """Partition numbers of which nothing but the read-first topic was ever folded."""
+        gates = {}
+        for topic, source in self.sources.items():
+            if not source.is_read_first:
+                continue
+            for tp in self._assigned:
+                if tp.topic != topic:
+                    continue
+                others = {
+                    other
+                    for other in self._assigned
+                    if other.partition == tp.partition
+                    and other.topic in self.sources
+                    and other.topic != topic
+                }
+                if others <= is_new:
+                    gates[tp.partition] = (tp, ends[tp])
+        return gates
+
+    async def _run(self, cycle: Cycle) -> None:
+        try:
+            await cycle.run()
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:  # a task's exception would be seen by nobody
+            self.crash(error)
+
+    async def _stop_takeover(self) -> None:
+        task, self._taking_over = self._taking_over, None
+        if task is not None and not task.done():
+            task.cancel()
+            await asyncio.wait([task])
+
+    async def _end_cycle(self) -> None:
+        cycle, self._cycle = self._cycle, None
+        if cycle is None:
+            return
+        is_settled = await cycle.finish_commit(_FINISH_COMMIT_S)
+        if self._running is not None:
+            await asyncio.wait([self._running])
+        if not is_settled:
+            await self._producer.end()
+        await asyncio.gather(
+            *(
+                outbox.on_revoked({tp.partition for tp in self._assigned if tp.topic == topic})
+                for topic, outbox in self.outboxes.items()
+            )
+        )
+
+    # -- a commit that failed -------------------------------------------------------------------
+
+    def _on_commit_failed(self, error: Exception) -> None:
+        if self._membership is None:
+            return  # it is being revoked anyway
+        if isinstance(error, _REFUSED):
+            refused = ProduceRefusedError(
+                f"Kafka refuses what must be written ({error!r}): the worker stops before its "
+                "offsets pass it, nothing is lost. Check the topics' max.message.bytes and rights"
+            )
+            refused.__cause__ = error
+            self.crash(refused)
+            return
+        log.warning("a commit failed, nothing of it counts: %r", error)
+        if isinstance(error, _FENCED):
+            self._membership = None
+            self._orphaned = asyncio.get_running_loop().call_later(
+                self.config.session_timeout_s + 30.0, self._on_orphaned
+            )
+        self._taking_over = asyncio.create_task(self._recover(isinstance(error, ProducerFenced)))
+
+    async def _recover(self, was_fenced: bool) -> None:
+        """Drop the cycle; take the same partitions over again unless the group went on."""
+        await self._end_cycle()
+        if was_fenced:
+            await asyncio.sleep(_RECOVER_AGAIN_S)  # two workers of one id must not race
+        if self._membership is not None:
+            await self._take_over()
+
+    def _on_orphaned(self) -> None:
+        self.crash(RuntimeError("the group went on without this worker and gave it nothing again"))
+
+    def _cancel_orphaned(self) -> None:
+        if self._orphaned is not None:
+            self._orphaned.cancel()
+            self._orphaned = None

@@ -1,0 +1,289 @@
+"""The transaction of one cycle: changelog, outputs and source offsets, committed as one.
+
+One transactional producer a worker, fenced by the consumer group's generation (Kafka Streams'
+"exactly once v2"). Nothing here knows what is in the records.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.client import ConnectionGroup, CoordinationType
+from aiokafka.errors import (
+    ConcurrentTransactions,
+    CoordinatorLoadInProgressError,
+    CoordinatorNotAvailableError,
+    KafkaConnectionError,
+    KafkaError,
+    NodeNotReadyError,
+    NoError,
+    NotCoordinatorError,
+    RequestTimedOutError,
+    UnknownTopicOrPartitionError,
+    for_code,
+)
+from aiokafka.producer.transaction_manager import TransactionState
+from aiokafka.protocol.transaction import AddOffsetsToTxnRequest, InitProducerIdRequest
+
+from streams.engine import fault_points
+from streams.engine.protocol import (
+    CommittedOffset,
+    Membership,
+    OffsetFetch,
+    TxnOffsetCommit,
+    read_offset_commit,
+    read_offset_fetch,
+)
+from streams.engine.types import TP
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+Destination = tuple[str, int]
+Pair = tuple[bytes | None, bytes | None, Any]
+
+TRANSACTION_TIMEOUT_S = 10.0
+_RETRY_S = 0.005
+_MAX_BATCH_BYTES = 900_000  # below the broker's message.max.bytes of 1 MiB
+_WAIT_FOR_COORDINATOR_S = 30.0
+
+_RETRIABLE = (
+    ConcurrentTransactions,
+    CoordinatorLoadInProgressError,
+    CoordinatorNotAvailableError,
+    KafkaConnectionError,
+    NodeNotReadyError,
+    NotCoordinatorError,
+    RequestTimedOutError,
+    UnknownTopicOrPartitionError,
+)
+
+
+class TransactionalProducer:
+    """One transaction at a time. After any error: `end`, and the caller recovers."""
+
+    def __init__(self, transactional_id: str, client_options: dict[str, Any]) -> None:
+        """`client_options`: bootstrap servers and security, as aiokafka names them."""
+        self.transactional_id = transactional_id
+        self._client_options = client_options
+        self._producer: AIOKafkaProducer | None = None
+        self._coordinators: dict[tuple[int, str], int] = {}
+
+    async def open(self) -> None:
+        """Be ready to begin. A new producer ends what its predecessor left open. May wait."""
+        if self._producer is not None:
+            return
+        producer = AIOKafkaProducer(
+            **self._client_options,
+            transactional_id=self.transactional_id,
+            transaction_timeout_ms=int(TRANSACTION_TIMEOUT_S * 1000),
+            acks="all",
+            linger_ms=0,
+            compression_type="lz4",
+            max_batch_size=_MAX_BATCH_BYTES,
+            retry_backoff_ms=int(_RETRY_S * 1000),
+            request_timeout_ms=20_000,
+        )
+        try:
+            await producer.start()
+        except BaseException:
+            await _stop_quietly(producer)
+            raise
+        self._producer = producer
+
+    def partition_count(self, topic: str) -> int:
+        """How many partitions a topic has; of a topic asked for the first time see `learn`."""
+        partitions = self._open_producer.client.cluster.partitions_for_topic(topic)
+        if not partitions:
+            raise UnknownTopicOrPartitionError(topic)
+        return len(partitions)
+
+    async def learn(self, topics: list[str]) -> None:
+        """Fetch the topics' metadata, so that `partition_count` knows them."""
+        for topic in topics:
+            await self._open_producer.partitions_for(topic)
+
+    async def commit(
+        self,
+        records: dict[Destination, list[Pair]],
+        offsets: dict[TP, int],
+        membership: Membership,
+    ) -> dict[Destination, int]:
+        """Commit records and offsets as one unit; return where each destination goes on.
+
+        1. produce everything, 2. wait until all of it is written (aiokafka's commit doesn't
+        fail when a send failed), 3. send the offsets, which the group's generation fences,
+        4. commit. The offsets returned lie behind the transaction's own marker. When this raises
+        nothing is known: call `end`.
+        """
+        producer = self._open_producer
+        await producer.begin_transaction()
+        written: list[tuple[Destination, int, asyncio.Future[Any]]] = []
+        for half, (destination, pairs) in enumerate(records.items()):
+            if half == len(records) // 2:
+                fault_points.passing(fault_points.HALF_PRODUCED)
+            await self._produce(producer, destination, pairs, written)
+        metadata = await asyncio.gather(*(future for _, _, future in written))
+        fault_points.passing(fault_points.BEFORE_OFFSETS)
+        await self._send_offsets(producer, offsets, membership)
+        fault_points.passing(fault_points.BEFORE_COMMIT)
+        await producer.commit_transaction()
+        return {
+            destination: where.offset + count + 1
+            for (destination, count, _), where in zip(written, metadata, strict=True)
+        }
+
+    async def end(self) -> None:
+        """End whatever transaction is open, by abort if that is safe, else with the producer."""
+        producer = self._producer
+        if producer is None:
+            return
+        # In any other state aiokafka has forgotten which partitions are in the transaction,
+        # sends no EndTxn, and the records would be committed with the next transaction. The
+        # next producer's InitProducerId aborts it for sure.
+        state = producer._txn_manager.state
+        if state is TransactionState.READY:
+            return
+        if state is TransactionState.IN_TRANSACTION:
+            try:
+                await asyncio.wait_for(producer.abort_transaction(), 5.0)
+                return
+            except (KafkaError, TimeoutError, AssertionError) as error:
+                log.warning("could not abort a transaction: %r", error)
+        self._producer = None
+        await _stop_quietly(producer)
+
+    async def close(self) -> None:
+        """End what is open and let go of the connections. Bounded."""
+        await self.end()
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            await _stop_quietly(producer)
+
+    async def committed_offsets(
+        self, group: str, tps: list[TP], *, require_stable: bool
+    ) -> dict[TP, CommittedOffset]:
+        """Return a group's committed offsets. May wait for the group's coordinator."""
+
+        async def ask() -> dict[TP, CommittedOffset]:
+            request = OffsetFetch(group, tps, require_stable=require_stable)
+            return read_offset_fetch(
+                await self._ask_coordinator(CoordinationType.GROUP, group, request)
+            )
+
+        return await self._patiently(ask)
+
+    async def end_transaction_of(self, transactional_id: str) -> None:
+        """Abort or finish what another, dead or frozen, worker left open, and fence it."""
+
+        async def ask() -> None:
+            request = InitProducerIdRequest(transactional_id, int(TRANSACTION_TIMEOUT_S * 1000))
+            answer = await self._ask_coordinator(
+                CoordinationType.TRANSACTION, transactional_id, request
+            )
+            _raise_for(answer.error_code)
+
+        await self._patiently(ask)
+
+    async def _produce(
+        self,
+        producer: AIOKafkaProducer,
+        destination: Destination,
+        pairs: list[Pair],
+        written: list[tuple[Destination, int, asyncio.Future[Any]]],
+    ) -> None:
+        topic, partition = destination
+
+        async def send() -> None:
+            future = await producer.send_batch(batch, topic, partition=partition)
+            written.append((destination, batch.record_count(), future))
+
+        batch = producer.create_batch()
+        for key, value, headers in pairs:
+            if batch.append(timestamp=None, key=key, value=value, headers=headers) is None:
+                await send()
+                batch = producer.create_batch()
+                # The first record of a batch is taken whatever its size: the broker decides.
+                batch.append(timestamp=None, key=key, value=value, headers=headers)
+        await send()
+
+    async def _send_offsets(
+        self, producer: AIOKafkaProducer, offsets: dict[TP, int], membership: Membership
+    ) -> None:
+        manager = producer._txn_manager
+
+        async def add_group() -> None:
+            request = AddOffsetsToTxnRequest(
+                self.transactional_id,
+                manager.producer_id,
+                manager.producer_epoch,
+                membership.group,
+            )
+            answer = await self._ask_coordinator(
+                CoordinationType.TRANSACTION, self.transactional_id, request
+            )
+            _raise_for(answer.error_code)
+
+        async def commit_offsets() -> None:
+            request = TxnOffsetCommit(
+                self.transactional_id,
+                manager.producer_id,
+                manager.producer_epoch,
+                membership,
+                offsets,
+            )
+            read_offset_commit(
+                await self._ask_coordinator(CoordinationType.GROUP, membership.group, request)
+            )
+
+        await self._patiently(add_group)
+        manager.consumer_group_added(membership.group)
+        await self._patiently(commit_offsets)
+
+    async def _patiently(self, ask: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Ask again while the coordinator moves, loads or is away; raise all other errors."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + _WAIT_FOR_COORDINATOR_S
+        pause = _RETRY_S
+        while True:
+            try:
+                return await ask()
+            except _RETRIABLE as error:
+                if loop.time() > deadline:
+                    raise
+                log.debug("asking again: %r", error)
+                if not isinstance(error, ConcurrentTransactions):
+                    self._coordinators.clear()
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, 0.5)
+
+    async def _ask_coordinator(self, kind: int, key: str, request: Any) -> Any:
+        client = self._open_producer.client
+        known = (kind, key)
+        node = self._coordinators.get(known)
+        if node is None:
+            node = self._coordinators[known] = await client.coordinator_lookup(kind, key)
+        return await client.send(node, request, group=ConnectionGroup.COORDINATION)
+
+    @property
+    def _open_producer(self) -> AIOKafkaProducer:
+        if self._producer is None:
+            raise RuntimeError("the producer is not open")
+        return self._producer
+
+
+def _raise_for(error_code: int) -> None:
+    error = for_code(error_code)
+    if error is not NoError:
+        raise error()
+
+
+async def _stop_quietly(producer: AIOKafkaProducer) -> None:
+    # A fenced producer's stop can hang.
+    try:
+        await asyncio.wait_for(producer.stop(), 3.0)
+    except (KafkaError, TimeoutError, AssertionError) as error:
+        log.debug("a producer did not stop well: %r", error)

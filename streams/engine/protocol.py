@@ -1,0 +1,229 @@
+"""Two Kafka requests in versions that aiokafka 0.14 doesn't speak, and who answers them.
+
+TxnOffsetCommit v3 carries the consumer group's generation: a worker that lost its partitions
+can't commit (KIP-447). OffsetFetch v7 can insist on stable offsets: a dead owner's pending
+commit is waited for, not overlooked.
+Fields: the Kafka protocol guide (kafka.apache.org/protocol).
+"""
+
+from typing import Any, NamedTuple
+
+from aiokafka.errors import for_code
+from aiokafka.protocol.api import Request, RequestStruct, Response
+from aiokafka.protocol.types import (
+    Boolean,
+    CompactArray,
+    CompactString,
+    Int16,
+    Int32,
+    Int64,
+    Schema,
+    TaggedFields,
+)
+
+from streams.engine.types import TP
+
+
+class Membership(NamedTuple):
+    """Which member of which generation of the consumer group a worker is."""
+
+    group: str
+    generation: int
+    member_id: str
+
+
+class CommittedOffset(NamedTuple):
+    """A group's offset of one partition; -1: none. `is_stable`: no transaction is about to
+    change it. `metadata`: the transactional id of who committed it."""
+
+    offset: int
+    metadata: str
+    is_stable: bool
+
+
+class _TxnOffsetCommitResponse(Response):  # type: ignore[misc]
+    API_KEY = 28
+    API_VERSION = 3
+    SCHEMA = Schema(
+        ("throttle_time_ms", Int32),
+        (
+            "topics",
+            CompactArray(
+                ("topic", CompactString("utf-8")),
+                (
+                    "partitions",
+                    CompactArray(
+                        ("partition", Int32), ("error_code", Int16), ("tags", TaggedFields)
+                    ),
+                ),
+                ("tags", TaggedFields),
+            ),
+        ),
+        ("tags", TaggedFields),
+    )
+
+
+class _TxnOffsetCommitStruct(RequestStruct):  # type: ignore[misc]
+    API_KEY = 28
+    API_VERSION = 3
+    FLEXIBLE_VERSION = True
+    RESPONSE_TYPE = _TxnOffsetCommitResponse
+    SCHEMA = Schema(
+        ("transactional_id", CompactString("utf-8")),
+        ("group_id", CompactString("utf-8")),
+        ("producer_id", Int64),
+        ("producer_epoch", Int16),
+        ("generation_id", Int32),
+        ("member_id", CompactString("utf-8")),
+        ("group_instance_id", CompactString("utf-8")),
+        (
+            "topics",
+            CompactArray(
+                ("topic", CompactString("utf-8")),
+                (
+                    "partitions",
+                    CompactArray(
+                        ("partition", Int32),
+                        ("offset", Int64),
+                        ("leader_epoch", Int32),
+                        ("metadata", CompactString("utf-8")),
+                        ("tags", TaggedFields),
+                    ),
+                ),
+                ("tags", TaggedFields),
+            ),
+        ),
+        ("tags", TaggedFields),
+    )
+
+
+class TxnOffsetCommit(Request[_TxnOffsetCommitStruct]):  # type: ignore[misc]
+    """Commit source offsets as part of a transaction, fenced by the group's generation."""
+
+    API_KEY = 28
+
+    def __init__(
+        self,
+        transactional_id: str,
+        producer_id: int,
+        producer_epoch: int,
+        membership: Membership,
+        offsets: dict[TP, int],
+    ) -> None:
+        if membership.generation < 0 or not membership.member_id:
+            # The broker takes this for a client without a group and fences nothing.
+            raise ValueError("no generation to commit under")
+        self._fields: tuple[Any, ...] = (
+            transactional_id,
+            membership.group,
+            producer_id,
+            producer_epoch,
+            membership.generation,
+            membership.member_id,
+            None,
+            _by_topic(
+                offsets,
+                # The owner's id as metadata lets whoever takes over end what it left open.
+                lambda tp: (tp.partition, offsets[tp], -1, transactional_id, {}),
+            ),
+            {},
+        )
+
+    def build(self, request_struct_class: type[Any]) -> Any:
+        return request_struct_class(*self._fields)
+
+
+class _OffsetFetchResponse(Response):  # type: ignore[misc]
+    API_KEY = 9
+    API_VERSION = 7
+    SCHEMA = Schema(
+        ("throttle_time_ms", Int32),
+        (
+            "topics",
+            CompactArray(
+                ("topic", CompactString("utf-8")),
+                (
+                    "partitions",
+                    CompactArray(
+                        ("partition", Int32),
+                        ("offset", Int64),
+                        ("leader_epoch", Int32),
+                        ("metadata", CompactString("utf-8")),
+                        ("error_code", Int16),
+                        ("tags", TaggedFields),
+                    ),
+                ),
+                ("tags", TaggedFields),
+            ),
+        ),
+        ("error_code", Int16),
+        ("tags", TaggedFields),
+    )
+
+
+class _OffsetFetchStruct(RequestStruct):  # type: ignore[misc]
+    API_KEY = 9
+    API_VERSION = 7
+    FLEXIBLE_VERSION = True
+    RESPONSE_TYPE = _OffsetFetchResponse
+    SCHEMA = Schema(
+        ("group_id", CompactString("utf-8")),
+        (
+            "topics",
+            CompactArray(
+                ("topic", CompactString("utf-8")),
+                ("partitions", CompactArray(Int32)),
+                ("tags", TaggedFields),
+            ),
+        ),
+        ("require_stable", Boolean),
+        ("tags", TaggedFields),
+    )
+
+
+class OffsetFetch(Request[_OffsetFetchStruct]):  # type: ignore[misc]
+    """Ask for a group's committed offsets."""
+
+    API_KEY = 9
+
+    def __init__(self, group: str, tps: list[TP], *, require_stable: bool) -> None:
+        self._fields: tuple[Any, ...] = (
+            group,
+            _by_topic(dict.fromkeys(tps, 0), lambda tp: tp.partition),
+            require_stable,
+            {},
+        )
+
+    def build(self, request_struct_class: type[Any]) -> Any:
+        return request_struct_class(*self._fields)
+
+
+_UNSTABLE_OFFSET_COMMIT = 88
+
+
+def _by_topic(offsets: dict[TP, int], entry: Any) -> list[tuple[str, list[Any], dict[int, bytes]]]:
+    topics: dict[str, list[Any]] = {}
+    for tp in sorted(offsets):
+        topics.setdefault(tp.topic, []).append(entry(tp))
+    return [(topic, entries, {}) for topic, entries in topics.items()]
+
+
+def read_offset_commit(response: Any) -> None:
+    """Raise the first error of a TxnOffsetCommit's answer, as aiokafka's error class."""
+    for _topic, partitions, _tags in response.topics:
+        for _partition, error_code, _ in partitions:
+            if error_code:
+                raise for_code(error_code)
+
+
+def read_offset_fetch(response: Any) -> dict[TP, CommittedOffset]:
+    """Return the offsets of an OffsetFetch's answer. Raises aiokafka's error classes."""
+    if response.error_code:
+        raise for_code(response.error_code)
+    found: dict[TP, CommittedOffset] = {}
+    for topic, partitions, _tags in response.topics:
+        for partition, offset, _epoch, metadata, error_code, _ in partitions:
+            if error_code and error_code != _UNSTABLE_OFFSET_COMMIT:
+                raise for_code(error_code)
+            found[TP(topic, partition)] = CommittedOffset(offset, metadata or "", not error_code)
+    return found

@@ -1,0 +1,61 @@
+"""What the engine's parts hand to each other."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from faust.types import TP
+
+if TYPE_CHECKING:
+    from streams.engine.state import State
+
+__all__ = ["TP", "Batch", "Output", "Record", "Source"]
+
+
+class Record(Protocol):
+    """One Kafka record as aiokafka's C parser hands it over."""
+
+    offset: int
+    timestamp: int
+    """Milliseconds since the epoch."""
+    key: bytes | None
+    value: bytes | None
+    headers: Sequence[tuple[str, bytes]]
+
+
+class Output(NamedTuple):
+    """One record to produce. `partition` None: where murmur2 of the key puts it."""
+
+    topic: str
+    partition: int | None
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes], ...] = ()
+
+
+@dataclass(slots=True)
+class Batch:
+    """All records of one poll of one source partition, and where what they cause goes."""
+
+    tp: TP
+    records: Sequence[Record]
+    state: "State"
+    """Of the same partition number, shared by all sources of it."""
+    emit: Callable[[Output], None]
+    """Produce with this cycle's transaction. Needs no answer: it is done or nothing is."""
+    hurry: Callable[[], None]
+    """Commit this cycle at once: somebody waits for what it says."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A topic and the fold of its batches. A fold that raises stops the worker."""
+
+    topic: str
+    fold: Callable[[Batch], None]
+    order: int = 1
+    """Which of a partition's sources goes first when several have records."""
+    is_read_first: bool = False
+    """A new group reads what stands in this topic before it folds anything else."""
+    is_clock: bool = False
+    """Its records wait until all older records of the partition's other sources are folded."""

@@ -1,0 +1,26 @@
+"""Recharges: which ones an account has had, so that a repeat changes nothing."""
+
+from hashlib import blake2b
+
+from msgspec import Struct
+
+_BYTES = 8
+
+
+class Recharges(Struct, array_like=True):
+    """Of one account: 8 bytes of a hash for each recharge id, one after the other, for good.
+
+    Persisted: append fields only, with defaults.
+    """
+
+    hashes: bytes = b""
+
+
+def fold(recharges: Recharges, recharge_id: str) -> bool:
+    """Remember a recharge; is it new?"""
+    digest = blake2b(recharge_id.encode(), digest_size=_BYTES).digest()
+    known = recharges.hashes
+    if any(known[at : at + _BYTES] == digest for at in range(0, len(known), _BYTES)):
+        return False
+    recharges.hashes = known + digest
+    return True

@@ -1,0 +1,55 @@
+"""Runs: results in a row, of an account or of a line. Reached at a length, then from zero."""
+
+from msgspec import Struct
+
+
+class Run(Struct, array_like=True):
+    """A run that is going on. Persisted: append fields only, with defaults."""
+
+    count: int = 0
+    first_call_id: str = ""
+    last: int = 0
+    """Instant at which the last call of the run ended."""
+    tick: int = 0
+    """The clock's last tick when the run was counted on."""
+
+
+def is_forgotten(run: Run, clock: int, retention: int) -> bool:
+    """Has nothing been counted for so long, by the clock, that nobody will go on with it?
+
+    By the clock at counting, not by the calls' own times: those of a backlog are old.
+    """
+    return run.count == 0 or clock - run.tick > retention
+
+
+class RunReached(Struct, frozen=True):
+    """So many in a row; their first and last call."""
+
+    length: int
+    first_call_id: str
+    call_id: str
+
+
+def fold(
+    run: Run, is_counted: bool, call_id: str, ended: int, *, length: int, window: int
+) -> RunReached | None:
+    """Count one call in a run, or end the run with it; at `length` say so and start over.
+
+    `ended` and `window` are in microseconds; a call that ended more than `window` after the one
+    before it starts a new run. The run is changed in place: it is the caller's own copy, and a
+    new object for each of a million calls would cost more than the rule.
+    """
+    if not is_counted:
+        run.count = 0
+        return None
+    if run.count and ended - run.last > window:
+        run.count = 0
+    if run.count == 0:
+        run.first_call_id = call_id
+    run.count += 1
+    run.last = ended
+    if run.count < length:
+        return None
+    reached = RunReached(run.count, run.first_call_id, call_id)
+    run.count = 0
+    return reached

@@ -1,0 +1,40 @@
+"""All tables: what is remembered, under which key. Prefixes are persisted and never change.
+
+`u` is the engine's (what is unfinished in an outbox).
+"""
+
+from msgspec import Struct
+
+from streams.engine.state import Table
+from tables.balances import Balance
+from tables.batches import Batch, Page
+from tables.customers import Customer
+from tables.lines import LineRun
+from tables.recharges import Recharges
+from tables.runs import Run
+
+
+class Clock(Struct, array_like=True):
+    """How far a partition has come."""
+
+    tick: int = 0
+    """The latest tick, as an instant."""
+    accounts_offset: int = -1
+    """Of the last record of `accounts` that was folded."""
+
+
+class Announced(Struct, array_like=True):
+    """An announcement that was told."""
+
+    published: int = 0
+
+
+CUSTOMERS = Table(b"a", Customer)  # account_id
+RUNS = Table(b"c", Run)  # account_id
+BALANCES = Table(b"m", Balance)  # account_id
+BATCHES = Table(b"b", Batch)  # account_id, instant (8 bytes)
+PAGES = Table(b"p", Page)  # account_id, instant (8 bytes), page (8 bytes)
+LINES = Table(b"l", LineRun)  # line_id
+RECHARGES = Table(b"r", Recharges)  # account_id
+ANNOUNCED = Table(b"n", Announced)  # announcement_id
+CLOCKS = Table(b"t", Clock)  # nothing: one a partition
