@@ -97,7 +97,7 @@ class AnnouncementsAgent:
 
 
 def _next_accounts(state: State, fan_out: str, after: bytes | None) -> tuple[list[bytes], bool]:
-    """Return the next portion of accounts, in the order of their keys, and whether it is the last."""
+    """Return the next portion of accounts in the order of their keys; is it the last?"""
     name = f"fan-out {fan_out}"
     accounts: list[bytes] | None = state.derived.get(name)
     if accounts is None:

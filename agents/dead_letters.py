@@ -30,5 +30,5 @@ def dead_letter(
         None,
         key,
         value,
-        tuple((name, text.encode()) for name, text in headers.items()),
+        [(name, text.encode()) for name, text in headers.items()],
     )

@@ -83,10 +83,10 @@ class DispatchAgent:
         metrics.DELIVERIES.labels("inbox", "sent", "").inc()
 
 
-def _coordinates(polled: Batch, record: Record) -> tuple[tuple[str, bytes], ...]:
+def _coordinates(polled: Batch, record: Record) -> list[tuple[str, bytes]]:
     """Return where a command stood, for the dead letter it may become."""
-    return (
+    return [
         ("dialwatch.topic", polled.tp.topic.encode()),
         ("dialwatch.partition", str(polled.tp.partition).encode()),
         ("dialwatch.offset", str(record.offset).encode()),
-    )
+    ]

@@ -8,7 +8,6 @@ wait for each other. `agents/settle.py` says what happens to one command.
 import asyncio
 import logging
 import random as random_module
-import time
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from typing import NamedTuple
 
 from agents.admission import Admission
 from agents.channel import Ledger, SendingChannel
+from agents.clock import Clock, wall_clock
 from agents.dead_letters import dead_letter
 from agents.outcomes import Refused
 from agents.patience import Patience
@@ -80,7 +80,7 @@ class SendAgent:
         zone: tzinfo,
         most_at_once: int = MOST_AT_ONCE,
         grace_s: float = GRACE_SECONDS,
-        now: Callable[[], int] = lambda: time.time_ns() // 1000,
+        now: Clock = wall_clock,
         random: Callable[[], float] = random_module.random,
     ) -> None:
         """`topic` is read; `deliveries` and `dead_letters` are written.
@@ -235,11 +235,13 @@ class SendAgent:
         return outputs
 
     def _bury(self, partition: int, record: OutboxRecord, reason: str) -> Output:
+        # Dispatch wrote down where the command stood before it came here.
+        origin = dict(record.headers)
         return dead_letter(
             self._dead_letters,
-            topic=self.topic,
-            partition=partition,
-            offset=record.offset,
+            topic=origin.get("dialwatch.topic", self.topic.encode()).decode(),
+            partition=int(origin.get("dialwatch.partition", partition)),
+            offset=int(origin.get("dialwatch.offset", record.offset)),
             key=record.key,
             value=record.value,
             reason=reason,

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from agents.admission import Admission
 from agents.channel import Entry, LaterWord, Ledger, Message, SendingChannel
+from agents.clock import Clock
 from agents.outcomes import Held, Outcome, Refused, Sent, Skipped, TryLater, Unclear
 from agents.patience import Patience
 from streams.records import Account, Delivery, Notification
@@ -62,7 +63,7 @@ class Settler:
         admission: Admission,
         patience: Patience,
         zone: tzinfo,
-        now: Callable[[], int],
+        now: Clock,
         random: Callable[[], float],
     ) -> None:
         self._channel = channel

@@ -311,7 +311,7 @@ class Cycle:
             changes = state.seal()
             if changes:
                 records[self._changelog, partition] = [
-                    (key, value, ()) for key, value in changes.items()
+                    (key, value, []) for key, value in changes.items()
                 ]
         records.update(transaction.outputs)
         self._commit = asyncio.create_task(self._commit_sealed(transaction, records, sealed))

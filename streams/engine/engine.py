@@ -299,6 +299,9 @@ class Engine:
             refused.__cause__ = error
             self.crash(refused)
             return
+        if not isinstance(error, KafkaError | TimeoutError | OSError):
+            self.crash(error)  # a bug: trying again changes nothing
+            return
         log.warning("a commit failed, nothing of it counts: %r", error)
         if isinstance(error, _FENCED):
             self._membership = None

@@ -64,8 +64,7 @@ class State:
             return value
         full = table.prefix + key
         if full in self._peeked:
-            value = self._peeked[full]
-            return value
+            return self._peeked[full]  # type: ignore[no-any-return]
         raw = self._raw(full)
         value = self._peeked[full] = None if raw is None else table.decode(raw)
         return value
