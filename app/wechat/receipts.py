@@ -57,9 +57,7 @@ class Receipts:
 
         The caller publishes that word. Again with the same arguments returns the same.
         """
-        word = await self._run(
-            _REMEMBER, msgid, msgspec.msgpack.encode(receipt), _RECEIPT_SECONDS
-        )
+        word = await self._run(_REMEMBER, msgid, msgspec.msgpack.encode(receipt), _RECEIPT_SECONDS)
         return msgspec.msgpack.decode(word, type=LaterWord) if word else None
 
     async def match(self, msgid: str, word: LaterWord) -> Receipt | None:

@@ -1,0 +1,105 @@
+"""SMS through the platform's gateway, as the contract describes it.
+
+The gateway drops a repeated `message_id` however late it comes: an unclear attempt is tried
+again under the same one until there is an answer.
+"""
+
+from typing import TYPE_CHECKING
+
+import httpx
+import msgspec
+
+from agents.channel import LaterWord, Message
+from agents.outcomes import Outcome, Refused, Sent, Skipped, TryLater, Unclear
+from app.http import Answer, NoAnswer, post
+from streams.records import Account, Channel, Notification
+
+if TYPE_CHECKING:
+    from app.settings import Settings
+
+
+def payload(command: Notification, phone: str, signature: str) -> dict[str, str]:
+    """Return the gateway's request."""
+    return {
+        "message_id": command.notification_id,
+        "phone": phone,
+        "signature": signature,
+        "content": command.content,
+    }
+
+
+def outcome(answer: Answer | NoAnswer) -> Outcome:
+    """Return what the gateway's answer means."""
+    if isinstance(answer, NoAnswer):
+        return Unclear(answer.error) if answer.may_be_taken else TryLater(answer.error)
+    status, text = answer.status, f"HTTP {answer.status}"
+    if 200 <= status < 300:
+        provider_id = (answer.body or {}).get("id")
+        is_id = isinstance(provider_id, str | int) and not isinstance(provider_id, bool)
+        return Sent(str(provider_id) if is_id and provider_id != "" else None)
+    if status == 429:
+        return TryLater(text, answer.retry_after_s, status)
+    if 400 <= status < 500:
+        return Refused(text, status)
+    return Unclear(text, status)
+
+
+class SmsChannel:
+    """The `agents.channel.SendingChannel` of one gateway; without a URL everything is skipped."""
+
+    name: Channel = "sms"
+    doubt_limit_s: float | None = None
+
+    def __init__(
+        self, http: httpx.AsyncClient, *, url: str | None, token: str | None, signature: str
+    ) -> None:
+        self._http = http
+        self._url = url
+        self._token = token
+        self._signature = signature
+
+    async def prepare(
+        self, command: Notification, account: Account | None
+    ) -> Message | Skipped | Refused:
+        """Return what would be sent."""
+        if self._url is None:
+            return Skipped("no gateway")
+        phone = account.phone if account is not None else None
+        if not phone:
+            return Skipped("no phone")
+        body = msgspec.json.encode(payload(command, phone, self._signature))
+        return Message(command.notification_id, phone, "", body)
+
+    def pause_s(self, message: Message) -> float:
+        """The gateway keeps its own limits, and says 429."""
+        return 0.0
+
+    async def send(self, message: Message, *, is_repeat: bool) -> Outcome:
+        """Post once. A repeat is the gateway's to know."""
+        headers = {"Authorization": f"Bearer {self._token}"} if self._token else None
+        secrets = (self._token,) if self._token else ()
+        url = self._url or ""
+        return outcome(
+            await post(self._http, self.name, url, message.body, headers=headers, secrets=secrets)
+        )
+
+    async def remember(
+        self,
+        command: Notification,
+        key: bytes | None,
+        attempts: int,
+        provider_id: str,
+    ) -> LaterWord | None:
+        """Return none: the gateway says nothing later."""
+        return None
+
+
+def build_sms(settings: "Settings", http: httpx.AsyncClient) -> SmsChannel:
+    """Return the channel as the settings say."""
+    token = settings.sms_token
+    return SmsChannel(
+        http,
+        url=settings.sms_url or None,
+        token=token.get_secret_value() if token is not None else None,
+        signature=settings.sms_signature,
+    )

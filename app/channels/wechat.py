@@ -1,0 +1,183 @@
+"""WeChat template messages: payload, token, one POST, and what its answer means."""
+
+import logging
+from collections import deque
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import httpx
+import msgspec
+from redis.asyncio import Redis
+
+from agents.channel import LaterWord, Message, StoreAwayError
+from agents.clock import Clock, wall_clock
+from agents.outcomes import Held, Outcome, Refused, Skipped, TryLater
+from app.channels.pace import Pace, RecipientPace
+from app.http import Answer
+from app.wechat.client import WechatClient
+from app.wechat.fields import UnfitFieldError, parse_fields
+from app.wechat.message import Template, payload
+from app.wechat.outcomes import Circumstances, Do, StaleToken, outcome, rid, rule_for
+from app.wechat.receipts import Receipt, Receipts
+from app.wechat.subscriptions import Subscriptions
+from app.wechat.token import Tokens
+from app.wechat.token_store import TokenStore
+from streams.records import Account, Channel, Notification
+
+if TYPE_CHECKING:
+    from app.settings import Settings
+
+_log = logging.getLogger(__name__)
+
+# What WeChat guarantees about a repeated client_msg_id.
+DOUBT_LIMIT_SECONDS = 600.0
+REFUSED_TOKEN_HOLD_SECONDS = 60.0
+
+
+class WechatChannel:
+    """The `agents.channel.SendingChannel` of one official account."""
+
+    name: Channel = "wechat"
+    doubt_limit_s: float | None = DOUBT_LIMIT_SECONDS
+
+    def __init__(
+        self,
+        client: WechatClient,
+        tokens: Tokens,
+        receipts: Receipts,
+        subscriptions: Subscriptions,
+        *,
+        template: Template,
+        rate: float,
+        now: Clock = wall_clock,
+    ) -> None:
+        """`rate`: most sends a second. `now` returns instants."""
+        self._client = client
+        self._tokens = tokens
+        self._receipts = receipts
+        self._subscriptions = subscriptions
+        self._template = template
+        self._pace = Pace(rate)
+        self._recipient_pace = RecipientPace()
+        self._now = now
+        self._restricted: deque[str] = deque(maxlen=20)
+
+    async def prepare(
+        self, command: Notification, account: Account | None
+    ) -> Message | Skipped | Refused:
+        """Return what would be sent. Raises StoreAwayError."""
+        openid = command.openid or (account.openid if account is not None else None)
+        if not openid:
+            return Skipped("no openid")
+        if not self._client.is_configured:
+            return Skipped("no official account")
+        if not (command.template_id or self._template.template_id):
+            return Skipped("no template")
+        try:
+            body = payload(command, account, openid, self._template)
+        except UnfitFieldError as error:
+            return Refused(str(error), 47003)
+        if await self._subscriptions.is_unsubscribed(openid):
+            return Skipped("unsubscribed")
+        # msgspec writes Chinese as it is; WeChat doesn't take \u escapes.
+        return Message(
+            body["client_msg_id"], openid, body["template_id"], msgspec.json.encode(body)
+        )
+
+    def pause_s(self, message: Message) -> float:
+        """Return how long this recipient must be left alone, and count the message."""
+        return self._recipient_pace.pause_s(message.recipient)
+
+    async def send(self, message: Message, *, is_repeat: bool) -> Outcome:
+        """Send once; with a renewed token once more, because the first was not taken."""
+        await self._pace.wait()
+        token = await self._tokens.get()
+        if not isinstance(token, str):
+            return token
+        result = await self._send_with(token, message, is_repeat=is_repeat)
+        if isinstance(result, StaleToken):
+            token = await self._tokens.replace(token)
+            if not isinstance(token, str):
+                return token
+            result = await self._send_with(token, message, is_repeat=is_repeat)
+        if isinstance(result, StaleToken):
+            return Held(result.error, REFUSED_TOKEN_HOLD_SECONDS, result.error_code)
+        return result
+
+    async def _send_with(
+        self, token: str, message: Message, *, is_repeat: bool
+    ) -> Outcome | StaleToken:
+        answer = await self._client.send_template(token, message.body)
+        rule = rule_for(answer)
+        if rule is not None and rule.is_overload:
+            self._pace.on_overload()
+        if rule is not None and rule.do is Do.REFUSE_OR_HOLD:
+            self._restricted.append(message.recipient)
+        result = outcome(
+            answer,
+            Circumstances(
+                now=self._now(),
+                template_id=message.scope,
+                is_own_template=message.scope == self._template.template_id,
+                is_repeat=is_repeat,
+                recipients_hit=len(set(self._restricted)),
+            ),
+        )
+        if rule is not None and rule.do is Do.REFUSE_STRANGER:
+            # Only saves the next attempt: WeChat would refuse it all the same.
+            with suppress(StoreAwayError):
+                await self._subscriptions.on_refusal(message.recipient)
+        if isinstance(result, Refused | Held | TryLater) and isinstance(answer, Answer):
+            _log_refusal(answer, result)
+        return result
+
+    async def remember(
+        self, command: Notification, key: bytes | None, attempts: int, provider_id: str
+    ) -> LaterWord | None:
+        """Note whose message this msgid is; return WeChat's word if that came first."""
+        receipt = Receipt(
+            command.notification_id, command.account_id, command.scenario, attempts, key
+        )
+        return await self._receipts.remember(provider_id, receipt)
+
+
+def _log_refusal(answer: Answer, result: Refused | Held | TryLater) -> None:
+    # The request id is what Tencent's support asks for.
+    request_id = rid((answer.body or {}).get("errmsg", ""))
+    _log.info("wechat answered %s (rid %s)", result.error_code, request_id)
+
+
+def build_client(settings: "Settings", http: httpx.AsyncClient) -> WechatClient:
+    """Return the client of the official account that the settings name."""
+    secret = settings.wechat_app_secret
+    return WechatClient(
+        http,
+        settings.wechat_base_url,
+        settings.wechat_app_id or "",
+        secret.get_secret_value() if secret is not None else "",
+    )
+
+
+def build_tokens(client: WechatClient, redis: Redis) -> Tokens:
+    """Return the account's token, shared through Redis."""
+    return Tokens(client, TokenStore(redis, client.app_id))
+
+
+def build_wechat(settings: "Settings", redis: Redis, http: httpx.AsyncClient) -> WechatChannel:
+    """Return the channel as the settings say."""
+    client = build_client(settings, http)
+    return WechatChannel(
+        client,
+        build_tokens(client, redis),
+        Receipts(redis, settings.group),
+        Subscriptions(redis, settings.group),
+        template=Template(
+            template_id=settings.wechat_template_id or "",
+            fields=parse_fields(settings.wechat_fields),
+            zone=settings.zone,
+            miniprogram_app_id=settings.wechat_miniprogram_app_id,
+            call_page=settings.wechat_call_page,
+            home_page=settings.wechat_home_page,
+        ),
+        rate=settings.wechat_rate,
+    )

@@ -1,0 +1,110 @@
+"""HTTP to the providers: one client for the worker, and answers as values.
+
+What goes wrong on the way has one distinction that counts: could the provider have taken it?
+"""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+
+import httpx
+import msgspec
+from msgspec import Struct
+
+from streams.metrics import PROVIDER_SECONDS
+
+MOST_CONNECTIONS = 128
+CONNECT_SECONDS = 5.0
+READ_SECONDS = 10.0
+# An answer that drips in byte by byte never meets the read timeout.
+WHOLE_SECONDS = 20.0
+
+# Nothing was written: the provider can't have taken it.
+_BEFORE_WRITING = (
+    httpx.ConnectError,
+    httpx.ConnectTimeout,
+    httpx.PoolTimeout,
+    httpx.ProxyError,
+    httpx.UnsupportedProtocol,
+)
+
+
+class Answer(Struct, frozen=True):
+    """What the provider answered."""
+
+    status: int
+    body: Mapping[str, object] | None = None
+    """None: no JSON object."""
+    retry_after_s: float | None = None
+
+
+class NoAnswer(Struct, frozen=True):
+    """The provider didn't answer, or not in time."""
+
+    error: str
+    may_be_taken: bool
+
+
+def open_http() -> httpx.AsyncClient:
+    """Return the worker's client; close it with `aclose()`.
+
+    httpx logs whole URLs at INFO, and WeChat's carry the access token: its loggers are muted.
+    """
+    for name in ("httpx", "httpcore"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    return httpx.AsyncClient(
+        limits=httpx.Limits(
+            max_connections=MOST_CONNECTIONS, max_keepalive_connections=MOST_CONNECTIONS
+        ),
+        timeout=httpx.Timeout(READ_SECONDS, connect=CONNECT_SECONDS),
+        # A proxy of the environment leads out, never to this machine.
+        mounts={"all://127.0.0.1": None, "all://localhost": None},
+    )
+
+
+async def post(
+    http: httpx.AsyncClient,
+    channel: str,
+    url: str,
+    body: bytes,
+    *,
+    params: Mapping[str, str] | None = None,
+    headers: Mapping[str, str] | None = None,
+    secrets: tuple[str, ...] = (),
+) -> Answer | NoAnswer:
+    """Post a JSON body and return the answer. Raises nothing that is to be expected.
+
+    No error names the URL, and where the answer repeats one of the `secrets` stars stand instead.
+    """
+    headers = {"Content-Type": "application/json; charset=utf-8", **(headers or {})}
+    try:
+        with PROVIDER_SECONDS.labels(channel).time():
+            async with asyncio.timeout(WHOLE_SECONDS):
+                response = await http.post(url, content=body, params=params, headers=headers)
+    except _BEFORE_WRITING as error:
+        return NoAnswer(type(error).__name__, may_be_taken=False)
+    except (httpx.HTTPError, TimeoutError) as error:
+        return NoAnswer(type(error).__name__, may_be_taken=True)
+    except httpx.InvalidURL:
+        return NoAnswer("InvalidURL", may_be_taken=False)
+    content = response.content
+    for secret in secrets:
+        content = content.replace(secret.encode(), b"***")
+    return Answer(
+        response.status_code, _json_object(content), _seconds(response.headers.get("Retry-After"))
+    )
+
+
+def _json_object(content: bytes) -> Mapping[str, object] | None:
+    try:
+        value = msgspec.json.decode(content)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _seconds(retry_after: str | None) -> float | None:
+    """Return a Retry-After in seconds; one that is a date, or too long to believe, as none."""
+    if retry_after is None or not retry_after.isdecimal() or len(retry_after) > 4:
+        return None
+    return float(retry_after)

@@ -1,0 +1,87 @@
+"""What a WeChat template message says and where a tap leads. Pure."""
+
+import re
+from collections.abc import Sequence
+from datetime import tzinfo
+from hashlib import blake2b
+from typing import Any
+from urllib.parse import quote
+
+from msgspec import Struct
+
+from app.wechat.fields import fill, fit
+from streams.records import Account, Notification
+from streams.times import local_datetime, parse_instant
+
+_GREETING = "你好！"
+_CLOSING = "通知结束"
+_SAFE_ID = re.compile(r"[0-9A-Za-z_-]{1,32}")
+_CALL_SCENARIOS = frozenset({"interested_customer"})
+_HOME_SCENARIOS = frozenset({"batch_completed", "unreachable_run", "line_error_run"})
+
+
+class Template(Struct, frozen=True, kw_only=True):
+    """How this installation's messages look: its template and where they lead."""
+
+    template_id: str
+    fields: Sequence[str]
+    """The account's names of the six template fields; an empty one is left out."""
+    zone: tzinfo
+    miniprogram_app_id: str | None = None
+    call_page: str = ""
+    home_page: str = ""
+
+
+def client_msg_id(notification_id: str) -> str:
+    """Return the id by which WeChat drops a repeat: short and plain, the same again."""
+    if _SAFE_ID.fullmatch(notification_id):
+        return notification_id
+    return blake2b(notification_id.encode(), digest_size=16).hexdigest()
+
+
+def payload(
+    command: Notification, account: Account | None, openid: str, template: Template
+) -> dict[str, Any]:
+    """Return the request body. Raises UnfitFieldError where WeChat would refuse a field."""
+    if command.data is not None:
+        data = command.data
+    else:
+        moment = local_datetime(parse_instant(command.occurred_at), template.zone)
+        name = account.name if account is not None else command.account_id or ""
+        values = [_GREETING, name, command.title, command.content]
+        values += [moment.strftime("%Y-%m-%d %H:%M:%S"), _CLOSING]
+        data = fill(template.fields, values)
+    return {
+        "touser": openid,
+        "template_id": command.template_id or template.template_id,
+        "client_msg_id": client_msg_id(command.notification_id),
+        "data": {name: {"value": value} for name, value in fit(data).items()},
+        **_jump(command, template),
+    }
+
+
+def _jump(command: Notification, template: Template) -> dict[str, Any]:
+    """Return where a tap leads: what the command says, else its scenario's page."""
+    jump: dict[str, Any] = {}
+    if command.url:
+        jump["url"] = command.url
+    if command.app_id or command.page_path:
+        app_id, page = command.app_id or template.miniprogram_app_id, command.page_path
+    elif command.url:
+        # WeChat prefers the mini-program where it is given both.
+        app_id, page = None, None
+    else:
+        app_id, page = template.miniprogram_app_id, _page(command, template)
+        app_id = app_id if page else None
+    if app_id:
+        jump["miniprogram"] = {"appid": app_id, **({"pagepath": page} if page else {})}
+    return jump
+
+
+def _page(command: Notification, template: Template) -> str | None:
+    call_id = command.cause.get("call_id")
+    if command.scenario in _CALL_SCENARIOS and isinstance(call_id, str):
+        return template.call_page.replace("{call_id}", quote(call_id, safe=""))
+    if command.scenario in _CALL_SCENARIOS | _HOME_SCENARIOS:
+        return template.home_page
+    return None

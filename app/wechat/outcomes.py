@@ -1,0 +1,259 @@
+"""What WeChat's answers mean: every code in one table, and what is done about it.
+
+Codes and their meaning: official per-API list and global table, public SDKs, reports of users.
+The list is open, so that an unknown code has a row too. Pure: no clock, no I/O, no log.
+"""
+
+import re
+from collections.abc import Mapping
+from enum import Enum, auto
+
+from msgspec import Struct
+
+from agents.outcomes import Held, Outcome, Refused, Sent, TryLater, Unclear
+from app.http import Answer, NoAnswer
+from streams.times import SECOND
+
+
+class Do(Enum):
+    """What an answer leads to."""
+
+    ACCEPT = auto()
+    RENEW_TOKEN = auto()
+    TRY_LATER = auto()
+    TRY_NEXT_MINUTE = auto()
+    HOLD = auto()
+    HOLD_TODAY = auto()
+    HOLD_TEMPLATE = auto()
+    REFUSE = auto()
+    REFUSE_STRANGER = auto()
+    """Refused because the recipient doesn't follow the account: worth remembering."""
+    CHECK_DUPLICATE = auto()
+    """WeChat has seen the same content: after an attempt in doubt, that attempt's."""
+    REFUSE_OR_HOLD = auto()
+    """One recipient's trouble, or, when many have it, the account's."""
+
+
+class Rule(Struct, frozen=True):
+    """One row of the table."""
+
+    do: Do
+    after_s: float | None = None
+    """Pause of TRY_LATER (None: back off) or length of a hold until the next probe."""
+    most_tries: int | None = None
+    """None: as often as it takes."""
+    is_overload: bool = False
+    """A sign to send more slowly."""
+
+
+class StaleToken(Struct, frozen=True):
+    """The token must be renewed; the message was not taken."""
+
+    error: str
+    error_code: int
+
+
+class Circumstances(Struct, frozen=True, kw_only=True):
+    """What an answer means depends on these."""
+
+    now: int
+    template_id: str
+    is_own_template: bool = True
+    is_repeat: bool = False
+    """An earlier attempt may have been taken."""
+    recipients_hit: int = 1
+    """Different recipients that lately got this answer."""
+
+
+MINUTE = 60.0
+HOUR = 3600.0
+DAY = 86400.0
+
+_REFUSE = Rule(Do.REFUSE)
+_HOLD = Rule(Do.HOLD, MINUTE)
+_HOLD_LONG = Rule(Do.HOLD, 10 * MINUTE)
+_HOLD_TEMPLATE = Rule(Do.HOLD_TEMPLATE, MINUTE)
+_RENEW_TOKEN = Rule(Do.RENEW_TOKEN)
+
+RULES: Mapping[int, Rule] = {
+    0: Rule(Do.ACCEPT),
+    -1: Rule(Do.TRY_LATER, is_overload=True),  # system busy
+    40001: _RENEW_TOKEN,  # invalid credential, or not the latest
+    40002: _HOLD,  # grant type
+    40003: Rule(Do.TRY_LATER, MINUTE, most_tries=2),  # openid invalid; seen to pass by itself
+    40008: _REFUSE,  # message type
+    40013: _HOLD,  # appid
+    40014: _RENEW_TOKEN,  # malformed token
+    40030: _REFUSE,  # refresh token, OAuth only
+    40033: _REFUSE,  # \uxxxx escapes
+    40035: _REFUSE,  # parameters
+    40036: _HOLD_TEMPLATE,  # template id, length
+    40037: _HOLD_TEMPLATE,  # template id unknown; seen to pass within minutes
+    40038: _REFUSE,  # body
+    40039: _REFUSE,  # url, length
+    40066: _REFUSE,  # API path
+    40125: _HOLD,  # secret
+    40164: _HOLD,  # IP not in the list
+    40241: Rule(Do.CHECK_DUPLICATE, 61.0, most_tries=2),  # same content within 60 seconds
+    40243: _HOLD_LONG,  # secret frozen
+    40249: _REFUSE,  # content blocked
+    41001: _REFUSE,  # token missing
+    41002: _HOLD,  # appid missing
+    41004: _HOLD,  # secret missing
+    41028: _REFUSE,  # form_id, mini-program only
+    41029: _REFUSE,
+    41030: _REFUSE,
+    42001: _RENEW_TOKEN,  # token expired
+    42007: _REFUSE,  # OAuth only
+    43001: _REFUSE,  # GET needed
+    43002: _REFUSE,  # POST needed
+    43003: _REFUSE,  # https needed
+    43004: Rule(Do.REFUSE_STRANGER),  # doesn't follow
+    43005: Rule(Do.REFUSE_STRANGER),  # no friend
+    43019: _REFUSE,  # blacklisted by the account
+    43100: Rule(Do.TRY_LATER, MINUTE),  # template changed too often
+    43101: _REFUSE,  # the customer refuses this template; they may allow it again, silently
+    43116: _HOLD_TEMPLATE,  # template restricted
+    43117: Rule(Do.TRY_LATER, HOUR, most_tries=2),  # too often to this recipient
+    44002: _REFUSE,  # body empty
+    45002: _REFUSE,  # body too long
+    # The day's quota. It begins anew at midnight in Shanghai, or when an operator clears it: a
+    # probe now and then finds out.
+    45009: Rule(Do.HOLD_TODAY, 15 * MINUTE),
+    45011: Rule(Do.TRY_NEXT_MINUTE, is_overload=True),  # the minute's quota
+    45015: _REFUSE,  # customer-service messages only
+    45035: _HOLD,  # IP not in the list
+    45047: _REFUSE,  # customer-service messages only
+    45065: Rule(Do.ACCEPT),  # this client message id was taken before
+    45067: _REFUSE,  # client message id too long
+    45109: _REFUSE,  # mini-program template
+    47001: _REFUSE,  # JSON
+    47003: _REFUSE,  # a field's value; the text names it
+    48001: _HOLD,  # API not granted
+    48002: _REFUSE,  # the customer takes no messages
+    48004: _HOLD_LONG,  # API banned
+    48006: _HOLD_LONG,  # clear_quota used up
+    48008: _HOLD_LONG,  # no permission for this type
+    50001: _REFUSE,  # the customer hasn't authorised
+    50002: Rule(Do.REFUSE_OR_HOLD, 10 * MINUTE),  # customer or account restricted
+    50005: Rule(Do.REFUSE_STRANGER),  # no follower
+    61004: _HOLD,  # IP not in the list
+    89501: _HOLD,  # IP waits for the administrator
+    89503: _HOLD,  # IP needs the administrator's consent
+    89506: Rule(Do.HOLD, DAY),  # IP refused twice
+    89507: Rule(Do.HOLD, HOUR),  # IP refused once
+}
+UNKNOWN = Rule(Do.TRY_LATER, most_tries=3)
+MANY_RECIPIENTS = 5
+
+# Another system's template is its own trouble: its message is given up after some tries rather
+# than kept in front of the customer's other messages for good.
+_FOREIGN_TEMPLATE = Rule(Do.TRY_LATER, 20.0, most_tries=4)
+
+_RID = re.compile(r"[\s,]*(?:hints?: *\[[^\]]*\]|rid: *[\w-]+)", re.IGNORECASE)
+_MOST_TEXT = 200
+_SHANGHAI_OFFSET = 8 * HOUR
+
+
+def error_text(errmsg: object) -> str:
+    """Return WeChat's text without what differs each time (the request id), for grouping."""
+    return _RID.sub("", str(errmsg)).strip()[:_MOST_TEXT]
+
+
+def rid(errmsg: object) -> str | None:
+    """Return the request id in WeChat's text: its support asks for it."""
+    found = re.search(r"rid: *([\w-]+)", str(errmsg))
+    return found[1] if found else None
+
+
+def errcode(answer: Answer) -> int | None:
+    """Return the code of an answer; None where it isn't one of WeChat's."""
+    if answer.body is None:
+        return None
+    code = answer.body.get("errcode", 0 if "access_token" in answer.body else None)
+    return code if isinstance(code, int) and not isinstance(code, bool) else None
+
+
+def rule_for(answer: Answer | NoAnswer, rules: Mapping[int, Rule] = RULES) -> Rule | None:
+    """Return the row of an answer; None where it has no code."""
+    code = errcode(answer) if isinstance(answer, Answer) else None
+    return None if code is None else rules.get(code, UNKNOWN)
+
+
+def outcome(
+    answer: Answer | NoAnswer, circumstances: Circumstances, rules: Mapping[int, Rule] = RULES
+) -> Outcome | StaleToken:
+    """Return what an answer to a send means."""
+    if isinstance(answer, NoAnswer):
+        return Unclear(answer.error) if answer.may_be_taken else TryLater(answer.error)
+    rule = rule_for(answer, rules)
+    if answer.status != 200 or rule is None or answer.body is None:
+        return _outcome_of_status(answer)
+    code = errcode(answer) or 0
+    text = error_text(answer.body.get("errmsg", "")) or f"errcode {code}"
+    if rule.do is Do.HOLD_TEMPLATE and not circumstances.is_own_template:
+        rule = _FOREIGN_TEMPLATE
+    match rule.do:
+        case Do.ACCEPT:
+            msgid = answer.body.get("msgid")
+            return Sent(str(msgid) if isinstance(msgid, int | str) and msgid else None)
+        case Do.RENEW_TOKEN:
+            return StaleToken(text, code)
+        case Do.TRY_LATER:
+            return TryLater(text, rule.after_s, code, rule.most_tries)
+        case Do.TRY_NEXT_MINUTE:
+            return TryLater(text, _left_s(circumstances.now, MINUTE), code, rule.most_tries)
+        case Do.HOLD:
+            return Held(text, rule.after_s or MINUTE, code)
+        case Do.HOLD_TODAY:
+            left_s = _left_s(circumstances.now, DAY)
+            return Held(text, min(rule.after_s or left_s, left_s), code)
+        case Do.HOLD_TEMPLATE:
+            return Held(text, rule.after_s or MINUTE, code, scope=circumstances.template_id)
+        case Do.CHECK_DUPLICATE:
+            if circumstances.is_repeat:
+                return Sent()
+            return TryLater(text, rule.after_s, code, rule.most_tries)
+        case Do.REFUSE_OR_HOLD if circumstances.recipients_hit > MANY_RECIPIENTS:
+            return Held(text, rule.after_s or MINUTE, code)
+        case _:
+            return Refused(text, code)
+
+
+def token_outcome(
+    answer: Answer | NoAnswer, now: int, rules: Mapping[int, Rule] = RULES
+) -> TryLater | Held:
+    """Return what an answer of the token endpoint means that brought no token.
+
+    No message was sent: nothing is in doubt. A wrong appid or secret shows as 40001 too.
+    """
+    if isinstance(answer, NoAnswer):
+        return TryLater(f"token: {answer.error}")
+    rule = rule_for(answer, rules)
+    if rule is None or answer.body is None:
+        return TryLater(f"token: HTTP {answer.status}, no token in the answer")
+    code, text = errcode(answer), f"token: {error_text(answer.body.get('errmsg', ''))}"
+    if rule.do is Do.TRY_LATER and rule is not UNKNOWN:
+        return TryLater(text, rule.after_s, code)
+    if rule.do is Do.TRY_NEXT_MINUTE:
+        return TryLater(text, _left_s(now, MINUTE), code)
+    return Held(text, rule.after_s or MINUTE, code)
+
+
+def _outcome_of_status(answer: Answer) -> Outcome:
+    """Return what an answer means that isn't one of WeChat's: a gateway's, or a wrong address's."""
+    status, text = answer.status, f"HTTP {answer.status}"
+    if status == 429:
+        return TryLater(text, answer.retry_after_s, status)
+    if status in {400, 413, 414, 431}:
+        return Refused(text, status)
+    if 300 <= status < 500:
+        return Held(f"{text}: is DIALWATCH_WECHAT_BASE_URL right?", MINUTE, status)
+    if status < 300:
+        return Unclear(f"{text}, no answer of WeChat's")
+    return Unclear(text, status)
+
+
+def _left_s(now: int, period_s: float) -> float:
+    """Return the seconds until the next whole minute or day in Shanghai."""
+    return period_s - (now / SECOND + _SHANGHAI_OFFSET) % period_s
