@@ -35,6 +35,8 @@ class Patience:
         while True:
             await self._back.wait()
             async with self._slots:
+                if not self._back.is_set():
+                    continue
                 try:
                     return await question()
                 except StoreAwayError as error:

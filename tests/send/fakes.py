@@ -1,0 +1,201 @@
+"""The world of the send agent, in memory and in virtual time."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from zoneinfo import ZoneInfo
+
+import msgspec
+
+from agents.channel import Entry, LaterWord, Message, StoreAwayError
+from agents.outcomes import Outcome, Refused, Sent, Skipped
+from agents.send import SendAgent
+from streams.engine.outbox import OutboxRecord
+from streams.engine.types import Output
+from streams.records import Account, Channel, Delivery, Notification, encode
+from streams.times import SECOND
+
+SHANGHAI = ZoneInfo("Asia/Shanghai")
+START = 1_548_834_730 * SECOND  # 2019-01-30T15:52:10+08:00
+
+
+def now() -> int:
+    """Return the virtual loop's clock as an instant."""
+    return START + round(asyncio.get_running_loop().time() * SECOND)
+
+
+def notification(notification_id: str, account_id: str, **fields: object) -> Notification:
+    """Return a WeChat command."""
+    values: dict[str, object] = {
+        "notification_id": notification_id,
+        "scenario": "batch_completed",
+        "account_id": account_id,
+        "channel": "wechat",
+        "occurred_at": "2019-01-30T15:52:10+08:00",
+        "title": "任务完成",
+        "content": "您的外呼任务已完成哦！请登录系统查看外呼结果",
+        "page": None,
+        "cause": {},
+    }
+    return msgspec.convert(values | fields, Notification)
+
+
+class MemoryLedger:
+    """The ledger's rules on a dict of bytes, and the store away when a test says so."""
+
+    def __init__(self) -> None:
+        self.entries: dict[str, bytes] = {}
+        self.is_away = False
+        self.questions = 0
+
+    def _look(self, notification_id: str) -> Entry | None:
+        self.questions += 1
+        if self.is_away:
+            raise StoreAwayError("Redis: ConnectionError")
+        value = self.entries.get(notification_id)
+        return msgspec.json.decode(value, type=Entry) if value else None
+
+    async def read(self, notification_id: str) -> Entry | None:
+        await asyncio.sleep(0)
+        return self._look(notification_id)
+
+    async def write(self, notification_id: str, entry: Entry) -> Entry | None:
+        await asyncio.sleep(0)
+        standing = self._look(notification_id)
+        if standing is not None and (
+            standing.coordinates != entry.coordinates or standing.deliveries is not None
+        ):
+            return standing
+        self.entries[notification_id] = msgspec.json.encode(entry)
+        return None
+
+    async def finish(self, notification_id: str, entry: Entry) -> None:
+        await asyncio.sleep(0)
+        self._look(notification_id)
+        self.entries[notification_id] = msgspec.json.encode(entry)
+
+
+Answering = Callable[[Message, bool], Awaitable[Outcome]]
+
+
+@dataclass
+class FakeChannel:
+    """Answers as the test says; by default everything is sent after 50 ms."""
+
+    answer: Answering | None = None
+    name: Channel = "wechat"
+    doubt_limit_s: float | None = 600.0
+    pauses: dict[str, float] = field(default_factory=dict)
+    words: dict[str, LaterWord] = field(default_factory=dict)
+    attempts: list[tuple[float, str, bool]] = field(default_factory=list)
+    """(moment, message id, is_repeat) of every call."""
+    under_way: int = 0
+    most_under_way: int = 0
+
+    async def prepare(
+        self, command: Notification, account: Account | None
+    ) -> Message | Skipped | Refused:
+        openid = command.openid or (account.openid if account else None)
+        if openid is None:
+            return Skipped("no openid")
+        scope = command.template_id or "T"
+        return Message(command.notification_id, openid, scope, command.content.encode())
+
+    def pause_s(self, message: Message) -> float:
+        return self.pauses.get(message.recipient, 0.0)
+
+    async def send(self, message: Message, *, is_repeat: bool) -> Outcome:
+        clock = asyncio.get_running_loop().time()
+        self.attempts.append((clock, message.message_id, is_repeat))
+        self.under_way += 1
+        self.most_under_way = max(self.most_under_way, self.under_way)
+        try:
+            if self.answer is not None:
+                return await self.answer(message, is_repeat)
+            await asyncio.sleep(0.05)
+            return Sent(f"msg-{message.message_id}")
+        finally:
+            self.under_way -= 1
+
+    async def remember(
+        self, command: Notification, key: bytes | None, attempts: int, provider_id: str
+    ) -> LaterWord | None:
+        return self.words.get(command.notification_id)
+
+    def moments(self, message_id: str) -> list[float]:
+        """Return when a message was tried."""
+        return [moment for moment, tried, _ in self.attempts if tried == message_id]
+
+
+class World:
+    """One worker's sender with its engine: what came in, what came out."""
+
+    def __init__(
+        self,
+        channel: FakeChannel | None = None,
+        ledger: MemoryLedger | None = None,
+        *,
+        most_at_once: int = 8,
+        grace_s: float = 3.0,
+    ) -> None:
+        self.channel = channel or FakeChannel()
+        self.ledger = ledger or MemoryLedger()
+        self.outputs: list[Output] = []
+        self._progress = asyncio.Event()
+        self.finished: dict[tuple[int, int], float] = {}
+        self.accounts: dict[str, Account] = defaultdict()
+        self.agent = SendAgent(
+            self.channel,
+            topic="g-wechat-outbox",
+            deliveries="deliveries",
+            dead_letters="dead-letters",
+            ledger=self.ledger,
+            lookup=self._account,
+            zone=SHANGHAI,
+            most_at_once=most_at_once,
+            grace_s=grace_s,
+            now=now,
+            random=lambda: 0.0,
+        )
+        self.agent.bind(self._finish)
+
+    def _account(self, account_id: str) -> Account | None:
+        return self.accounts.get(account_id, Account(account_id, "甲", openid=f"o-{account_id}"))
+
+    def _finish(self, partition: int, offset: int, outputs: list[Output]) -> None:
+        assert (partition, offset) not in self.finished, "finished twice"
+        self.finished[partition, offset] = asyncio.get_running_loop().time()
+        self.outputs += outputs
+        self._progress.set()
+
+    def take(self, *commands: Notification, partition: int = 0, offset: int = 0) -> None:
+        """Give commands to the agent, at consecutive offsets."""
+        records = [
+            OutboxRecord(
+                offset + i, (command.account_id or command.openid or "").encode(), encode(command)
+            )
+            for i, command in enumerate(commands)
+        ]
+        self.agent.take(partition, records)
+
+    async def done(self, partition: int = 0) -> None:
+        """Wait until nothing is pending."""
+        while self.agent.pending(partition):
+            self._progress.clear()
+            await self._progress.wait()
+
+    def deliveries(self) -> list[Delivery]:
+        """Return the records of `deliveries`, in order."""
+        return [
+            msgspec.json.decode(output.value or b"", type=Delivery)
+            for output in self.outputs
+            if output.topic == "deliveries"
+        ]
+
+    def statuses(self) -> dict[str, list[str]]:
+        """Return the statuses of each notification, in order."""
+        found: dict[str, list[str]] = defaultdict(list)
+        for delivery in self.deliveries():
+            found[delivery.notification_id].append(delivery.status)
+        return dict(found)

@@ -1,0 +1,487 @@
+"""What becomes of commands: order, doubt, holds, a store that is away, partitions taken away."""
+
+import asyncio
+from itertools import pairwise
+
+import msgspec
+import pytest
+
+from agents.channel import Entry, LaterWord, Message
+from agents.outcomes import Held, Outcome, Refused, Sent, Skipped, TryLater, Unclear
+from streams.records import Account
+from tests.send.fakes import FakeChannel, MemoryLedger, World, notification
+from tests.virtual_time import run_virtually
+
+
+def answering(*outcomes: Outcome, takes_s: float = 0.05) -> FakeChannel:
+    """Return a channel that gives these outcomes one after the other, and the last for good."""
+    left = list(outcomes)
+
+    async def answer(message: Message, is_repeat: bool) -> Outcome:
+        await asyncio.sleep(takes_s)
+        return left.pop(0) if len(left) > 1 else left[0]
+
+    return FakeChannel(answer)
+
+
+def one_command(channel: FakeChannel, ledger: MemoryLedger | None = None) -> World:
+    """Bring one command to its end."""
+    world = World(channel, ledger)
+
+    async def main() -> None:
+        world.take(notification("n1", "a"))
+        await world.done()
+
+    run_virtually(main())
+    return world
+
+
+def test_a_message_that_was_taken_ends_as_sent_with_the_providers_id() -> None:
+    world = one_command(FakeChannel())
+    (delivery,) = world.deliveries()
+    assert (delivery.status, delivery.attempts, delivery.provider_id) == ("sent", 1, "msg-n1")
+    assert delivery.at == "2019-01-30T15:52:10.050000+08:00"
+    assert world.outputs[0].key == b"a"
+
+
+@pytest.mark.parametrize(
+    ("outcome", "status", "error", "attempts"),
+    [
+        (Skipped("unsubscribed"), "skipped", "unsubscribed", 1),
+        (Refused("no", 43004), "failed", "no", 1),
+        (TryLater("unknown", most_tries=3, error_code=1), "failed", "unknown", 3),
+    ],
+)
+def test_every_way_to_end_says_why(
+    outcome: Outcome, status: str, error: str, attempts: int
+) -> None:
+    (delivery,) = one_command(answering(outcome)).deliveries()
+    assert (delivery.status, delivery.error, delivery.attempts) == (status, error, attempts)
+
+
+def test_a_command_given_up_is_a_dead_letter_too_byte_for_byte() -> None:
+    world = one_command(answering(Refused("data.thing1.value invalid", 47003)))
+    (letter,) = [output for output in world.outputs if output.topic == "dead-letters"]
+    headers = dict(letter.headers)
+    assert msgspec.json.decode(letter.value or b"")["notification_id"] == "n1"
+    assert headers["dialwatch.reason"] == b"47003: data.thing1.value invalid"
+    assert headers["dialwatch.topic"] == b"g-wechat-outbox"
+    assert headers["dialwatch.offset"] == b"0"
+
+
+def test_a_customer_without_openid_is_skipped_without_an_attempt() -> None:
+    world = World()
+    world.accounts["a"] = Account("a", "甲")
+
+    async def main() -> None:
+        world.take(notification("n1", "a"))
+        await world.done()
+
+    run_virtually(main())
+    (delivery,) = world.deliveries()
+    assert (delivery.status, delivery.error, delivery.attempts) == ("skipped", "no openid", 0)
+    assert world.channel.attempts == []
+
+
+def test_the_account_is_looked_up_when_it_is_sent() -> None:
+    world = World(answering(TryLater("busy", error_code=-1), Sent("1")))
+    recipients = []
+    first = world.channel.answer
+    assert first is not None
+
+    async def answer(message: Message, is_repeat: bool) -> Outcome:
+        recipients.append(message.recipient)
+        world.accounts["a"] = Account("a", "甲", openid="o-new")
+        return await first(message, is_repeat)
+
+    world.channel.answer = answer
+
+    async def main() -> None:
+        world.take(notification("n1", "a"))
+        await world.done()
+
+    run_virtually(main())
+    assert recipients == ["o-a", "o-new"]
+
+
+def test_the_providers_word_that_came_before_its_answer_follows_it() -> None:
+    channel = FakeChannel(words={"n1": LaterWord("undelivered", "failed:user block")})
+    world = one_command(channel)
+    assert world.statuses() == {"n1": ["sent", "undelivered"]}
+    assert world.deliveries()[1].error == "failed:user block"
+    assert world.deliveries()[1].provider_id == "msg-n1"
+
+
+def test_retries_back_off_from_one_second_to_thirty() -> None:
+    busy = TryLater("system busy", error_code=-1)
+    world = one_command(answering(*[busy] * 8, Sent("1"), takes_s=0))
+    moments = world.channel.moments("n1")
+    pauses = [round(b - a, 3) for a, b in pairwise(moments)]
+    assert pauses == [1, 2, 4, 8, 16, 30, 30, 30]
+    assert [is_repeat for _, _, is_repeat in world.channel.attempts] == [False] * 9
+    assert world.deliveries()[0].attempts == 9
+
+
+def test_after_ten_minutes_of_doubt_a_message_ends_as_failed_uncertain() -> None:
+    world = one_command(answering(Unclear("ReadTimeout"), takes_s=10))
+    (delivery,) = world.deliveries()
+    assert (delivery.status, delivery.error) == ("failed", "uncertain")
+    moments = world.channel.moments("n1")
+    assert moments[-1] < 600 <= world.finished[0, 0] <= 620
+    assert [is_repeat for _, _, is_repeat in world.channel.attempts][:3] == [False, True, True]
+
+
+def test_what_was_refused_for_hours_without_doubt_is_still_sent() -> None:
+    busy = TryLater("system busy", error_code=-1)
+    world = one_command(answering(*[busy] * 300, Sent("1")))
+    assert world.finished[0, 0] > 7200
+    assert world.statuses() == {"n1": ["sent"]}
+
+
+def test_an_answer_that_it_was_not_taken_does_not_end_an_older_doubt() -> None:
+    world = one_command(answering(Unclear("ReadTimeout"), TryLater("busy", error_code=-1)))
+    assert world.deliveries()[0].error == "uncertain"
+    assert 600 <= world.finished[0, 0] < 601
+
+
+def test_a_provider_that_drops_repeats_for_good_is_asked_until_it_answers() -> None:
+    channel = answering(*[Unclear("ReadTimeout")] * 200, Sent("1"))
+    channel.doubt_limit_s = None
+    world = one_command(channel)
+    assert world.finished[0, 0] > 3600
+    assert world.statuses() == {"n1": ["sent"]}
+
+
+def test_a_customers_commands_go_in_order_and_none_is_lost() -> None:
+    world = World(answering(Unclear("t"), Sent("1"), Refused("x", 40003), Sent("3")))
+
+    async def main() -> None:
+        world.take(*[notification(f"n{i}", "a") for i in range(4)])
+        await world.done()
+
+    run_virtually(main())
+    assert [delivery.notification_id for delivery in world.deliveries()] == ["n0", "n1", "n2", "n3"]
+    assert world.channel.most_under_way == 1
+
+
+def test_customers_with_trouble_delay_nobody_else() -> None:
+    async def answer(message: Message, is_repeat: bool) -> Outcome:
+        if message.recipient.startswith("o-bad"):
+            await asyncio.sleep(10)
+            return Unclear("ReadTimeout")
+        await asyncio.sleep(0.05)
+        return Sent("1")
+
+    world = World(FakeChannel(answer), most_at_once=8)
+
+    async def main() -> None:
+        world.take(*[notification(f"bad{i}", f"bad{i}") for i in range(3)])
+        world.take(*[notification(f"n{i}", f"good{i}") for i in range(100)], offset=10)
+        await asyncio.sleep(2)
+        assert len(world.finished) == 100
+        await world.done()
+
+    run_virtually(main())
+    assert sum(status == ["sent"] for status in world.statuses().values()) == 100
+
+
+def test_no_more_than_so_many_are_sent_at_once() -> None:
+    world = World(most_at_once=8)
+
+    async def main() -> None:
+        world.take(*[notification(f"n{i}", f"a{i}") for i in range(100)])
+        await world.done()
+
+    run_virtually(main())
+    assert world.channel.most_under_way == 8
+    assert len(world.finished) == 100
+
+
+def test_a_recipient_that_must_be_left_alone_takes_nobodys_place() -> None:
+    world = World(FakeChannel(pauses={"o-slow": 60.0}), most_at_once=1)
+
+    async def main() -> None:
+        world.take(notification("n0", "slow"), notification("n1", "a"))
+        await world.done()
+
+    run_virtually(main())
+    assert world.channel.moments("n1") == [0.0]
+    assert world.channel.moments("n0") == [60.0]
+
+
+def test_a_hold_stops_everybody_counts_as_no_attempt_and_loses_nothing() -> None:
+    hold = Held("daily quota", 3600, 45009)
+    world = World(answering(hold, hold, Sent("1")), most_at_once=1)
+
+    async def main() -> None:
+        world.take(*[notification(f"n{i}", f"a{i}") for i in range(20)])
+        await asyncio.sleep(1)
+        (view,) = world.agent.holds()
+        assert (view.channel, view.reason, view.scope) == ("wechat", "45009", None)
+        assert view.until == "2019-01-30T16:52:10.050000+08:00"
+        await world.done()
+        assert world.agent.holds() == []
+
+    run_virtually(main())
+    moments = [moment for moment, _, _ in world.channel.attempts]
+    # One finds out; one probe an hour later is told the same; the probe after it opens.
+    assert [round(moment) for moment in moments[:3]] == [0, 3600, 7200]
+    assert all(delivery.attempts == 1 for delivery in world.deliveries())
+    assert all(status == ["sent"] for status in world.statuses().values())
+
+
+def test_a_hold_of_one_template_leaves_the_others_alone() -> None:
+    async def answer(message: Message, is_repeat: bool) -> Outcome:
+        is_held = message.scope == "bad" and asyncio.get_running_loop().time() < 100
+        return Held("template", 60, 43116, scope="bad") if is_held else Sent("1")
+
+    world = World(FakeChannel(answer))
+
+    async def main() -> None:
+        world.take(*[notification(f"b{i}", f"a{i}", template_id="bad") for i in range(20)])
+        world.take(*[notification(f"n{i}", f"c{i}") for i in range(20)], offset=100)
+        await asyncio.sleep(1)
+        assert len(world.finished) == 20
+        assert [hold.scope for hold in world.agent.holds()] == ["bad"]
+        await world.done()
+
+    run_virtually(main())
+    assert all(status == ["sent"] for status in world.statuses().values())
+
+
+def test_a_provider_that_is_away_buries_only_what_it_may_have() -> None:
+    async def answer(message: Message, is_repeat: bool) -> Outcome:
+        if asyncio.get_running_loop().time() < 1800:
+            return Unclear("HTTP 503", 503)
+        return Sent("1")
+
+    world = World(FakeChannel(answer))
+
+    async def main() -> None:
+        world.take(*[notification(f"n{i}", f"a{i}") for i in range(1000)])
+        await asyncio.sleep(60)
+        assert [hold.reason for hold in world.agent.holds()] == ["away"]
+        await world.done()
+
+    run_virtually(main())
+    buried = [delivery for delivery in world.deliveries() if delivery.status == "failed"]
+    assert {delivery.error for delivery in buried} == {"uncertain"}
+    # 8 at once when it began, then a probe every 15 s at most, half of them of what is in doubt.
+    assert len(buried) <= 8 + 1800 / 12 / 2
+    assert len(world.finished) == 1000
+    assert max(world.finished.values()) < 1830
+
+
+def test_a_provider_that_cannot_be_reached_buries_nothing() -> None:
+    async def answer(message: Message, is_repeat: bool) -> Outcome:
+        if asyncio.get_running_loop().time() < 7200:
+            return TryLater("ConnectError")
+        return Sent("1")
+
+    world = World(FakeChannel(answer))
+
+    async def main() -> None:
+        world.take(*[notification(f"n{i}", f"a{i}") for i in range(1000)])
+        await world.done()
+
+    run_virtually(main())
+    assert all(status == ["sent"] for status in world.statuses().values())
+    assert len(world.channel.attempts) < 1000 + 8 + 7200 / 11
+    assert max(world.finished.values()) < 7300
+
+
+def test_trouble_of_a_few_customers_only_does_not_hold_the_channel() -> None:
+    world = World(answering(Unclear("ReadTimeout")))
+
+    async def main() -> None:
+        world.take(*[notification(f"n{i}", f"a{i}") for i in range(4)])
+        await asyncio.sleep(500)
+        assert world.agent.holds() == []
+        await world.done()
+
+    run_virtually(main())
+
+
+def test_while_redis_is_away_nothing_is_begun_and_nobody_hammers_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO", logger="agents.patience")
+    world = World()
+    world.ledger.is_away = True
+
+    async def main() -> None:
+        world.take(*[notification(f"n{i}", f"a{i}") for i in range(500)])
+        await asyncio.sleep(600)
+        assert world.channel.attempts == []
+        assert world.agent.store_is_away
+        assert world.ledger.questions < 16 + 600 / 2
+        world.ledger.is_away = False
+        await world.done()
+
+    run_virtually(main())
+    assert all(status == ["sent"] for status in world.statuses().values())
+    assert len(world.finished) == 500
+    # One line when it went away, one when it came back.
+    assert len(caplog.messages) == 2
+
+
+def test_redis_going_away_after_the_sending_delays_the_delivery_but_loses_nothing() -> None:
+    world = World()
+
+    async def main() -> None:
+        world.take(notification("n1", "a"))
+        await asyncio.sleep(0.01)
+        world.ledger.is_away = True
+        await asyncio.sleep(100)
+        assert world.finished == {}
+        world.ledger.is_away = False
+        await world.done()
+
+    run_virtually(main())
+    assert len(world.channel.attempts) == 1
+    assert world.statuses() == {"n1": ["sent"]}
+
+
+def test_a_lost_commit_brings_the_same_delivery_again_without_sending() -> None:
+    ledger = MemoryLedger()
+    first = one_command(FakeChannel(), ledger)
+    second = one_command(FakeChannel(), ledger)
+    assert second.channel.attempts == []
+    assert second.outputs == first.outputs
+
+
+def test_the_same_notification_from_another_record_is_a_repeat_and_leaves_no_trace() -> None:
+    ledger = MemoryLedger()
+    one_command(FakeChannel(), ledger)
+    world = World(ledger=ledger)
+
+    async def main() -> None:
+        world.take(notification("n1", "a"), offset=7)
+        await world.done()
+
+    run_virtually(main())
+    assert world.outputs == []
+    assert list(world.finished) == [(0, 7)]
+    assert world.channel.attempts == []
+
+
+def test_what_was_begun_and_cut_off_is_sent_again_within_ten_minutes_as_a_repeat() -> None:
+    ledger = MemoryLedger()
+
+    async def main() -> None:
+        first = World(answering(Sent("1"), takes_s=100), ledger)
+        first.take(notification("n1", "a"))
+        await asyncio.sleep(1)
+        await first.agent.on_revoked([0])
+        assert first.finished == {}
+        second = World(ledger=ledger)
+        second.take(notification("n1", "a"))
+        await second.done()
+        assert [is_repeat for _, _, is_repeat in second.channel.attempts] == [True]
+        assert second.deliveries()[0].attempts == 2
+
+    run_virtually(main())
+
+
+def test_what_was_begun_longer_ago_is_never_sent_again() -> None:
+    ledger = MemoryLedger()
+
+    async def main() -> None:
+        first = World(answering(Sent("1"), takes_s=100), ledger)
+        first.take(notification("n1", "a"))
+        await asyncio.sleep(1)
+        await first.agent.on_revoked([0])
+        await asyncio.sleep(600)
+        second = World(ledger=ledger)
+        second.take(notification("n1", "a"))
+        await second.done()
+        assert second.channel.attempts == []
+        assert second.deliveries()[0].error == "uncertain"
+
+    run_virtually(main())
+
+
+def test_revocation_lets_what_is_under_way_finish_and_stops_the_rest() -> None:
+    async def main() -> None:
+        world = World(answering(Sent("1"), takes_s=1), most_at_once=2)
+        world.take(*[notification(f"n{i}", f"a{i % 3}") for i in range(9)])
+        world.take(notification("p", "b"), partition=1)
+        await asyncio.sleep(0.5)
+        await world.agent.on_revoked([0])
+        assert asyncio.get_running_loop().time() == pytest.approx(1.0)
+        assert list(world.finished) == [(0, 0), (0, 1)]
+        assert world.agent.pending(0) == 0
+        await world.done(1)
+        assert (1, 0) in world.finished
+        # Given again, each of the others ends once.
+        world.agent.on_assigned(0)
+        world.take(*[notification(f"n{i}", f"a{i % 3}") for i in range(2, 9)], offset=2)
+        await world.done()
+        assert len(world.channel.attempts) == 10
+        assert all(status == ["sent"] for status in world.statuses().values())
+
+    run_virtually(main())
+
+
+def test_revocation_takes_three_seconds_at_most() -> None:
+    async def main() -> None:
+        world = World(answering(Unclear("t"), takes_s=10), most_at_once=2)
+        world.take(*[notification(f"n{i}", f"a{i}") for i in range(9)])
+        await asyncio.sleep(0.5)
+        await world.agent.on_revoked([0])
+        assert asyncio.get_running_loop().time() == pytest.approx(3.5)
+        assert world.finished == {}
+        entry = msgspec.json.decode(world.ledger.entries["n0"], type=Entry)
+        assert (entry.attempts, entry.deliveries) == (1, None)
+
+    run_virtually(main())
+
+
+def test_revocation_during_a_hold_is_immediate() -> None:
+    async def main() -> None:
+        world = World(answering(Held("quota", 3600, 45009), Sent("1")), most_at_once=1)
+        world.take(*[notification(f"n{i}", f"a{i}") for i in range(9)])
+        await asyncio.sleep(1)
+        await world.agent.on_revoked([0])
+        assert asyncio.get_running_loop().time() == pytest.approx(1)
+        world.agent.on_assigned(0)
+        world.take(*[notification(f"n{i}", f"a{i}") for i in range(9)])
+        await world.done()
+        assert len(world.finished) == 9
+
+    run_virtually(main())
+
+
+def test_a_bug_costs_one_message_and_tells_no_secret(caplog: pytest.LogCaptureFixture) -> None:
+    async def answer(message: Message, is_repeat: bool) -> Outcome:
+        if message.message_id == "n0":
+            raise KeyError("access_token=SECRET")
+        return Sent("1")
+
+    world = World(FakeChannel(answer))
+
+    async def main() -> None:
+        world.take(*[notification(f"n{i}", "a") for i in range(3)])
+        await world.done()
+
+    run_virtually(main())
+    assert world.deliveries()[0].error == "internal error: KeyError"
+    assert list(world.statuses().values()) == [["failed"], ["sent"], ["sent"]]
+    assert "SECRET" not in caplog.text
+
+
+def test_a_direct_message_takes_its_openids_turn() -> None:
+    world = World()
+
+    async def main() -> None:
+        world.take(notification("n1", "a").__class__(**_direct("n1")))
+        await world.done()
+
+    run_virtually(main())
+    (delivery,) = world.deliveries()
+    assert (delivery.account_id, delivery.scenario, delivery.status) == (None, "direct", "sent")
+
+
+def _direct(notification_id: str) -> dict[str, object]:
+    fields = msgspec.structs.asdict(notification(notification_id, "a"))
+    return fields | {"account_id": None, "scenario": "direct", "openid": "o-1"}
