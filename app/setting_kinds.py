@@ -1,0 +1,192 @@
+"""The kinds of values that settings have, and what is wrong with a value that isn't of its kind.
+
+Each check returns the value or raises ValueError with "must be …". It never repeats the value:
+some are secrets, and whether it may be shown is decided where the line for people is made.
+"""
+
+import base64
+import re
+from datetime import time
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo
+
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
+
+_TOPIC_NAME = re.compile(r"[A-Za-z0-9._-]*")
+_TOPIC_NAME_LENGTH = 249
+_LONGEST_INTERNAL = len("-wechat-bulk-outbox")
+_LONGEST_CONTRACT = len("inbox-messages")
+_HOST = re.compile(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+(?:%[\w.-]+)?\]")
+_BARE_IPV6 = re.compile(r"[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*")
+_TIME_OF_DAY = re.compile(r"([01]\d|2[0-3]):([0-5]\d)")
+_FIELD_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+# What an HTTP header can carry after "Bearer ".
+_BEARER_TOKEN = re.compile(r"[\x21-\x7e]+")
+_CALLBACK_TOKEN = re.compile(r"[A-Za-z0-9]{3,32}")
+_AES_KEY = re.compile(r"[A-Za-z0-9+/]{43}")
+
+
+def _group(value: str) -> str:
+    if value in {"", ".", ".."} or not _TOPIC_NAME.fullmatch(value):
+        raise ValueError("must be letters, digits, '.', '_' and '-': topics are named after it")
+    if len(value) > _TOPIC_NAME_LENGTH - _LONGEST_INTERNAL:
+        most = _TOPIC_NAME_LENGTH - _LONGEST_INTERNAL
+        raise ValueError(f"must be at most {most} characters long: topics are named after it")
+    return value
+
+
+def _topic_prefix(value: str) -> str:
+    if not _TOPIC_NAME.fullmatch(value):
+        raise ValueError("must be letters, digits, '.', '_' and '-', as topic names are")
+    if len(value) > _TOPIC_NAME_LENGTH - _LONGEST_CONTRACT:
+        raise ValueError(
+            f"must be at most {_TOPIC_NAME_LENGTH - _LONGEST_CONTRACT} characters long"
+        )
+    return value
+
+
+def _brokers(value: str) -> str:
+    brokers = [broker.strip() for broker in value.split(",") if broker.strip()]
+    for broker in brokers:
+        host, _, port = broker.rpartition(":")
+        if not _HOST.fullmatch(host) or not _is_port(port):
+            raise ValueError("must be brokers as host:port, separated by commas")
+    if not brokers:
+        raise ValueError("must name at least one broker as host:port")
+    return ",".join(brokers)
+
+
+def _is_port(text: str) -> bool:
+    return text.isascii() and text.isdigit() and 0 < int(text) <= 65535
+
+
+def _host(value: str) -> str:
+    if not _HOST.fullmatch(value) and not _BARE_IPV6.fullmatch(value):
+        raise ValueError("must be a host name or an IP address, without a port")
+    return value
+
+
+def _zone(value: str) -> str:
+    try:
+        ZoneInfo(value)
+    except (OSError, ValueError, LookupError):
+        raise ValueError("must be a time zone of the IANA list") from None
+    return value
+
+
+def _time_of_day(value: object) -> object:
+    if isinstance(value, str):
+        found = _TIME_OF_DAY.fullmatch(value.strip())
+        if found is None:
+            raise ValueError("must be a time of day as HH:MM, from 00:00 to 23:59")
+        return time(int(found[1]), int(found[2]))
+    return value
+
+
+def _url(value: str, schemes: tuple[str, ...]) -> str:
+    wanted = " or ".join(f"{scheme}://" for scheme in schemes)
+    try:
+        parts = urlsplit(value)
+        is_complete = parts.path if parts.scheme == "unix" else parts.hostname and parts.port != 0
+    except ValueError:  # of a port that is no number
+        raise ValueError(f"must be an address that begins with {wanted}") from None
+    if parts.scheme not in schemes or not is_complete or re.search(r"\s", value):
+        raise ValueError(f"must be an address that begins with {wanted}")
+    return value
+
+
+def _http_url(value: str) -> str:
+    return _url(value, ("https", "http"))
+
+
+def _base_url(value: str) -> str:
+    parts = urlsplit(_http_url(value))
+    if parts.query or parts.fragment:
+        raise ValueError("must be an address without '?' and '#': paths are put behind it")
+    return value.rstrip("/")
+
+
+def _redis_url(value: str) -> str:
+    parts = urlsplit(_url(value, ("redis", "rediss", "unix")))
+    if parts.scheme != "unix" and not re.fullmatch(r"/?\d*", parts.path):
+        raise ValueError("must end in the number of a database")
+    return value
+
+
+def _file(value: str) -> str:
+    path = Path(value).expanduser()
+    try:
+        with path.open("rb"):
+            return str(path)
+    except OSError as error:
+        raise ValueError(f"must be a file that can be read ({error.strerror})") from None
+
+
+def _datadir(value: Path) -> Path:
+    path = value.expanduser()
+    if path.exists() and not path.is_dir():
+        raise ValueError("must be a directory, and a file stands there")
+    return path
+
+
+def _wechat_fields(value: str) -> str:
+    names = [name.strip() for name in value.split(",")]
+    if len(names) != 6:
+        raise ValueError(f"must be six names separated by five commas, not {len(names)}")
+    named = [name for name in names if name]
+    if not named or not all(_FIELD_NAME.fullmatch(name) for name in named):
+        raise ValueError("must be names of template fields, each may be left empty but not all")
+    if len(set(named)) != len(named):
+        raise ValueError("must not name a field twice")
+    return ",".join(names)
+
+
+def _call_page(value: str) -> str:
+    rest = value.replace("{call_id}", "")
+    if "{" in rest or "}" in rest:
+        raise ValueError("must have no braces but {call_id}")
+    return value
+
+
+def _bearer_token(value: SecretStr) -> SecretStr:
+    if not _BEARER_TOKEN.fullmatch(value.get_secret_value()):
+        raise ValueError("must be visible ASCII characters without spaces")
+    return value
+
+
+def _callback_token(value: SecretStr) -> SecretStr:
+    if not _CALLBACK_TOKEN.fullmatch(value.get_secret_value()):
+        raise ValueError("must be 3 to 32 letters and digits, as in WeChat's console")
+    return value
+
+
+def _aes_key(value: SecretStr) -> SecretStr:
+    key = value.get_secret_value()
+    # The last character may carry bits that Base64 doesn't use: published keys do.
+    if not _AES_KEY.fullmatch(key) or len(base64.b64decode(key + "=")) != 32:
+        raise ValueError("must be the 43 letters and digits of WeChat's console")
+    return value
+
+
+Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
+Days = Annotated[int, Field(ge=1, le=36_500)]
+Hours = Annotated[int, Field(ge=1, le=876_000)]
+Group = Annotated[str, AfterValidator(_group)]
+TopicPrefix = Annotated[str, AfterValidator(_topic_prefix)]
+Brokers = Annotated[str, AfterValidator(_brokers)]
+Host = Annotated[str, AfterValidator(_host)]
+Port = Annotated[int, Field(ge=0, le=65535)]
+Zone = Annotated[str, AfterValidator(_zone)]
+TimeOfDay = Annotated[time, BeforeValidator(_time_of_day)]
+HttpUrl = Annotated[str, AfterValidator(_http_url)]
+BaseUrl = Annotated[str, AfterValidator(_base_url)]
+RedisUrl = Annotated[str, AfterValidator(_redis_url)]
+ReadableFile = Annotated[str, AfterValidator(_file)]
+DataDirectory = Annotated[Path, AfterValidator(_datadir)]
+WechatFields = Annotated[str, AfterValidator(_wechat_fields)]
+CallPage = Annotated[str, AfterValidator(_call_page)]
+BearerToken = Annotated[SecretStr, AfterValidator(_bearer_token)]
+CallbackToken = Annotated[SecretStr, AfterValidator(_callback_token)]
+AesKey = Annotated[SecretStr, AfterValidator(_aes_key)]

@@ -1,0 +1,282 @@
+"""The settings: every variable of the contract, read from the environment and `.env`, checked.
+
+Only `app/` may import this; everything else is handed plain values. What values a variable
+takes is said in `app/setting_kinds.py`.
+"""
+
+import ssl
+from collections.abc import Mapping
+from datetime import time
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo
+
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
+from pydantic_core import ErrorDetails
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from app import setting_kinds as kinds
+from app.errors import SettingsError
+from app.secret_files import SecretFiles, UnusableFile
+from streams.topics import Topics
+
+PREFIX = "DIALWATCH_"
+ENV_FILE = ".env"
+
+# Never shown, and also taken from a file. An address of Redis may hold a password.
+SECRETS = (
+    "kafka_sasl_password",
+    "redis_url",
+    "wechat_app_secret",
+    "wechat_callback_token",
+    "wechat_encoding_aes_key",
+    "wechat_encoding_aes_key_previous",
+    "sms_token",
+    "web_token",
+)
+# These may hold a password too, so that a wrong one isn't repeated.
+_ADDRESSES = ("wechat_base_url", "sms_url")
+
+Upper = BeforeValidator(lambda value: value.upper() if isinstance(value, str) else value)
+SecurityProtocol = Annotated[Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"], Upper]
+SaslMechanism = Annotated[Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"], Upper]
+
+
+class Settings(BaseSettings):
+    """One installation's settings, all valid. `load_settings` is the way to one.
+
+    An attribute is the contract's variable in lower case without `DIALWATCH_`. Empty is the same
+    as not set. A secret may also be given as the path of a file in `DIALWATCH_…_FILE`.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_file=ENV_FILE,
+        env_file_encoding="utf-8",
+        env_ignore_empty=True,
+        dotenv_filtering="only_existing",
+        extra="forbid",
+        frozen=True,
+        str_strip_whitespace=True,
+        validate_default=True,
+        hide_input_in_errors=True,
+    )
+
+    kafka_bootstrap_servers: kinds.Brokers = Field(
+        "127.0.0.1:9092", examples=["kafka-1:9092,kafka-2:9092"]
+    )
+    kafka_security_protocol: SecurityProtocol = Field("PLAINTEXT", examples=["SASL_SSL"])
+    kafka_sasl_mechanism: SaslMechanism | None = Field(None, examples=["SCRAM-SHA-512"])
+    kafka_sasl_username: str | None = Field(None, examples=["dialwatch"])
+    kafka_sasl_password: SecretStr | None = None
+    kafka_ssl_cafile: kinds.ReadableFile | None = Field(None, examples=["/etc/ssl/kafka-ca.pem"])
+    kafka_ssl_certfile: kinds.ReadableFile | None = Field(None, examples=["/etc/ssl/client.pem"])
+    kafka_ssl_keyfile: kinds.ReadableFile | None = Field(None, examples=["/etc/ssl/client.key"])
+    group: kinds.Group = Field("dialwatch", examples=["dialwatch"])
+    topic_prefix: kinds.TopicPrefix = Field("", examples=["staging."])
+    partitions: int = Field(8, ge=1, le=10_000, examples=["8"])
+    replication_factor: int = Field(1, ge=1, le=32_767, examples=["3"])
+    datadir: kinds.DataDirectory = Field(Path("./data"), examples=["/var/lib/dialwatch"])
+    redis_url: kinds.RedisUrl = Field(
+        "redis://127.0.0.1:6379/0", repr=False, examples=["redis://127.0.0.1:6379/0"]
+    )
+    timezone: kinds.Zone = Field("Asia/Shanghai", examples=["Asia/Shanghai"])
+    run_length: kinds.Count = Field(100, examples=["100"])
+    run_window_hours: kinds.Hours = Field(24, examples=["24"])
+    reminder_time: kinds.TimeOfDay = Field(time(9), examples=["09:00"])
+    expiry_notice_days: kinds.Days = Field(7, examples=["7"])
+    batch_retention_days: kinds.Days = Field(7, examples=["7"])
+    session_timeout_seconds: int = Field(10, ge=1, le=86_400, examples=["10"])
+    tick_seconds: int = Field(60, ge=0, le=86_400, examples=["60"])
+    wechat_base_url: kinds.BaseUrl = Field(
+        "https://api.weixin.qq.com", examples=["https://api.weixin.qq.com"]
+    )
+    wechat_app_id: str | None = Field(None, examples=["wx0123456789abcdef"])
+    wechat_app_secret: SecretStr | None = None
+    wechat_template_id: str | None = None
+    wechat_fields: kinds.WechatFields = Field(
+        "first,keyword1,keyword2,keyword3,keyword4,remark",
+        examples=[",thing1,thing2,thing3,time4,"],
+    )
+    wechat_rate: float = Field(50.0, gt=0, le=100_000, allow_inf_nan=False, examples=["50"])
+    wechat_callback_token: kinds.CallbackToken | None = None
+    wechat_encoding_aes_key: kinds.AesKey | None = None
+    wechat_encoding_aes_key_previous: kinds.AesKey | None = None
+    wechat_miniprogram_app_id: str | None = None
+    wechat_call_page: kinds.CallPage = Field(
+        "pages/call/detail?call_id={call_id}", examples=["pages/call/detail?call_id={call_id}"]
+    )
+    wechat_home_page: str = "pages/index/index"
+    sms_url: kinds.HttpUrl | None = Field(None, examples=["https://sms.example.com/messages"])
+    sms_token: kinds.BearerToken | None = None
+    sms_signature: str = "硅基智能"
+    web_host: kinds.Host = Field("127.0.0.1", examples=["127.0.0.1"])
+    web_port: kinds.Port = Field(6066, examples=["6066"])
+    web_token: kinds.BearerToken | None = None
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _refuse_unusable_file(cls, value: object) -> object:
+        if isinstance(value, UnusableFile):
+            raise ValueError(value.reason)
+        return value
+
+    @field_validator("kafka_sasl_mechanism", "kafka_sasl_username", "kafka_sasl_password")
+    @classmethod
+    def _need_with_sasl(cls, value: object, info: ValidationInfo) -> object:
+        protocol = info.data.get("kafka_security_protocol", "")
+        if protocol.startswith("SASL") and value is None:
+            raise ValueError(f"must be set: {variable('kafka_security_protocol')} is {protocol}")
+        return value
+
+    @field_validator("kafka_ssl_keyfile")
+    @classmethod
+    def _need_certificate(cls, value: object, info: ValidationInfo) -> object:
+        if value is not None and info.data.get("kafka_ssl_certfile", "") is None:
+            raise ValueError(f"must come with {variable('kafka_ssl_certfile')}")
+        return value
+
+    @field_validator("wechat_encoding_aes_key_previous")
+    @classmethod
+    def _need_present_key(cls, value: object, info: ValidationInfo) -> object:
+        if value is not None and info.data.get("wechat_encoding_aes_key", "") is None:
+            raise ValueError(f"must come with {variable('wechat_encoding_aes_key')}")
+        return value
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Environment before `.env`, each with the files that it names."""
+        layers = [
+            source
+            for layer in (env_settings, dotenv_settings)
+            if isinstance(layer, EnvSettingsSource)
+            for source in (SecretFiles(settings_cls, layer.env_vars, SECRETS), layer)
+        ]
+        return (init_settings, *layers)
+
+    @property
+    def topics(self) -> Topics:
+        """All topic names, with the partitions that new ones are given."""
+        return Topics(self.topic_prefix, self.group, self.partitions)
+
+    @property
+    def zone(self) -> ZoneInfo:
+        """The time zone of days, reminders and texts."""
+        return ZoneInfo(self.timezone)
+
+    def missing_to_send_wechat(self) -> list[str]:
+        """Return the variables without which the worker skips WeChat messages."""
+        needed = ("wechat_app_id", "wechat_app_secret", "wechat_template_id")
+        return [variable(name) for name in needed if getattr(self, name) is None]
+
+    def kafka_client_options(self) -> dict[str, Any]:
+        """Return what every aiokafka client takes: brokers and security.
+
+        Raises SettingsError where the certificates' files are no certificates.
+        """
+        options: dict[str, Any] = {
+            "bootstrap_servers": self.kafka_bootstrap_servers.split(","),
+            "security_protocol": self.kafka_security_protocol,
+        }
+        if self.kafka_security_protocol.startswith("SASL"):
+            password = self.kafka_sasl_password
+            options["sasl_mechanism"] = self.kafka_sasl_mechanism
+            options["sasl_plain_username"] = self.kafka_sasl_username
+            options["sasl_plain_password"] = password.get_secret_value() if password else None
+        if self.kafka_security_protocol.endswith("SSL"):
+            options["ssl_context"] = self._ssl_context()
+        return options
+
+    def _ssl_context(self) -> ssl.SSLContext:
+        name = "kafka_ssl_cafile"
+        try:
+            context = ssl.create_default_context(cafile=self.kafka_ssl_cafile)
+            name = "kafka_ssl_certfile"
+            if self.kafka_ssl_certfile is not None:
+                # The empty password: a key that wants one is refused, nobody is asked for it.
+                context.load_cert_chain(
+                    self.kafka_ssl_certfile, self.kafka_ssl_keyfile, password=""
+                )
+        except (OSError, ValueError):
+            raise SettingsError(
+                [f"{variable(name)}: must be PEM that OpenSSL can load, without a password"]
+            ) from None
+        return context
+
+
+def variable(name: str) -> str:
+    """Return the environment variable of a field."""
+    return f"{PREFIX}{name.upper()}"
+
+
+def load_settings(**given: object) -> Settings:
+    """Return the settings in force: those given before the environment, that before `.env`.
+
+    Raises SettingsError with one line for each wrong variable.
+    """
+    try:
+        return Settings(**given)  # type: ignore[arg-type]  # checked as all the others are
+    except ValidationError as error:
+        lines = [_line(details) for details in error.errors(include_url=False)]
+        raise SettingsError(lines) from None
+    except UnicodeDecodeError:
+        raise SettingsError([f"{ENV_FILE}: must be UTF-8 text"]) from None
+    except OSError as error:
+        raise SettingsError([f"{ENV_FILE}: must be a readable file ({error.strerror})"]) from None
+
+
+def _line(details: ErrorDetails) -> str:
+    """Return what is wrong with one variable, an example, and its value where it is no secret."""
+    name, value = str(details["loc"][0]), details["input"]
+    if isinstance(value, UnusableFile):
+        return f"{variable(name)}_FILE: {value.reason}"
+    if name not in Settings.model_fields:
+        return f"{variable(name)}: is no setting"
+    examples = Settings.model_fields[name].examples
+    line = f"{variable(name)}: {_what_is_wrong(details)}"
+    if examples:
+        line += f", for example {examples[0]}"
+    if value is not None and name not in SECRETS and name not in _ADDRESSES:
+        shown = str(value)
+        line += f" (it is {shown if len(shown) <= 60 else shown[:59] + '…'!r})"
+    return line
+
+
+def _what_is_wrong(details: ErrorDetails) -> str:
+    context: Mapping[str, Any] = details.get("ctx", {})
+    match details["type"]:
+        case "value_error":
+            return str(context["error"])
+        case "int_parsing" | "int_parsing_size" | "int_from_float" | "int_type":
+            return "must be a whole number"
+        case "float_parsing" | "float_type" | "finite_number":
+            return "must be a number"
+        case "greater_than":
+            return f"must be more than {context['gt']:g}"
+        case "greater_than_equal":
+            return f"must be at least {context['ge']}"
+        case "less_than_equal":
+            return f"must be at most {context['le']}"
+        case "literal_error":
+            return f"must be {context['expected']}"
+        case _:
+            return details["msg"].replace("Input should be", "must be")
