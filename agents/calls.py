@@ -13,11 +13,11 @@ from agents.telling import bury, tell
 from streams.engine.state import State
 from streams.engine.types import Batch as Polled
 from streams.engine.types import Output
-from streams.records import Instants, InvalidRecordError, decode_call
+from streams.records import Channel, Instants, InvalidRecordError, decode_call
 from streams.times import parse_money
 from streams.topics import Topics
-from tables import batches, lines, runs, texts
-from tables.batches import Batch, Page, Seen
+from tables import batches, runs, texts
+from tables.batches import COMPLETING, REPEATED, Batch, Page
 from tables.customers import chosen_channels
 from tables.lines import LineCall, LineSegment
 from tables.runs import Run
@@ -42,13 +42,13 @@ class CallsAgent:
         here = polled.tp.partition
         clock = latest_tick(state)
         live_runs, live_batches = state.live(RUNS), state.live(BATCHES)
-        segments: dict[str, LineSegment] = {}
+        line_calls: dict[str, list[LineCall | None]] = {}
+        line_channels: dict[bytes, list[Channel] | None] = {}
 
         for record in polled.records:
             try:
-                call = decode_call(record.key, record.value, instants)
-                key: bytes = record.key  # type: ignore[assignment]  # decode_call checked it
-                ended, submitted = instants[call.ended_at], instants[call.submitted_at]
+                key: bytes = record.key  # type: ignore[assignment]  # decode_call checks it
+                call, submitted, ended = decode_call(key, record.value, instants)
                 batch_key = key + batches.instant_key(submitted)
                 batch = live_batches.get(batch_key) or state.get(BATCHES, batch_key)
                 if batch is not None and batches.is_forgotten(batch, clock, retention):
@@ -68,9 +68,9 @@ class CallsAgent:
             index = call.batch_index
             page = None if index < batches.PAGE_BITS else _page(state, batch_key, index)
             seen = batches.fold(batch, page, index, ended, clock)
-            if seen is Seen.REPEATED:
+            if seen is REPEATED:
                 continue
-            if seen is Seen.COMPLETING:
+            if seen is COMPLETING:
                 forget_pages(state, batch_key, batch)
                 customer = state.peek(CUSTOMERS, key)
                 done = texts.batch_completed(call, customer, submitted, ended, rules.zone)
@@ -85,9 +85,7 @@ class CallsAgent:
             reached = None
             if run is not None:
                 run.tick = clock
-                reached = runs.fold(
-                    run, is_counted, call.call_id, ended, length=length, window=window
-                )
+                reached = runs.fold(run, is_counted, call.call_id, ended, length, window)
             if reached is not None:
                 customer = state.peek(CUSTOMERS, key)
                 alert = texts.unreachable_run(call.account_id, customer, reached, ended, rules.zone)
@@ -103,19 +101,20 @@ class CallsAgent:
                 )
                 tell(polled, topics, low, here)
 
-            segment = segments.get(call.line_id)
-            if segment is None:
-                segment = segments[call.line_id] = LineSegment(call.line_id, [[]])
-            failed = None
+            calls = line_calls.get(call.line_id)
+            if calls is None:
+                calls = line_calls[call.line_id] = []
             if result == "W":
-                chosen = chosen_channels(state.peek(CUSTOMERS, key), "line_error_run")
-                failed = LineCall(call.call_id, call.account_id, ended, chosen)
-            lines.combine(segment, failed, length=length)
+                if key not in line_channels:
+                    customer = state.peek(CUSTOMERS, key)
+                    line_channels[key] = chosen_channels(customer, "line_error_run")
+                calls.append(LineCall(call.call_id, call.account_id, ended, line_channels[key]))
+            elif not calls or calls[-1] is not None:
+                calls.append(None)
 
-        for line_id, segment in segments.items():
-            polled.emit(
-                Output(topics.line_segments, None, line_id.encode(), _encode_segment(segment))
-            )
+        for line_id, calls in line_calls.items():
+            segment = _encode_segment(LineSegment(line_id, calls))
+            polled.emit(Output(topics.line_segments, None, line_id.encode(), segment))
 
 
 def latest_tick(state: State) -> int:

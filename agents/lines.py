@@ -25,6 +25,7 @@ class LinesAgent:
     def fold(self, polled: Batch) -> None:
         """Fold one poll of one partition."""
         state, rules = polled.state, self._rules
+        length, window = rules.run_length, rules.run_window
         live, clock = state.live(LINES), latest_tick(state)
         for record in polled.records:
             segment = _decode(record.value or b"")
@@ -34,9 +35,7 @@ class LinesAgent:
                 line = LineRun(Run(), {})
                 state.put(LINES, key, line)
             line.run.tick = clock
-            for reached in lines.fold(
-                line, segment, length=rules.run_length, window=rules.run_window
-            ):
+            for reached in lines.fold(line, segment, length=length, window=window):
                 for account_id, chosen in reached.accounts.items():
                     alert = texts.line_error_run(
                         account_id,

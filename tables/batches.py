@@ -10,6 +10,7 @@ from struct import Struct as Packer
 from msgspec import Struct
 
 PAGE_BITS = 2048  # a power of two
+_IN_PAGE = PAGE_BITS - 1
 _pack_instant = Packer(">q").pack
 _pack_page = Packer(">Q").pack
 INSTANT_BYTES = 8
@@ -43,6 +44,9 @@ class Seen(Enum):
     """New, and the last one that was missing."""
 
 
+NEW, REPEATED, COMPLETING = Seen  # looking an enum's member up costs more than the rule
+
+
 def instant_key(submitted: int) -> bytes:
     """Return a batch's instant as it stands in keys: 8 bytes, so that keys can't run together."""
     return _pack_instant(submitted)
@@ -65,22 +69,23 @@ def is_forgotten(batch: Batch, clock: int, retention: int) -> bool:
 def fold(batch: Batch, page: Page | None, index: int, ended: int, clock: int) -> Seen:
     """Mark one index. `page`: the index's page, None where it is the first."""
     if batch.seen == batch.size:
-        return Seen.REPEATED  # a complete batch needs no bits
+        return REPEATED  # a complete batch needs no bits
     bits = batch.bits if page is None else page.bits
-    position = index & (PAGE_BITS - 1)
-    byte, bit = position >> 3, 1 << (position & 7)
+    byte = (index & _IN_PAGE) >> 3
+    bit = 1 << (index & 7)
     if byte >= len(bits):
         bits.extend(bytes(byte + 1 - len(bits)))
     elif bits[byte] & bit:
-        return Seen.REPEATED
+        return REPEATED
     bits[byte] |= bit
     batch.seen += 1
-    batch.last = max(batch.last, ended)
     batch.tick = clock
+    if ended > batch.last:
+        batch.last = ended
     if batch.seen < batch.size:
-        return Seen.NEW
+        return NEW
     batch.bits = bytearray()
-    return Seen.COMPLETING
+    return COMPLETING
 
 
 def page_count(batch: Batch) -> int:

@@ -17,12 +17,11 @@ class LineCall(Struct, array_like=True, gc=False):
 
 
 class LineSegment(Struct, array_like=True):
-    """What one poll of one partition says of a line: its errors in order, cut where another
-    result came between. Travels: append fields only, with defaults."""
+    """What one poll of one partition says of a line: its errors in order, and None where one or
+    more other results came between. Travels: append fields only, with defaults."""
 
     line_id: str
-    runs: list[list[LineCall]]
-    """The first goes on with what the line had before; before each later one the run ended."""
+    calls: list[LineCall | None]
 
 
 class LineRun(Struct, array_like=True):
@@ -40,34 +39,20 @@ class LineReached(Struct, frozen=True):
     accounts: dict[str, list[Channel] | None]
 
 
-def combine(segment: LineSegment, call: LineCall | None, *, length: int) -> None:
-    """Add the next call of a line to its segment; None: one with another result."""
-    if call is not None:
-        segment.runs[-1].append(call)
-    elif segment.runs[-1] or len(segment.runs) == 1:
-        # A run between two other results that is too short to be reached says nothing.
-        if len(segment.runs) > 1 and len(segment.runs[-1]) < length:
-            segment.runs[-1] = []
-        else:
-            segment.runs.append([])
-
-
 def fold(line: LineRun, segment: LineSegment, *, length: int, window: int) -> list[LineReached]:
     """Count a segment's calls; return each time the length was reached."""
     reached = []
-    for number, calls in enumerate(segment.runs):
-        if number:
-            runs.fold(line.run, False, "", 0, length=length, window=window)
-        for call in calls:
-            result = runs.fold(
-                line.run, True, call.call_id, call.ended, length=length, window=window
-            )
-            if line.run.count == 1:
-                line.accounts = {}
-            line.accounts[call.account_id] = call.channels
-            if result is not None:
-                reached.append(LineReached(result, call.ended, line.accounts))
-                line.accounts = {}
+    for call in segment.calls:
+        if call is None:
+            line.run.count = 0
+            continue
+        result = runs.fold(line.run, True, call.call_id, call.ended, length, window)
+        if line.run.count == 1:
+            line.accounts = {}
+        line.accounts[call.account_id] = call.channels
+        if result is not None:
+            reached.append(LineReached(result, call.ended, line.accounts))
+            line.accounts = {}
     if line.run.count == 0:
         line.accounts = {}
     return reached

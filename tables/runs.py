@@ -31,7 +31,7 @@ class RunReached(Struct, frozen=True):
 
 
 def fold(
-    run: Run, is_counted: bool, call_id: str, ended: int, *, length: int, window: int
+    run: Run, is_counted: bool, call_id: str, ended: int, length: int, window: int
 ) -> RunReached | None:
     """Count one call in a run, or end the run with it; at `length` say so and start over.
 

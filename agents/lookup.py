@@ -1,0 +1,29 @@
+"""What the sender asks of an account when it sends: who it is now, not when it was noticed."""
+
+from collections.abc import Callable
+
+from aiokafka.partitioner import murmur2
+
+from streams.engine.state import State
+from streams.records import Account
+from tables.store import CUSTOMERS
+
+
+def account_lookup(
+    state_of: Callable[[int], State | None], partitions: int
+) -> Callable[[str], Account | None]:
+    """Return a look-up of accounts in this worker's states; None: the account has no record.
+
+    Only accounts of the partitions that this worker holds are found, which are those whose
+    commands it sends.
+    """
+
+    def lookup(account_id: str) -> Account | None:
+        key = account_id.encode()
+        state = state_of((murmur2(key) & 0x7FFFFFFF) % partitions)
+        customer = None if state is None else state.peek(CUSTOMERS, key)
+        if customer is None:
+            return None
+        return Account(account_id, customer.name, customer.openid, customer.phone)
+
+    return lookup
