@@ -200,7 +200,7 @@ class Settler:
         entry.not_before = None
         if doubt_since is None:
             entry.doubt_since = self._now()
-        faster = None
+        faster = await self._ask(lambda: self._ledger.write(notification_id, entry))
         if faster is not None:
             return faster, None
         job.is_sending = True
