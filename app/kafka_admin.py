@@ -1,0 +1,224 @@
+"""The few questions and orders that dialwatch has for a Kafka cluster, each with clear failures.
+
+What Kafka answers is returned as plain values; which topics there should be is not known here.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.errors import (
+    InvalidReplicationFactorError,
+    KafkaError,
+    NotControllerError,
+    PolicyViolationError,
+    RequestTimedOutError,
+    TopicAlreadyExistsError,
+    TopicAuthorizationFailedError,
+    for_code,
+)
+
+from app.errors import CommandError, KafkaAwayError
+from app.settings import Settings, variable
+from streams.topics import Topic
+
+log = logging.getLogger(__name__)
+
+REQUEST_SECONDS = 10.0
+RETRY_SECONDS = 1.0
+SAY_AGAIN_SECONDS = 30.0
+VISIBLE_SECONDS = 30.0
+
+_BROKERS = variable("kafka_bootstrap_servers")
+_AWAY = (KafkaError, OSError, TimeoutError)
+
+
+@asynccontextmanager
+async def open_admin(
+    settings: Settings, *, timeout_s: float | None
+) -> AsyncIterator["ClusterAdmin"]:
+    """Connect, waiting for Kafka while it is away and saying so in the log.
+
+    Raises KafkaAwayError after `timeout_s`; None waits for ever.
+    """
+    client = await _connect(settings, timeout_s)
+    try:
+        yield ClusterAdmin(client, settings.kafka_bootstrap_servers)
+    finally:
+        await client.close()
+
+
+async def _connect(settings: Settings, timeout_s: float | None) -> AIOKafkaAdminClient:
+    now = asyncio.get_running_loop().time
+    begun = now()
+    next_word = begun
+    while True:
+        client = AIOKafkaAdminClient(
+            **settings.kafka_client_options(), request_timeout_ms=int(REQUEST_SECONDS * 1000)
+        )
+        with _bootstrap_complaints() as complaints:
+            try:
+                await client.start()
+                if next_word > begun:
+                    log.info("Kafka is there, after %.0f s", now() - begun)
+                return client
+            except _AWAY as error:
+                await client.close()
+                reason = complaints[-1] if complaints else repr(error)
+        if timeout_s is not None and now() - begun >= timeout_s:
+            raise KafkaAwayError(
+                f"Kafka doesn't answer at {settings.kafka_bootstrap_servers} ({reason}): "
+                f"start it, or set {_BROKERS} and the security settings beside it"
+            )
+        if now() >= next_word:
+            log.warning(
+                "Kafka doesn't answer at %s (%s); waiting for it",
+                settings.kafka_bootstrap_servers,
+                reason,
+            )
+            next_word = now() + SAY_AGAIN_SECONDS
+        await asyncio.sleep(RETRY_SECONDS)
+
+
+@contextmanager
+def _bootstrap_complaints() -> Iterator[list[str]]:
+    """Collect what aiokafka logs while it connects, in place of the log.
+
+    Its exception says only that it couldn't; why (refused, wrong password, no TLS) is logged.
+    """
+    complaints: list[str] = []
+    logger = logging.getLogger("aiokafka")
+    children = [logger, *(logging.getLogger(f"aiokafka.{name}") for name in ("client", "conn"))]
+
+    def keep(record: logging.LogRecord) -> bool:
+        if record.levelno >= logging.WARNING:
+            complaints.append(" ".join(record.getMessage().split())[:200])
+        return False
+
+    for child in children:
+        child.addFilter(keep)
+    try:
+        yield complaints
+    finally:
+        for child in children:
+            child.removeFilter(keep)
+
+
+class ClusterAdmin:
+    """A connected cluster. Every method raises KafkaAwayError when it goes away meanwhile."""
+
+    def __init__(self, client: AIOKafkaAdminClient, brokers: str) -> None:
+        self._client = client
+        self._brokers = brokers
+
+    async def partition_counts(self) -> dict[str, int]:
+        """Return how many partitions every topic of the cluster has that we may see."""
+        return {
+            topic["topic"]: len(topic["partitions"])
+            for topic in await self._describe()
+            if not topic["error_code"] and topic["partitions"]
+        }
+
+    async def cleanup_policies(self, names: Iterable[str]) -> dict[str, str]:
+        """Return `cleanup.policy` of topics; one that we may not ask about is missing."""
+        resources = [
+            ConfigResource(ConfigResourceType.TOPIC, name, {"cleanup.policy": None})
+            for name in names
+        ]
+        if not resources:
+            return {}
+        with self._away():
+            answers = await self._client.describe_configs(resources)
+        return {
+            resource["resource_name"]: entry["config_value"]
+            for answer in answers
+            for resource in answer.to_object()["resources"]
+            for entry in resource["config_entries"]
+            if entry["config_names"] == "cleanup.policy"
+        }
+
+    async def create(self, topics: Sequence[Topic], replication_factor: int) -> None:
+        """Create topics and return when they can be used. One that somebody else created
+        meanwhile is left as it is.
+        """
+        if not topics:
+            return
+        with self._away():
+            answer = await self._client.create_topics(
+                [
+                    NewTopic(
+                        name=topic.name,
+                        num_partitions=topic.partitions,
+                        replication_factor=replication_factor,
+                        topic_configs={
+                            "cleanup.policy": "compact" if topic.compacted else "delete"
+                        },
+                    )
+                    for topic in topics
+                ],
+                timeout_ms=int(REQUEST_SECONDS * 1000),
+            )
+        for row in answer.to_object()["topic_errors"]:
+            _check_created(row["topic"], row["error_code"], row.get("error_message"))
+        await self._wait_until_visible({topic.name for topic in topics})
+
+    async def _wait_until_visible(self, names: set[str]) -> None:
+        """A topic that was created has leaders, and is known to every broker, a little later."""
+        deadline = asyncio.get_running_loop().time() + VISIBLE_SECONDS
+        while True:
+            ready = {
+                topic["topic"]
+                for topic in await self._describe()
+                if topic["partitions"]
+                and all(partition["leader"] >= 0 for partition in topic["partitions"])
+            }
+            missing = names - ready
+            if not missing:
+                return
+            if asyncio.get_running_loop().time() > deadline:
+                raise CommandError(
+                    f"Kafka created {min(missing)} and gives it no leader: check that all "
+                    "brokers are up, then run this again"
+                )
+            await asyncio.sleep(0.1)
+
+    async def _describe(self) -> list[Mapping[str, Any]]:
+        # Of all topics: a question about one by name may create it, with the broker's defaults.
+        with self._away():
+            topics: list[Mapping[str, Any]] = await self._client.describe_topics()
+        return topics
+
+    @contextmanager
+    def _away(self) -> Iterator[None]:
+        try:
+            yield
+        # AttributeError: aiokafka's, while the cluster has no controller.
+        except (*_AWAY, AttributeError) as error:
+            raise KafkaAwayError(
+                f"Kafka at {self._brokers} stopped answering ({type(error).__name__}): check that "
+                "all brokers are up, and that their advertised.listeners lead there from here"
+            ) from error
+
+
+def _check_created(name: str, error_code: int, message: str | None) -> None:
+    if not error_code:
+        return
+    error = for_code(error_code)
+    if error is TopicAlreadyExistsError:
+        return
+    reason = " ".join((message or error.__name__).split())
+    advice: dict[Callable[..., BaseException], str] = {
+        InvalidReplicationFactorError: f"set {variable('replication_factor')} to at most the "
+        "number of brokers",
+        TopicAuthorizationFailedError: "give this user the right to create it, or create it "
+        "yourself",
+        PolicyViolationError: "create it yourself as the cluster's policy wants it",
+        NotControllerError: "the cluster is choosing a controller; run this again",
+        RequestTimedOutError: "the cluster is slow; run this again",
+    }
+    what_to_do = advice.get(error, "see the broker's log")
+    raise CommandError(f"Kafka refuses to create {name} ({reason}): {what_to_do}")

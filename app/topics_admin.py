@@ -1,0 +1,136 @@
+"""Which topics there must be, and bringing the cluster to it. Nothing is ever changed or deleted.
+
+`dialwatch topics create` wants exactly what the settings say. A worker takes the topics as they
+stand, as long as they fit together: what is missing is created to fit.
+"""
+
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+from app.errors import KafkaAwayError, WrongTopicsError
+from app.kafka_admin import ClusterAdmin, open_admin
+from app.settings import Settings, variable
+from streams.topics import Topic, Topics
+
+log = logging.getLogger(__name__)
+
+CREATE_TIMEOUT_SECONDS = 15.0
+
+
+async def create_topics(
+    settings: Settings, *, timeout_s: float = CREATE_TIMEOUT_SECONDS
+) -> list[Topic]:
+    """Create what is missing of all topics, and return that.
+
+    Raises WrongTopicsError, and creates nothing, when one stands with another number of
+    partitions than the settings say; KafkaAwayError when Kafka is away for `timeout_s`.
+    """
+    wanted = [*settings.topics.contract(), *settings.topics.internal()]
+    async with open_admin(settings, timeout_s=timeout_s) as admin:
+        standing = await admin.partition_counts()
+        wrong = wrong_counts(wanted, standing)
+        if wrong:
+            raise WrongTopicsError(
+                f"{'; '.join(wrong)}: set {variable('partitions')} to what stands, or delete "
+                "what is wrong (its records are lost) and run this again"
+            )
+        missing = [topic for topic in wanted if topic.name not in standing]
+        await admin.create(missing, settings.replication_factor)
+        await _warn_of_policies(admin, wanted)
+    return missing
+
+
+async def ensure_topics(settings: Settings, *, timeout_s: float | None = None) -> Topics:
+    """Make sure that a worker can work on its topics; return them with their real partitions.
+
+    1. Wait for Kafka, saying so (for ever, unless there is a `timeout_s`: KafkaAwayError).
+    2. The number of partitions is that of the co-partitioned topics which stand, else the
+       settings'. They differ: WrongTopicsError.
+    3. Internal topics that stand must have that number, else WrongTopicsError: the group's state
+       was partitioned otherwise.
+    4. Create what is missing with it. Other workers may be doing the same.
+    """
+    while True:
+        try:
+            return await _ensure(settings, timeout_s)
+        except KafkaAwayError as error:
+            if timeout_s is not None:
+                raise
+            log.warning("%s; trying on", error)
+
+
+async def _ensure(settings: Settings, timeout_s: float | None) -> Topics:
+    async with open_admin(settings, timeout_s=timeout_s) as admin:
+        standing = await admin.partition_counts()
+        topics = replace(settings.topics, partitions=common_count(settings.topics, standing))
+        if topics.partitions != settings.partitions:
+            log.info(
+                "the topics have %d partitions; %s=%d counts for none of them",
+                topics.partitions,
+                variable("partitions"),
+                settings.partitions,
+            )
+        wanted = [*topics.contract(), *topics.internal()]
+        check_internal(topics, standing)
+        await admin.create(
+            [topic for topic in wanted if topic.name not in standing], settings.replication_factor
+        )
+        # Somebody may have created the same ones at the same moment, with other settings.
+        standing = await admin.partition_counts()
+        common_count(topics, standing)
+        check_internal(topics, standing)
+        await _warn_of_policies(admin, wanted)
+    return topics
+
+
+def wrong_counts(wanted: Iterable[Topic], standing: Mapping[str, int]) -> list[str]:
+    """Return a phrase for each topic that stands with another number of partitions."""
+    return [
+        f"{topic.name} has {standing[topic.name]} partitions, not {topic.partitions}"
+        for topic in wanted
+        if standing.get(topic.name, topic.partitions) != topic.partitions
+    ]
+
+
+def common_count(topics: Topics, standing: Mapping[str, int]) -> int:
+    """Return the number of partitions of the co-partitioned topics.
+
+    That of those which stand, else of `topics`. Raises WrongTopicsError when they differ.
+    """
+    counts = {name: standing[name] for name in topics.co_partitioned() if name in standing}
+    if len(set(counts.values())) > 1:
+        listed = ", ".join(f"{name} has {count}" for name, count in counts.items())
+        raise WrongTopicsError(
+            f"{listed} partitions, and these must have the same number: create the wrong ones "
+            f"anew with it, or use other topics by setting {variable('topic_prefix')}"
+        )
+    return next(iter(counts.values()), topics.partitions)
+
+
+def check_internal(topics: Topics, standing: Mapping[str, int]) -> None:
+    """Raise WrongTopicsError where an internal topic doesn't go with the co-partitioned ones."""
+    wrong = wrong_counts(topics.internal(), standing)
+    if wrong:
+        raise WrongTopicsError(
+            f"{'; '.join(wrong)} as {topics.calls} has: the state of group {topics.group} was "
+            f"partitioned otherwise; set {variable('group')} to a new name to begin anew"
+        )
+
+
+async def _warn_of_policies(admin: ClusterAdmin, wanted: list[Topic]) -> None:
+    """Say which topics forget what they must keep, or keep only the last of what they carry."""
+    policies = await admin.cleanup_policies(topic.name for topic in wanted)
+    for topic in wanted:
+        right = "compact" if topic.compacted else "delete"
+        policy = policies.get(topic.name, right)
+        if policy != right:
+            log.warning(
+                "%s has cleanup.policy=%s and needs %s: kafka-configs --alter --topic %s "
+                "--add-config cleanup.policy=%s",
+                topic.name,
+                policy,
+                right,
+                topic.name,
+                right,
+            )
