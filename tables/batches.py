@@ -80,8 +80,7 @@ def fold(batch: Batch, page: Page | None, index: int, ended: int, clock: int) ->
     bits[byte] |= bit
     batch.seen += 1
     batch.tick = clock
-    if ended > batch.last:
-        batch.last = ended
+    batch.last = max(batch.last, ended)
     if batch.seen < batch.size:
         return NEW
     batch.bits = bytearray()

@@ -85,6 +85,11 @@ class Service(ABC):
             self.kill()
             raise
 
+    def check(self) -> None:
+        """Raises LocalStackError when it isn't running."""
+        if self.pid is None:
+            raise LocalStackError(f"{self.name} has ended: {self._last_words()}")
+
     def stop(self) -> None:
         """Let it end in its own order; kill it when that takes too long."""
         if self.pid is not None and self._process:

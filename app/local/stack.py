@@ -58,6 +58,11 @@ class Stack:
             raise
         return self
 
+    def check(self) -> None:
+        """Raises LocalStackError when one of them has ended by itself."""
+        self.valkey.check()
+        self.kafka.check()
+
     def stop(self) -> None:
         """Stop both, and remove the data when they were temporary."""
         if self._temporary:

@@ -94,7 +94,7 @@ class Window:
         del self._unfinished[offset]
 
     def settle(self) -> int:
-        """Write down what is unfinished, before the state is sealed; return the offset to commit."""
+        """Write down what is unfinished before the state is sealed; return what to commit."""
         first = next(iter(self._unfinished), None)
         last = max(self._next - 1, self._skip_to)
         if first is None:

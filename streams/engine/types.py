@@ -30,7 +30,7 @@ class Output(NamedTuple):
     partition: int | None
     key: bytes | None
     value: bytes | None
-    headers: list[tuple[str, bytes]] = []
+    headers: list[tuple[str, bytes]] = []  # noqa: RUF012  # a tuple's default, and never changed
 
 
 @dataclass(slots=True)

@@ -1,0 +1,57 @@
+"""A worker's own directory: who it is over restarts, and that nobody else is it."""
+
+import fcntl
+import uuid
+from pathlib import Path
+from typing import IO
+
+from app.errors import CommandError
+
+
+class DataDirectory:
+    """Held for as long as the worker runs."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises CommandError when it can't be written or another worker holds it."""
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            self._lock: IO[str] = (path / "worker.lock").open("w")
+        except OSError as error:
+            raise CommandError(
+                f"can't write to {path} ({error.strerror}): set DIALWATCH_DATADIR to a directory "
+                "of this worker's own, on a disk with room"
+            ) from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._lock.close()
+            raise CommandError(
+                f"another worker runs on {path}: give each its own DIALWATCH_DATADIR"
+            ) from error
+        self._path = path
+
+    def worker_id(self) -> str:
+        """Return the worker's id, made when the directory is new.
+
+        It names the worker's transactions, so that after a restart its own open one is ended
+        at once.
+        """
+        file = self._path / "worker-id"
+        try:
+            known = file.read_text().strip()
+        except FileNotFoundError:
+            known = ""
+        if not known:
+            known = uuid.uuid4().hex[:12]
+            try:
+                file.write_text(known + "\n")
+            except OSError as error:
+                raise CommandError(
+                    f"can't write to {self._path} ({error.strerror}): make room or set "
+                    "DIALWATCH_DATADIR to another directory"
+                ) from error
+        return known
+
+    def close(self) -> None:
+        """Let another worker have it."""
+        self._lock.close()

@@ -1,0 +1,38 @@
+"""Single records from outside the engine: ticks, callbacks, the sending service."""
+
+from typing import Any
+
+from aiokafka import AIOKafkaProducer
+
+
+class Publisher:
+    """An idempotent producer that connects when it is first needed."""
+
+    def __init__(self, client_options: dict[str, Any]) -> None:
+        self._options = client_options
+        self._producer: AIOKafkaProducer | None = None
+
+    async def publish(
+        self, topic: str, key: bytes | None, value: bytes, partition: int | None = None
+    ) -> None:
+        """Return when Kafka has the record on all in-sync replicas. Raises KafkaError."""
+        producer = await self._started()
+        await producer.send_and_wait(topic, value, key=key, partition=partition)
+
+    async def close(self) -> None:
+        """Send what is under way and disconnect."""
+        if self._producer is not None:
+            await self._producer.stop()
+
+    async def _started(self) -> AIOKafkaProducer:
+        if self._producer is None:
+            producer = AIOKafkaProducer(
+                **self._options, acks="all", enable_idempotence=True, linger_ms=0
+            )
+            try:
+                await producer.start()
+            except BaseException:
+                await producer.stop()
+                raise
+            self._producer = producer
+        return self._producer

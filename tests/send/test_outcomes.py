@@ -1,0 +1,176 @@
+"""Every code of WeChat's and what it means, one row each."""
+
+import pytest
+
+from agents.outcomes import Held, Outcome, Refused, Sent, TryLater, Unclear
+from app.http import Answer, NoAnswer
+from app.wechat.outcomes import (
+    RULES,
+    Circumstances,
+    Do,
+    Rule,
+    StaleToken,
+    error_text,
+    outcome,
+    rid,
+    token_outcome,
+)
+from streams.times import parse_instant
+
+NOW = parse_instant("2019-01-30T15:52:10+08:00")
+TO_NEXT_MINUTE = 50.0
+TO_MIDNIGHT = 8 * 3600 + 7 * 60 + 50.0  # from 15:52:10
+
+
+def answer(code: int, **fields: object) -> Answer:
+    """Return an answer as WeChat gives it: HTTP 200, whatever happened."""
+    return Answer(200, {"errcode": code, "errmsg": "text rid: 5f-ab-1", **fields})
+
+
+def circumstances(**changes: object) -> Circumstances:
+    """Return a first attempt with our own template."""
+    values: dict[str, object] = {"now": NOW, "template_id": "T"} | changes
+    return Circumstances(**values)  # type: ignore[arg-type]
+
+
+EXPECTED: dict[int, Outcome | StaleToken] = {
+    # Taken; the real word comes later.
+    0: Sent("3487542469355618313"),
+    45065: Sent("3487542469355618313"),
+    # Back off and try again, as often as it takes.
+    -1: TryLater("text", None, -1),
+    43100: TryLater("text", 60, 43100),
+    45011: TryLater("text", TO_NEXT_MINUTE, 45011),
+    # A token renewed, and once more.
+    40001: StaleToken("text", 40001),
+    40014: StaleToken("text", 40014),
+    42001: StaleToken("text", 42001),
+    # So many tries.
+    40003: TryLater("text", 60, 40003, 2),
+    40241: TryLater("text", 61, 40241, 2),
+    43117: TryLater("text", 3600, 43117, 2),
+    99999: TryLater("text", None, 99999, 3),
+    # The template is parked.
+    40036: Held("text", 60, 40036, "T"),
+    40037: Held("text", 60, 40037, "T"),
+    43116: Held("text", 60, 43116, "T"),
+    # The account is held: for the day, for Tencent's own time, or until somebody repairs it.
+    45009: Held("text", 900, 45009),
+    89506: Held("text", 86400, 89506),
+    89507: Held("text", 3600, 89507),
+    **{
+        code: Held("text", 60, code)
+        for code in (
+            *(40002, 40013, 40125, 40164, 41002, 41004, 45035, 48001, 61004, 89501, 89503),
+        )
+    },
+    **{code: Held("text", 600, code) for code in (40243, 48004, 48006, 48008)},
+    # Given up: our bug, this content, or this customer.
+    **{
+        code: Refused("text", code)
+        for code in (
+            *(40008, 40030, 40033, 40035, 40038, 40039, 40066, 40249, 41001, 41028, 41029, 41030),
+            *(42007, 43001, 43002, 43003, 43004, 43005, 43019, 43101, 44002, 45002, 45015, 45047),
+            *(45067, 45109, 47001, 47003, 48002, 50001, 50002, 50005),
+        )
+    },
+}
+
+
+@pytest.mark.parametrize(("code", "expected"), EXPECTED.items())
+def test_every_code_means_what_the_table_says(code: int, expected: Outcome) -> None:
+    assert outcome(answer(code, msgid=3487542469355618313), circumstances()) == expected
+
+
+def test_no_code_of_the_table_is_untested() -> None:
+    assert set(EXPECTED) - {99999} == set(RULES)
+
+
+def test_the_daily_quota_is_never_waited_for_beyond_midnight_in_shanghai() -> None:
+    late = parse_instant("2019-01-30T23:59:30+08:00")
+    assert outcome(answer(45009), circumstances(now=late)) == Held("text", 30, 45009)
+    assert TO_MIDNIGHT > 900  # so that in the afternoon the quarter of an hour counts
+
+
+def test_a_duplicate_after_an_attempt_in_doubt_is_that_attempt() -> None:
+    assert outcome(answer(40241), circumstances(is_repeat=True)) == Sent()
+
+
+def test_another_systems_template_holds_nobody_and_is_given_up_after_some_tries() -> None:
+    foreign = circumstances(is_own_template=False)
+    assert outcome(answer(40037), foreign) == TryLater("text", 20, 40037, 4)
+
+
+def test_a_restriction_that_many_customers_meet_is_the_accounts() -> None:
+    assert outcome(answer(50002), circumstances(recipients_hit=5)) == Refused("text", 50002)
+    assert outcome(answer(50002), circumstances(recipients_hit=6)) == Held("text", 600, 50002)
+
+
+def test_the_table_can_be_overridden() -> None:
+    rules = {**RULES, 43101: Rule(Do.TRY_LATER, 5.0)}
+    assert outcome(answer(43101), circumstances(), rules) == TryLater("text", 5, 43101)
+
+
+@pytest.mark.parametrize(
+    ("received", "expected"),
+    [
+        (NoAnswer("ConnectError", may_be_taken=False), TryLater("ConnectError")),
+        (NoAnswer("ReadTimeout", may_be_taken=True), Unclear("ReadTimeout")),
+        (Answer(500), Unclear("HTTP 500", 500)),
+        (Answer(502, {"errcode": 0}), Unclear("HTTP 502", 502)),
+        (Answer(429, None, 7.0), TryLater("HTTP 429", 7.0, 429)),
+        (Answer(413), Refused("HTTP 413", 413)),
+        (Answer(404), Held("HTTP 404: is DIALWATCH_WECHAT_BASE_URL right?", 60, 404)),
+        (Answer(302), Held("HTTP 302: is DIALWATCH_WECHAT_BASE_URL right?", 60, 302)),
+        (Answer(200), Unclear("HTTP 200, no answer of WeChat's")),
+        (Answer(200, {"errcode": "0"}), Unclear("HTTP 200, no answer of WeChat's")),
+        (Answer(200, {"errcode": True}), Unclear("HTTP 200, no answer of WeChat's")),
+    ],
+)
+def test_what_no_code_came_with(received: Answer | NoAnswer, expected: Outcome) -> None:
+    assert outcome(received, circumstances()) == expected
+
+
+@pytest.mark.parametrize(
+    ("errmsg", "grouped", "request_id"),
+    [
+        (
+            "system error rid: 5f6c1f1e-2d5e9a3b-1c7d8e9f",
+            "system error",
+            "5f6c1f1e-2d5e9a3b-1c7d8e9f",
+        ),
+        ("invalid credential hints: [req_id: ab12] rid: 61-2-3", "invalid credential", "61-2-3"),
+        (
+            "argument invalid! data.thing1.value invalid",
+            "argument invalid! data.thing1.value invalid",
+            None,
+        ),
+        ("", "", None),
+    ],
+)
+def test_errors_are_grouped_without_the_request_id(
+    errmsg: str, grouped: str, request_id: str | None
+) -> None:
+    assert error_text(errmsg) == grouped
+    assert rid(errmsg) == request_id
+
+
+@pytest.mark.parametrize(
+    ("received", "expected"),
+    [
+        # A wrong secret shows as 40001 here: no renewal helps.
+        (answer(40001), Held("token: text", 60, 40001)),
+        (answer(40125), Held("token: text", 60, 40125)),
+        (answer(89507), Held("token: text", 3600, 89507)),
+        (answer(-1), TryLater("token: text", None, -1)),
+        (answer(45011), TryLater("token: text", TO_NEXT_MINUTE, 45011)),
+        (answer(77777), Held("token: text", 60, 77777)),
+        (Answer(503), TryLater("token: HTTP 503, no token in the answer")),
+        # No message was sent, so that none is in doubt.
+        (NoAnswer("ReadTimeout", may_be_taken=True), TryLater("token: ReadTimeout")),
+    ],
+)
+def test_a_token_that_does_not_come_puts_no_message_in_doubt(
+    received: Answer | NoAnswer, expected: TryLater | Held
+) -> None:
+    assert token_outcome(received, NOW) == expected

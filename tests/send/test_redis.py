@@ -1,0 +1,121 @@
+"""What the sender keeps in Redis, on a real server: ledger, receipts, subscriptions."""
+
+import asyncio
+
+import pytest
+from redis.asyncio import Redis
+
+from agents.channel import Entry, LaterWord, StoreAwayError
+from app.ledger import KEPT_SECONDS, RedisLedger
+from app.local.valkey import Valkey
+from app.store import open_redis
+from app.wechat.receipts import Receipt, Receipts
+from app.wechat.subscriptions import Subscriptions
+from streams.records import Delivery
+
+DELIVERY = Delivery("n1", "wechat", "a", "batch_completed", "sent", 1, "2019-01-30T15:52:10+08:00")
+RECEIPT = Receipt("n1", "a", "batch_completed", 2, b"a")
+
+
+async def test_the_ledger_remembers_what_was_begun_and_how_it_ended(redis: Redis) -> None:
+    ledger = RedisLedger(redis, "g")
+    assert await ledger.read("n1") is None
+    entry = Entry("t-0-1", attempts=1, doubt_since=5)
+    assert await ledger.write("n1", entry) is None
+    assert await ledger.read("n1") == entry
+    entry.deliveries = [DELIVERY]
+    await ledger.finish("n1", entry)
+    assert await ledger.read("n1") == entry
+    assert KEPT_SECONDS >= 7 * 86400
+    assert KEPT_SECONDS - 5 <= await redis.ttl("g:ledger:n1") <= KEPT_SECONDS
+
+
+async def test_a_worker_that_was_frozen_begins_nothing_its_successor_has_ended(
+    redis: Redis,
+) -> None:
+    ledger = RedisLedger(redis, "g")
+    ended = Entry("t-0-1", attempts=1, deliveries=[DELIVERY])
+    await ledger.finish("n1", ended)
+    assert await ledger.write("n1", Entry("t-0-1", attempts=1)) == ended
+    assert await ledger.read("n1") == ended
+
+
+async def test_another_record_does_not_take_over_what_one_has_begun(redis: Redis) -> None:
+    ledger = RedisLedger(redis, "g")
+    await ledger.write("n1", Entry("t-0-1", attempts=1))
+    assert await ledger.write("n1", Entry("t-0-9", attempts=1)) == Entry("t-0-1", attempts=1)
+
+
+async def test_two_installations_on_one_redis_know_nothing_of_each_other(redis: Redis) -> None:
+    await RedisLedger(redis, "g").write("n1", Entry("t-0-1"))
+    assert await RedisLedger(redis, "h").read("n1") is None
+
+
+async def test_a_word_after_the_answer_finds_its_notification(redis: Redis) -> None:
+    receipts = Receipts(redis, "g")
+    assert await receipts.remember("9007199254740993", RECEIPT) is None
+    assert await receipts.match("9007199254740993", LaterWord("delivered")) == RECEIPT
+    # WeChat asks again when our answer was late: the caller knows repeats.
+    assert await receipts.match("9007199254740993", LaterWord("delivered")) == RECEIPT
+
+
+async def test_a_word_before_the_answer_waits_for_it_and_is_published_once(redis: Redis) -> None:
+    receipts = Receipts(redis, "g")
+    word = LaterWord("undelivered", "failed:user block")
+    assert await receipts.match("7", word) is None
+    assert await receipts.remember("7", RECEIPT) == word
+    # The sender crashed before it could commit, and asks again.
+    assert await receipts.remember("7", RECEIPT) == word
+    # A repeat of the word is not the callback's to publish: the sender has it.
+    assert await receipts.match("7", word) is None
+
+
+async def test_of_a_word_and_an_answer_at_the_same_moment_exactly_one_sees_the_other(
+    redis: Redis,
+) -> None:
+    receipts = Receipts(redis, "g")
+    for number in range(100):
+        remembered, matched = await asyncio.gather(
+            receipts.remember(str(number), RECEIPT),
+            receipts.match(str(number), LaterWord("delivered")),
+        )
+        assert (remembered is None) != (matched is None)
+
+
+async def test_an_unsubscribed_customer_stays_so_until_the_next_subscribe(redis: Redis) -> None:
+    subscriptions = Subscriptions(redis, "g")
+    assert not await subscriptions.is_unsubscribed("o1")
+    await subscriptions.on_unsubscribe("o1")
+    assert await subscriptions.is_unsubscribed("o1")
+    await subscriptions.on_refusal("o1")
+    assert await redis.ttl("g:wechat:unsubscribed:o1") == -1
+    await subscriptions.on_subscribe("o1")
+    assert not await subscriptions.is_unsubscribed("o1")
+
+
+async def test_a_refusal_is_believed_for_a_day(redis: Redis) -> None:
+    subscriptions = Subscriptions(redis, "g")
+    await subscriptions.on_refusal("o1")
+    assert 0 < await redis.ttl("g:wechat:unsubscribed:o1") <= 86400
+
+
+async def test_redis_going_away_and_coming_back_is_seen_at_once(valkey: Valkey) -> None:
+    redis = open_redis(valkey.redis_url)
+    ledger = RedisLedger(redis, "g")
+    await ledger.write("n1", Entry("t-0-1", attempts=1))
+    valkey.kill()
+    with pytest.raises(StoreAwayError, match=r"^Redis: ConnectionError$"):
+        await ledger.read("n1")
+    with pytest.raises(StoreAwayError):
+        await Receipts(redis, "g").match("7", LaterWord("delivered"))
+    with pytest.raises(StoreAwayError):
+        await Subscriptions(redis, "g").is_unsubscribed("o")
+    valkey.start()
+    assert await ledger.read("n1") == Entry("t-0-1", attempts=1)
+    await redis.aclose()
+
+
+async def test_more_askers_than_connections_wait_for_each_other(redis: Redis) -> None:
+    ledger = RedisLedger(redis, "g")
+    await asyncio.gather(*[ledger.write(f"n{i}", Entry("t-0-1")) for i in range(500)])
+    assert len(await redis.keys("g:ledger:*")) == 500

@@ -1,0 +1,173 @@
+"""One token for all workers: storms, endings, refusals, and Redis away."""
+
+import asyncio
+from dataclasses import dataclass, field
+
+import httpx
+import msgspec
+from redis.asyncio import Redis
+
+from agents.outcomes import Held, TryLater
+from app.local.valkey import Valkey
+from app.store import open_redis
+from app.wechat.client import WechatClient
+from app.wechat.token import Tokens
+from app.wechat.token_store import TokenRecord, TokenStore
+from streams.times import SECOND
+
+START = 1_548_834_730 * SECOND
+
+
+@dataclass
+class TokenEndpoint:
+    """Tencent's stable token, with the clock in the test's hand."""
+
+    seconds: float = 0.0
+    token: str = "token-1"
+    lifetime_s: int = 7200
+    is_forcing_useful: bool = True
+    requests: list[bool] = field(default_factory=list)
+    """`force_refresh` of each."""
+    failure: dict[str, object] | None = None
+    takes_s: float = 0.01
+
+    def now(self) -> int:
+        return START + int(self.seconds * SECOND)
+
+    async def __call__(self, request: httpx.Request) -> httpx.Response:
+        body = msgspec.json.decode(request.content)
+        assert (body["appid"], body["secret"]) == ("wx-1", "SECRET")
+        assert body["grant_type"] == "client_credential"
+        self.requests.append(body["force_refresh"])
+        await asyncio.sleep(self.takes_s)
+        if self.failure is not None:
+            return httpx.Response(200, json=self.failure)
+        if body["force_refresh"] and self.is_forcing_useful:
+            self.token += "-forced"
+        return httpx.Response(200, json={"access_token": self.token, "expires_in": self.lifetime_s})
+
+    def worker(self, redis: Redis) -> Tokens:
+        """Return the tokens of one worker."""
+        http = httpx.AsyncClient(transport=httpx.MockTransport(self))
+        client = WechatClient(http, "https://wechat.test", "wx-1", "SECRET")
+        return Tokens(client, TokenStore(redis, "wx-1"), now=self.now, random=lambda: 0.0)
+
+
+async def test_twenty_workers_starting_at_once_make_one_token_request(redis: Redis) -> None:
+    endpoint = TokenEndpoint()
+    workers = [endpoint.worker(redis) for _ in range(20)]
+    tokens = await asyncio.gather(*[worker.get() for worker in workers for _ in range(5)])
+    assert set(tokens) == {"token-1"}
+    assert endpoint.requests == [False]
+
+
+async def test_a_token_is_renewed_by_one_of_them_in_its_last_five_minutes(redis: Redis) -> None:
+    endpoint = TokenEndpoint()
+    workers = [endpoint.worker(redis) for _ in range(5)]
+    await asyncio.gather(*[worker.get() for worker in workers])
+    endpoint.seconds, endpoint.token = 6899, "token-2"
+    assert {await worker.get() for worker in workers} == {"token-1"}
+    endpoint.seconds = 6900
+    assert set(await asyncio.gather(*[worker.get() for worker in workers])) <= {
+        "token-1",
+        "token-2",
+    }
+    assert {await worker.get() for worker in workers} == {"token-2"}
+    assert endpoint.requests == [False, False]
+
+
+async def test_a_refused_token_is_replaced_once_for_all(redis: Redis) -> None:
+    endpoint = TokenEndpoint()
+    workers = [endpoint.worker(redis) for _ in range(5)]
+    await asyncio.gather(*[worker.get() for worker in workers])
+    endpoint.token = "token-2"
+    replaced = [worker.replace("token-1") for worker in workers for _ in range(10)]
+    assert set(await asyncio.gather(*replaced)) == {"token-2"}
+    assert endpoint.requests == [False, False]
+
+
+async def test_a_token_that_is_refused_and_given_out_again_is_forced_once(redis: Redis) -> None:
+    endpoint = TokenEndpoint()
+    worker = endpoint.worker(redis)
+    await worker.get()
+    assert await worker.replace("token-1") == "token-1-forced"
+    assert endpoint.requests == [False, False, True]
+
+
+async def test_forcing_is_limited_for_all_workers_together_and_then_the_channel_is_held(
+    redis: Redis,
+) -> None:
+    endpoint = TokenEndpoint(is_forcing_useful=False)
+    workers = [endpoint.worker(redis) for _ in range(3)]
+    await asyncio.gather(*[worker.get() for worker in workers])
+    outcomes = [await worker.replace("token-1") for worker in workers]
+    assert all(isinstance(outcome, Held) for outcome in outcomes)
+    assert endpoint.requests.count(True) == 1
+
+
+async def test_a_late_answer_does_not_overwrite_a_newer_token(redis: Redis) -> None:
+    store = TokenStore(redis, "wx-1")
+    newer = TokenRecord("newer", START, START + 7200 * SECOND, 1)
+    assert await store.write(newer, 7200)
+    assert not await store.write(TokenRecord("late", START, START + 7200 * SECOND, 1), 7200)
+    assert await store.read() == newer
+    assert await store.write(TokenRecord("next", START, START + 7200 * SECOND, 2), 7200)
+
+
+async def test_a_lock_is_given_back_by_its_owner_only(redis: Redis) -> None:
+    store = TokenStore(redis, "wx-1")
+    assert await store.lock("one")
+    assert not await store.lock("two")
+    await store.unlock("two")
+    assert not await store.lock("two")
+    await store.unlock("one")
+    assert await store.lock("two")
+
+
+async def test_without_redis_the_last_known_token_serves(valkey: Valkey) -> None:
+    redis = open_redis(valkey.redis_url)
+    await redis.flushdb()
+    endpoint = TokenEndpoint()
+    worker = endpoint.worker(redis)
+    assert await worker.get() == "token-1"
+    valkey.kill()
+    try:
+        endpoint.seconds = 7000  # in its last five minutes
+        assert await worker.get() == "token-1"
+        assert endpoint.requests == [False]
+        endpoint.seconds, endpoint.token = 7300, "token-2"
+        got = await asyncio.gather(*[worker.get() for _ in range(10)])
+        assert set(got) == {"token-2"}
+        assert endpoint.requests == [False, False]
+    finally:
+        valkey.start()
+        await redis.aclose()
+
+
+async def test_a_token_that_cannot_be_renewed_serves_to_its_end(redis: Redis) -> None:
+    endpoint = TokenEndpoint()
+    worker = endpoint.worker(redis)
+    await worker.get()
+    endpoint.seconds, endpoint.failure = 7000, {"errcode": -1, "errmsg": "busy"}
+    assert await worker.get() == "token-1"
+    endpoint.seconds = 7201
+    assert await worker.get() == TryLater("token: busy", None, -1)
+
+
+async def test_a_wrong_secret_holds_the_channel_and_is_not_told(redis: Redis) -> None:
+    endpoint = TokenEndpoint(
+        failure={"errcode": 40125, "errmsg": "invalid appsecret SECRET rid: 1-2"}
+    )
+    outcome = await endpoint.worker(redis).get()
+    assert outcome == Held("token: invalid appsecret ***", 60, 40125)
+
+
+async def test_a_cancelled_renewal_leaves_the_next_one_free(redis: Redis) -> None:
+    endpoint = TokenEndpoint(takes_s=10)
+    worker = endpoint.worker(redis)
+    asking = asyncio.create_task(worker.get())
+    await asyncio.sleep(0.1)
+    asking.cancel()
+    await asyncio.gather(asking, return_exceptions=True)
+    endpoint.takes_s = 0
+    assert await asyncio.wait_for(worker.get(), 1) == "token-1"
