@@ -146,6 +146,21 @@ class Topics:
             Topic(self.changelog, self.partitions, compacted=True),
         ]
 
+    def outputs(self) -> tuple[str, ...]:
+        """The topics that a worker's transactions write to, apart from the changelog."""
+        return (
+            self.notifications,
+            self.inbox_messages,
+            self.deliveries,
+            self.dead_letters,
+            self.line_segments,
+            self.fan_outs,
+            self.wechat_outbox,
+            self.wechat_bulk_outbox,
+            self.sms_outbox,
+            self.sms_bulk_outbox,
+        )
+
     def co_partitioned(self) -> list[str]:
         """The contract topics that must have the same number of partitions."""
         return [self.name(source) for source in CO_PARTITIONED]

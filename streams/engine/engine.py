@@ -126,6 +126,10 @@ class Engine:
         """The partitions of the current assignment."""
         return self._assigned
 
+    def state_of(self, partition: int) -> State | None:
+        """Return what is remembered of a partition number, when this worker has it."""
+        return self.states.get(partition)
+
     @property
     def is_ready(self) -> bool:
         """Are partitions assigned (or is it known that there are none for us) and restored?"""
