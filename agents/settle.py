@@ -15,6 +15,7 @@ from agents.channel import Entry, LaterWord, Ledger, Message, SendingChannel
 from agents.clock import Clock
 from agents.outcomes import Held, Outcome, Refused, Sent, Skipped, TryLater, Unclear
 from agents.patience import Patience
+from streams.engine import fault_points
 from streams.records import Account, Delivery, Notification
 from streams.times import SECOND, format_instant
 
@@ -205,6 +206,8 @@ class Settler:
             return faster, None
         job.is_sending = True
         outcome = await self._channel.send(message, is_repeat=doubt_since is not None)
+        # The worst moment: the provider has it, and nobody else knows.
+        fault_points.passing(fault_points.DURING_SEND)
         match outcome:
             case Held():
                 entry.attempts, entry.doubt_since = attempts, doubt_since
