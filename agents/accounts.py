@@ -3,7 +3,7 @@
 from typing import Any
 
 from agents import reminders
-from agents.calls import forget_batch
+from agents.batches import forget_tally, forget_what_is_over
 from agents.rules import Rules
 from agents.telling import bury, tell
 from streams.engine.state import State, Table
@@ -11,19 +11,9 @@ from streams.engine.types import Batch
 from streams.records import InvalidRecordError, decode_account, decode_recharge, decode_tick
 from streams.times import HOUR, parse_instant, parse_money
 from streams.topics import Topics
-from tables import batches, customers, recharges, runs, texts
+from tables import customers, recharges, runs, texts
 from tables.recharges import Recharges
-from tables.store import (
-    BALANCES,
-    BATCHES,
-    CLOCKS,
-    CUSTOMERS,
-    LINES,
-    PAGES,
-    RECHARGES,
-    RUNS,
-    Clock,
-)
+from tables.store import BALANCES, CLOCKS, CUSTOMERS, LINES, RECHARGES, TALLIES, Clock
 
 _SWEEP = "sweep"
 _SWEEP_KEYS = 5_000
@@ -105,20 +95,11 @@ class AccountsAgent:
 
 
 def _forget_account(state: State, key: bytes) -> None:
-    everything_of_one_key: tuple[Table[Any], ...] = (CUSTOMERS, RUNS, BALANCES, RECHARGES)
-    for table in everything_of_one_key:
+    forget_tally(state, key)
+    everything_else: tuple[Table[Any], ...] = (CUSTOMERS, BALANCES, RECHARGES)
+    for table in everything_else:
         if state.peek(table, key) is not None:
             state.delete(table, key)
-    # The instant behind the account's id has a fixed width: no other id's keys can match.
-    width = len(key) + batches.INSTANT_BYTES
-    with_an_instant: tuple[tuple[Table[Any], int], ...] = (
-        (BATCHES, 0),
-        (PAGES, batches.PAGE_BYTES),
-    )
-    for table, more in with_an_instant:
-        for found in list(state.keys(table)):
-            if len(found) == width + more and found.startswith(key):
-                state.delete(table, found)
 
 
 def _sweep(state: State, rules: Rules, tick: int, passed: int) -> None:
@@ -129,20 +110,14 @@ def _sweep(state: State, rules: Rules, tick: int, passed: int) -> None:
     """
     waiting: list[tuple[Table[Any], bytes]] = state.derived.get(_SWEEP, [])
     if not waiting:
-        swept: tuple[Table[Any], ...] = (BATCHES, RUNS, LINES)
+        swept: tuple[Table[Any], ...] = (TALLIES, LINES)
         waiting = [(table, key) for table in swept for key in state.keys(table)]
         state.derived[_SWEEP] = waiting
     most = max(_SWEEP_KEYS, len(waiting) * passed // HOUR)
     for _ in range(min(most, len(waiting))):
         table, key = waiting.pop()
-        if table is BATCHES:
-            batch = state.peek(BATCHES, key)
-            if batch is not None and batches.is_forgotten(batch, tick, rules.batch_retention):
-                forget_batch(state, key, batch)
-        elif table is RUNS:
-            run = state.peek(RUNS, key)
-            if run is not None and runs.is_forgotten(run, tick, rules.batch_retention):
-                state.delete(RUNS, key)
+        if table is TALLIES:
+            forget_what_is_over(state, key, tick, rules.batch_retention)
         else:
             line = state.peek(LINES, key)
             if line is not None and runs.is_forgotten(line.run, tick, rules.batch_retention):

@@ -5,7 +5,8 @@ changed) is the rules' to say. No state, no clients.
 """
 
 import re
-from typing import Annotated, Any, Literal, get_args
+from collections.abc import Callable, Iterable, Iterator
+from typing import Annotated, Any, Literal, Protocol, TypeVar, get_args
 
 import msgspec
 from msgspec import Meta, Struct
@@ -184,24 +185,45 @@ class WechatEvent(Struct, gc=False):
     fields: dict[str, str]
 
 
-class Instants(dict[str, int]):
-    """Spelled time → instant, remembered: calls share their batch's, and seconds repeat.
+class Parsed(dict[str, int]):
+    """Spelled value → number, remembered: calls share their batch's time, and seconds repeat.
 
-    A lookup of a text that is no time raises ValueError. Bounded.
+    A lookup of a text that can't be parsed raises ValueError. Bounded.
     """
 
+    def __init__(self, parse: Callable[[str], int]) -> None:
+        super().__init__()
+        self._parse = parse
+
     def __missing__(self, text: str) -> int:
-        instant = parse_instant(text)
+        number = self._parse(text)
         if len(self) >= _MAX_MEMO:
             self.clear()
-        self[text] = instant
-        return instant
+        self[text] = number
+        return number
+
+
+class KeyAndValue(Protocol):
+    """A Kafka record, as far as decoding looks at it."""
+
+    key: bytes | None
+    value: bytes | None
+
+
+R = TypeVar("R", bound=KeyAndValue)
+
+
+class CallsParsed:
+    """What is remembered from call to call of spelled times and money."""
+
+    def __init__(self) -> None:
+        self.instants = Parsed(parse_instant)
+        self.fen = Parsed(parse_money)
 
 
 encode = msgspec.json.Encoder().encode
 
 _call_decoder = msgspec.json.Decoder(Call)
-_decode_call = _call_decoder.decode
 _recharge_decoder = msgspec.json.Decoder(Recharge)
 _announcement_decoder = msgspec.json.Decoder(Announcement)
 _account_decoder = msgspec.json.Decoder(Account)
@@ -251,39 +273,56 @@ def _check(field: str, parse: Any, text: str) -> int:
         raise InvalidRecordError(f"{field}: {error}") from None
 
 
-def decode_call(
-    key: bytes | None, value: bytes | None, instants: Instants
-) -> tuple[Call, int, int]:
-    """Return a call that is valid by itself, and the instants of its `submitted_at` and
-    `ended_at`. Raises InvalidRecordError.
-
-    A million calls go through here: the checks that nearly all pass come inline, and only what
-    fails them is looked at again for its reason.
-    """
-    try:
-        call = _decode_call(value)  # type: ignore[arg-type]  # None is refused like rubbish
-        if not value.isascii():  # type: ignore[union-attr]
-            value.decode()  # type: ignore[union-attr]
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, TypeError):
-        _decode(_call_decoder, value)
-        raise
-    if key != call.account_id.encode():
-        raise InvalidRecordError("key: is not the record's account_id")
+def decode_call(key: bytes | None, value: bytes | None) -> Call:
+    """Return a call that is valid by itself. Raises InvalidRecordError."""
+    call: Call = _decode(_call_decoder, value)
+    _check_key(key, "account_id", call.account_id)
     if call.batch_index >= call.batch_size:
         raise InvalidRecordError(
             f"batch_index: {call.batch_index} is not below batch_size {call.batch_size}"
         )
-    field = "submitted_at"
-    try:
-        submitted = instants[call.submitted_at]
-        field = "ended_at"
-        ended = instants[call.ended_at]
-        if call.balance is not None:
-            field = "balance"
-            parse_money(call.balance)
-    except ValueError as error:
-        raise InvalidRecordError(f"{field}: {error}") from None
-    return call, submitted, ended
+    _check("submitted_at", parse_instant, call.submitted_at)
+    _check("ended_at", parse_instant, call.ended_at)
+    if call.balance is not None:
+        _check("balance", parse_money, call.balance)
+    return call
+
+
+def valid_calls(
+    records: Iterable[R],
+    parsed: CallsParsed,
+    on_invalid: Callable[[R, str], None],
+) -> Iterator[tuple[R, bytes, Call, int, int]]:
+    """Yield each valid call with its record, its key and the instants of `submitted_at` and
+    `ended_at`; the others go to `on_invalid` with the reason.
+
+    A million calls go through here: the checks that nearly all pass come inline, and what fails
+    one of them is left to `decode_call`.
+    """
+    decode, instants, fen = _call_decoder.decode, parsed.instants, parsed.fen
+    for record in records:
+        key, value = record.key, record.value
+        try:
+            call = decode(value)  # type: ignore[arg-type]  # None is refused like rubbish
+            submitted, ended = instants[call.submitted_at], instants[call.ended_at]
+            if (
+                key == call.account_id.encode()
+                and call.batch_index < call.batch_size
+                and (call.balance is None or fen[call.balance] is not None)
+                # msgspec doesn't look at the bytes of what it skips.
+                and (value.isascii() or value.decode())  # type: ignore[union-attr]
+            ):
+                yield record, key, call, submitted, ended
+                continue
+        except (msgspec.MsgspecError, ValueError, RecursionError, TypeError):
+            pass
+        try:
+            call = decode_call(key, value)
+        except InvalidRecordError as error:
+            on_invalid(record, str(error))
+        else:
+            submitted, ended = instants[call.submitted_at], instants[call.ended_at]
+            yield record, call.account_id.encode(), call, submitted, ended
 
 
 def decode_recharge(key: bytes | None, value: bytes | None) -> Recharge:

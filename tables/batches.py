@@ -11,10 +11,9 @@ from msgspec import Struct
 
 PAGE_BITS = 2048  # a power of two
 _IN_PAGE = PAGE_BITS - 1
+_SPARE_BYTES = 16  # numbers are called roughly in order: don't grow for every eighth
 _pack_instant = Packer(">q").pack
-_pack_page = Packer(">Q").pack
-INSTANT_BYTES = 8
-PAGE_BYTES = 8
+_pack_page = Packer(">qQ").pack
 
 
 class Batch(Struct, array_like=True):
@@ -47,14 +46,20 @@ class Seen(Enum):
 NEW, REPEATED, COMPLETING = Seen  # looking an enum's member up costs more than the rule
 
 
-def instant_key(submitted: int) -> bytes:
-    """Return a batch's instant as it stands in keys: 8 bytes, so that keys can't run together."""
-    return _pack_instant(submitted)
+class Parked(Struct, array_like=True):
+    """The batches of an account that have records of their own: instants that name them."""
+
+    submitted: list[int] = []
 
 
-def page_key(batch_key: bytes, page: int) -> bytes:
+def batch_key(account: bytes, submitted: int) -> bytes:
+    """Return a parked batch's key. The instant's fixed width keeps keys from running together."""
+    return account + _pack_instant(submitted)
+
+
+def page_key(account: bytes, submitted: int, page: int) -> bytes:
     """Return the key of a further page (1, 2, …); the first is in the batch itself."""
-    return batch_key + _pack_page(page)
+    return account + _pack_page(submitted, page)
 
 
 def is_forgotten(batch: Batch, clock: int, retention: int) -> bool:
@@ -68,20 +73,25 @@ def is_forgotten(batch: Batch, clock: int, retention: int) -> bool:
 
 def fold(batch: Batch, page: Page | None, index: int, ended: int, clock: int) -> Seen:
     """Mark one index. `page`: the index's page, None where it is the first."""
-    if batch.seen == batch.size:
+    seen = batch.seen
+    if seen == batch.size:
         return REPEATED  # a complete batch needs no bits
     bits = batch.bits if page is None else page.bits
     byte = (index & _IN_PAGE) >> 3
     bit = 1 << (index & 7)
-    if byte >= len(bits):
-        bits.extend(bytes(byte + 1 - len(bits)))
-    elif bits[byte] & bit:
+    try:
+        marked = bits[byte]
+    except IndexError:
+        marked = 0
+        bits.extend(bytes(byte + _SPARE_BYTES - len(bits)))
+    if marked & bit:
         return REPEATED
-    bits[byte] |= bit
-    batch.seen += 1
+    bits[byte] = marked | bit
+    batch.seen = seen = seen + 1
     batch.tick = clock
-    batch.last = max(batch.last, ended)
-    if batch.seen < batch.size:
+    if ended > batch.last:  # noqa: PLR1730  # max() would double the rule's cost
+        batch.last = ended
+    if seen < batch.size:
         return NEW
     batch.bits = bytearray()
     return COMPLETING

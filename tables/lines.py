@@ -5,15 +5,9 @@ from msgspec import Struct
 from streams.records import Channel
 from tables import runs
 
-
-class LineCall(Struct, array_like=True, gc=False):
-    """A call that ended with a line error. Travels: append fields only, with defaults."""
-
-    call_id: str
-    account_id: str
-    ended: int
-    channels: list[Channel] | None = None
-    """The account's own channels for line alerts, None: the default."""
+LineCall = tuple[str, str, int, list[Channel] | None]
+"""A call that ended with a line error: its id, its account's id, the instant it ended, and the
+account's own channels for line alerts (None: the default). Travels: append fields only."""
 
 
 class LineSegment(Struct, array_like=True):
@@ -46,12 +40,13 @@ def fold(line: LineRun, segment: LineSegment, *, length: int, window: int) -> li
         if call is None:
             line.run.count = 0
             continue
-        result = runs.fold(line.run, True, call.call_id, call.ended, length, window)
+        call_id, account_id, ended, channels = call
+        result = runs.fold(line.run, call_id, ended, length, window)
         if line.run.count == 1:
             line.accounts = {}
-        line.accounts[call.account_id] = call.channels
+        line.accounts[account_id] = channels
         if result is not None:
-            reached.append(LineReached(result, call.ended, line.accounts))
+            reached.append(LineReached(result, ended, line.accounts))
             line.accounts = {}
     if line.run.count == 0:
         line.accounts = {}

@@ -30,18 +30,14 @@ class RunReached(Struct, frozen=True):
     call_id: str
 
 
-def fold(
-    run: Run, is_counted: bool, call_id: str, ended: int, length: int, window: int
-) -> RunReached | None:
-    """Count one call in a run, or end the run with it; at `length` say so and start over.
+def fold(run: Run, call_id: str, ended: int, length: int, window: int) -> RunReached | None:
+    """Count one call in a run; at `length` say so and start over. (Any other call ends the run:
+    its count is 0 then.)
 
     `ended` and `window` are in microseconds; a call that ended more than `window` after the one
     before it starts a new run. The run is changed in place: it is the caller's own copy, and a
     new object for each of a million calls would cost more than the rule.
     """
-    if not is_counted:
-        run.count = 0
-        return None
     if run.count and ended - run.last > window:
         run.count = 0
     if run.count == 0:

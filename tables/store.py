@@ -7,11 +7,11 @@ from msgspec import Struct
 
 from streams.engine.state import Table
 from tables.balances import Balance
-from tables.batches import Batch, Page
+from tables.batches import Batch, Page, Parked
 from tables.customers import Customer
 from tables.lines import LineRun
 from tables.recharges import Recharges
-from tables.runs import Run
+from tables.tallies import Tally
 
 
 class Clock(Struct, array_like=True):
@@ -30,9 +30,10 @@ class Announced(Struct, array_like=True):
 
 
 CUSTOMERS = Table(b"a", Customer)  # account_id
-RUNS = Table(b"c", Run)  # account_id
+TALLIES = Table(b"c", Tally)  # account_id
 BALANCES = Table(b"m", Balance)  # account_id
-BATCHES = Table(b"b", Batch)  # account_id, instant (8 bytes)
+BATCHES = Table(b"b", Batch)  # account_id, instant (8 bytes); those that aren't in the tally
+PARKED = Table(b"o", Parked)  # account_id
 PAGES = Table(b"p", Page)  # account_id, instant (8 bytes), page (8 bytes)
 LINES = Table(b"l", LineRun)  # line_id
 RECHARGES = Table(b"r", Recharges)  # account_id

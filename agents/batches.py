@@ -1,0 +1,128 @@
+"""Where an account's batches are kept: the latest one in its tally, older ones parked beside it.
+
+What a batch is and when it is over is said in `tables/batches.py`; here it is found, made,
+parked and forgotten.
+"""
+
+from streams.engine.state import State
+from tables import batches, runs
+from tables.batches import Batch, Page, Parked, batch_key, page_key
+from tables.store import BATCHES, PAGES, PARKED, TALLIES
+from tables.tallies import Tally
+
+_FEW_PAGES = 65_536
+
+
+def batch_of(
+    state: State,
+    key: bytes,
+    tally: Tally,
+    submitted: int,
+    size: int,
+    clock: int,
+    retention: int,
+) -> Batch:
+    """Return the batch that a call of an account names, a new one (of `size`) where none is
+    remembered. `clock`: the latest tick; `retention`: in microseconds."""
+    if tally.batch is not None and tally.submitted == submitted:
+        if batches.is_forgotten(tally.batch, clock, retention):
+            _forget_pages(state, key, submitted, tally.batch)
+            tally.batch = Batch(size)
+        return tally.batch
+    parked = state.get(BATCHES, batch_key(key, submitted))
+    if parked is not None:
+        if not batches.is_forgotten(parked, clock, retention):
+            return parked
+        _forget_parked(state, key, submitted)
+    new = Batch(size)
+    if tally.batch is not None and submitted < tally.submitted:
+        _park(state, key, submitted, new)
+        return new
+    if tally.batch is not None:
+        _park(state, key, tally.submitted, tally.batch)
+    tally.submitted, tally.batch = submitted, new
+    return new
+
+
+def page_of(state: State, key: bytes, submitted: int, index: int) -> Page:
+    """Return the page of an index that isn't on the first one."""
+    full = page_key(key, submitted, index // batches.PAGE_BITS)
+    page = state.get(PAGES, full)
+    if page is None:
+        page = Page()
+        state.put(PAGES, full, page)
+    return page
+
+
+def on_complete(state: State, key: bytes, submitted: int, batch: Batch) -> None:
+    """Drop what a complete batch needs no more."""
+    _forget_pages(state, key, submitted, batch)
+
+
+def forget_tally(state: State, key: bytes) -> None:
+    """Forget an account's run and all its batches."""
+    tally = state.get(TALLIES, key)
+    if tally is not None:
+        if tally.batch is not None:
+            _forget_pages(state, key, tally.submitted, tally.batch)
+        state.delete(TALLIES, key)
+    for submitted in (state.get(PARKED, key) or Parked()).submitted.copy():
+        _forget_parked(state, key, submitted)
+
+
+def forget_what_is_over(state: State, key: bytes, clock: int, retention: int) -> None:
+    """Forget an account's batches and run that are over; its tally when nothing is left."""
+    parked = (state.peek(PARKED, key) or Parked()).submitted
+    for submitted in parked.copy():
+        batch = state.peek(BATCHES, batch_key(key, submitted))
+        if batch is None or batches.is_forgotten(batch, clock, retention):
+            _forget_parked(state, key, submitted)
+    tally = state.peek(TALLIES, key)
+    if tally is None:
+        return
+    is_batch_over = tally.batch is None or batches.is_forgotten(tally.batch, clock, retention)
+    is_run_over = runs.is_forgotten(tally.run, clock, retention)
+    if is_batch_over and is_run_over and state.peek(PARKED, key) is None:
+        forget_tally(state, key)
+    elif is_batch_over and tally.batch is not None:
+        _forget_pages(state, key, tally.submitted, tally.batch)
+        state.put(TALLIES, key, Tally(tally.run))
+
+
+def _park(state: State, key: bytes, submitted: int, batch: Batch) -> None:
+    state.put(BATCHES, batch_key(key, submitted), batch)
+    parked = state.get(PARKED, key)
+    if parked is None:
+        parked = Parked([])
+        state.put(PARKED, key, parked)
+    parked.submitted.append(submitted)
+
+
+def _forget_parked(state: State, key: bytes, submitted: int) -> None:
+    full = batch_key(key, submitted)
+    batch = state.peek(BATCHES, full)
+    if batch is not None:
+        _forget_pages(state, key, submitted, batch)
+        state.delete(BATCHES, full)
+    parked = state.get(PARKED, key)
+    if parked is not None and submitted in parked.submitted:
+        parked.submitted.remove(submitted)
+        if not parked.submitted:
+            state.delete(PARKED, key)
+
+
+def _forget_pages(state: State, key: bytes, submitted: int, batch: Batch) -> None:
+    if batch.size <= batches.PAGE_BITS:
+        return
+    if batches.page_count(batch) <= _FEW_PAGES:
+        pages = range(1, batches.page_count(batch))
+        found = [page_key(key, submitted, page) for page in pages]
+    else:  # nobody has so many numbers: don't walk through what can't be there
+        first = page_key(key, submitted, 0)
+        begin, width = batch_key(key, submitted), len(first)
+        found = [
+            full for full in state.keys(PAGES) if len(full) == width and full.startswith(begin)
+        ]
+    for full in found:
+        if state.peek(PAGES, full) is not None:
+            state.delete(PAGES, full)
