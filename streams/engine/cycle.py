@@ -25,9 +25,14 @@ from streams.engine.types import TP, Batch, Output, Record, Source
 log = logging.getLogger(__name__)
 
 CYCLE_SECONDS = 0.05
-MAX_CYCLE_RECORDS = 50_000
-MAX_BATCH_RECORDS = 5_000
-_MAX_BUFFERED = 2 * MAX_BATCH_RECORDS
+MAX_BATCH_RECORDS = 10_000
+# With a backlog nobody waits for the single record, and a longer cycle writes each key once for
+# more of them.
+BACKLOG_RECORDS = 20_000
+BACKLOG_CYCLE_SECONDS = 1.0
+MAX_CYCLE_RECORDS = 200_000
+_MAX_BUFFERED = 160_000
+_MIN_BUFFERED = 2_000
 _MAX_KNOWN_KEYS = 100_000
 
 
@@ -40,15 +45,17 @@ class _Buffer:
         self.count = 0
         self._lists: deque[list[Record]] = deque()
 
-    def add(self, records: list[Record]) -> None:
+    def add(self, records: list[Record]) -> int:
+        """Return how many of the records are new."""
         # After a seek a fetch that was under way may bring records from before it.
         if records[0].offset < self.position:
             records = [record for record in records if record.offset >= self.position]
             if not records:
-                return
+                return 0
         self.position = records[-1].offset + 1
         self.count += len(records)
         self._lists.append(records)
+        return len(records)
 
     def take(self, most: int) -> list[Record]:
         taken = self._lists.popleft()
@@ -56,7 +63,7 @@ class _Buffer:
             taken = taken + self._lists.popleft()
         if len(taken) > most:
             self._lists.appendleft(taken[most:])
-            taken = taken[:most]
+            del taken[most:]
         self.count -= len(taken)
         return taken
 
@@ -105,6 +112,9 @@ class Cycle:
         self._outboxes = outboxes
         self._states = states
         self._buffers = {tp: _Buffer(positions[tp]) for tp in sources}
+        self._buffered = 0
+        self._most_buffered = max(_MIN_BUFFERED, _MAX_BUFFERED // max(len(states), 1))
+        """Records of one partition that wait; all together a bounded number."""
         self._outbox_positions = {tp: positions[tp] for tp in outboxes}
         self._windows = {
             tp: Window(states[tp.partition], tp.topic, positions[tp]) for tp in outboxes
@@ -128,7 +138,7 @@ class Cycle:
 
     def wanted(self) -> set[TP]:
         """Which partitions may be read on: the others have enough waiting."""
-        wanted = {tp for tp, buffer in self._buffers.items() if buffer.count < _MAX_BUFFERED}
+        wanted = {tp for tp, buffer in self._buffers.items() if buffer.count < self._most_buffered}
         wanted.update(
             tp
             for tp, outbox in self._outboxes.items()
@@ -145,7 +155,7 @@ class Cycle:
             return
         buffer = self._buffers.get(tp)
         if buffer is not None:
-            buffer.add(records)
+            self._buffered += buffer.add(records)
             self._wake.set()
 
     def _feed_outbox(self, tp: TP, records: list[Record]) -> None:
@@ -230,6 +240,7 @@ class Cycle:
 
     def _fold(self, tp: TP, source: Source) -> None:
         records = self._buffers[tp].take(MAX_BATCH_RECORDS)
+        self._buffered -= len(records)
         transaction = self._running()
         source.fold(
             Batch(
@@ -277,11 +288,12 @@ class Cycle:
         transaction = self._transaction
         if transaction is None or self._commit is not None:
             return False
-        return (
-            transaction.is_hurried
-            or transaction.records >= MAX_CYCLE_RECORDS
-            or time.monotonic() - transaction.started >= CYCLE_SECONDS
-        )
+        if transaction.records >= MAX_CYCLE_RECORDS:
+            return True
+        age = time.monotonic() - transaction.started
+        if self._buffered >= BACKLOG_RECORDS:
+            return age >= BACKLOG_CYCLE_SECONDS
+        return transaction.is_hurried or age >= CYCLE_SECONDS
 
     async def _rest(self) -> None:
         """Sleep until there is something to fold or the running cycle is due."""
