@@ -1,4 +1,4 @@
-"""The wiring: topics → rules → channels → web, as one worker; and its life from start to exit.
+"""The wiring: topics → rules → channels, as one worker; and its life from start to exit.
 
 Importing this does nothing.
 """
@@ -17,6 +17,7 @@ import faust
 import httpx
 from redis.asyncio import Redis
 
+from agents.channel import StoreAwayError
 from agents.lookup import account_lookup
 from agents.register import dispatching, watching
 from agents.rules import Rules
@@ -30,9 +31,11 @@ from app.http import open_http
 from app.ledger import RedisLedger
 from app.publisher import Publisher
 from app.settings import Settings
-from app.store import open_redis
+from app.store import open_redis, store_errors
 from app.ticker import publish_ticks
 from app.topics_admin import ensure_topics
+from app.web.server import WebServer
+from app.web.view import WorkerView
 from streams.engine import fault_points
 from streams.engine.engine import Engine, EngineConfig
 from streams.engine.types import TP
@@ -60,11 +63,21 @@ class Worker:
     app: faust.App
     senders: tuple[SendAgent, ...]
     publisher: Publisher
-    redis: Redis
+
+    def seconds_since_poll(self) -> float | None:
+        """Return how long ago the consumer looked for records; None: it hasn't begun."""
+        consumer = self.app._consumer
+        polled: float | None = getattr(consumer, "last_poll", None)
+        return None if polled is None else asyncio.get_running_loop().time() - polled
 
 
 def create_worker(
-    settings: Settings, topics: Topics, worker_id: str, redis: Redis, http: httpx.AsyncClient
+    settings: Settings,
+    topics: Topics,
+    worker_id: str,
+    redis: Redis,
+    http: httpx.AsyncClient,
+    publisher: Publisher,
 ) -> Worker:
     """Wire one worker: the product on a page."""
     rules = rules_of(settings)
@@ -114,7 +127,7 @@ def create_worker(
         datadir=str(settings.datadir),
         session_timeout_s=settings.session_timeout_seconds,
     )
-    return Worker(settings, topics, engine, app, senders, Publisher(options), redis)
+    return Worker(settings, topics, engine, app, senders, publisher)
 
 
 def rules_of(settings: Settings) -> Rules:
@@ -146,8 +159,10 @@ def run_worker(settings: Settings) -> int:
 async def _run(settings: Settings, worker_id: str) -> None:
     loop = asyncio.get_running_loop()
     end: asyncio.Future[None] = loop.create_future()
+    view = WorkerView(settings)
 
     def stop() -> None:
+        view.is_stopping = True
         if not end.done():
             log.info("stopping: what is begun is finished and committed")
             end.set_result(None)
@@ -159,17 +174,36 @@ async def _run(settings: Settings, worker_id: str) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
-    topics = await _unless(end, ensure_topics(settings))
-    if topics is None:
-        return
     async with AsyncExitStack() as opened:
         redis, http = open_redis(settings.redis_url), open_http()
         opened.push_async_callback(redis.aclose)
         opened.push_async_callback(http.aclose)
-        worker = create_worker(settings, topics, worker_id, redis, http)
+        publisher = Publisher(settings.kafka_client_options())
+        opened.push_async_callback(publisher.close)
+        web = WebServer(view, publisher, redis)
+        await web.start()
+        opened.push_async_callback(web.stop)
+        for warning in view.warnings():
+            log.warning("%s", warning)
+        topics = await _unless(end, ensure_topics(settings))
+        if topics is None:
+            return
+        await _unless(end, _say_when_redis_is_away(redis))
+        worker = create_worker(settings, topics, worker_id, redis, http, publisher)
         worker.engine.crash = crash
-        opened.push_async_callback(worker.publisher.close)
+        view.worker = worker
         await _serve(worker, end)
+
+
+async def _say_when_redis_is_away(redis: Redis) -> None:
+    """Only the sender needs Redis, and it waits: what is noticed meanwhile is kept in Kafka."""
+    try:
+        with store_errors():
+            await redis.ping()
+    except StoreAwayError as error:
+        log.warning(
+            "%s: start it, or set DIALWATCH_REDIS_URL; until then no message is sent", error
+        )
 
 
 async def _serve(worker: Worker, end: asyncio.Future[None]) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from datetime import time
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 from pydantic import (
@@ -183,6 +184,12 @@ class Settings(BaseSettings):
         """The time zone of days, reminders and texts."""
         return ZoneInfo(self.timezone)
 
+    def shown(self) -> dict[str, str]:
+        """Return every variable with its value in force, for people; secrets as stars."""
+        return {
+            variable(name): _shown(name, getattr(self, name)) for name in type(self).model_fields
+        }
+
     def missing_to_send_wechat(self) -> list[str]:
         """Return the variables without which the worker skips WeChat messages."""
         needed = ("wechat_app_id", "wechat_app_secret", "wechat_template_id")
@@ -242,6 +249,22 @@ def load_settings(**given: object) -> Settings:
         raise SettingsError([f"{ENV_FILE}: must be UTF-8 text"]) from None
     except OSError as error:
         raise SettingsError([f"{ENV_FILE}: must be a readable file ({error.strerror})"]) from None
+
+
+def _shown(name: str, value: object) -> str:
+    if value is None:
+        return ""
+    if name in SECRETS or name in _ADDRESSES:
+        return _without_password(value) if isinstance(value, str) else "***"
+    return value.strftime("%H:%M") if isinstance(value, time) else str(value)
+
+
+def _without_password(address: str) -> str:
+    """Return an address with what may be secret in it (user, password, query) as stars."""
+    parts = urlsplit(address)
+    host = parts.netloc.rpartition("@")
+    netloc = f"***@{host[2]}" if host[1] else parts.netloc
+    return parts._replace(netloc=netloc, query="***" if parts.query else "").geturl()
 
 
 def _line(details: ErrorDetails) -> str:

@@ -67,6 +67,14 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         fetcher = self._ensure_consumer()._fetcher
         fetcher._fetch_max_wait_ms = _IDLE_WAIT_MS if is_idle else _BUSY_WAIT_MS
 
+    def end_of(self, tp: TP) -> int | None:
+        """Return where a partition's log ends, as far as the last fetch told."""
+        assignment = self._ensure_consumer()._subscription.subscription.assignment
+        if assignment is None or TopicPartition(*tp) not in assignment.tps:
+            return None
+        highwater = assignment.state_value(TopicPartition(*tp)).highwater
+        return None if highwater is None else int(highwater)
+
     def is_read_up(self, tp: TP, position: int) -> bool:
         """Does a partition's log end here, as far as the last fetch told?"""
         assignment = self._ensure_consumer()._subscription.subscription.assignment
@@ -87,6 +95,7 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
         self.engine: Engine = self.transport.engine
         self.engine.seek = self._seek_engine
         self.engine.is_read_up = self._thread.is_read_up
+        self.engine.end_of = self._thread.end_of
         self._reading: asyncio.Future[dict[TP, list[Any]]] | None = None
         self.last_poll = asyncio.get_event_loop().time()
 

@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from aiokafka.partitioner import murmur2
 
@@ -73,6 +74,13 @@ class _Buffer:
         return self._lists[0][0].timestamp
 
 
+class Lag(NamedTuple):
+    """How far a partition is behind: records not folded, and the age of the oldest at hand."""
+
+    records: int
+    seconds: float
+
+
 @dataclass
 class _Transaction:
     """What one cycle collected."""
@@ -133,6 +141,20 @@ class Cycle:
         self._known_partitions: dict[tuple[str, bytes], int] = {}
         for tp, outbox in outboxes.items():
             outbox.on_assigned(tp.partition)
+
+    def lags(self, end_of: Callable[[TP], int | None]) -> dict[TP, Lag]:
+        """Return how far each source partition is behind. `end_of`: where a log ends."""
+        lags = {}
+        now = time.time()
+        for tp, buffer in self._buffers.items():
+            end = end_of(tp)
+            if not buffer.count and (end is None or self._is_read_up(tp, buffer.position)):
+                lags[tp] = Lag(0, 0.0)
+                continue
+            records = max((end or buffer.position) - buffer.position, 0) + buffer.count
+            waiting_s = now - buffer.head_timestamp / 1000 if buffer.count else 0.0
+            lags[tp] = Lag(records, max(waiting_s, 0.0))
+        return lags
 
     # -- reading ----------------------------------------------------------------------------
 

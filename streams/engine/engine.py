@@ -24,7 +24,7 @@ from aiokafka.errors import (
 )
 
 from streams import metrics
-from streams.engine.cycle import Cycle
+from streams.engine.cycle import Cycle, Lag
 from streams.engine.outbox import Finish, Outbox
 from streams.engine.producer import TransactionalProducer
 from streams.engine.protocol import Membership
@@ -84,6 +84,8 @@ class Engine:
         """Set by the consumer: go on reading at these offsets."""
         self.is_read_up: Callable[[TP, int], bool]
         """Set by the consumer: does a partition's log end at this offset?"""
+        self.end_of: Callable[[TP], int | None]
+        """Set by the consumer: where does a partition's log end?"""
         self.crash: Callable[[Exception], None]
         """Set by the worker: stop it, because of this."""
         self._producer = TransactionalProducer(
@@ -134,6 +136,10 @@ class Engine:
     def is_ready(self) -> bool:
         """Are partitions assigned (or is it known that there are none for us) and restored?"""
         return self._membership is not None and (self._cycle is not None or not self._assigned)
+
+    def lags(self) -> dict[TP, Lag]:
+        """Return how far each source partition is behind."""
+        return {} if self._cycle is None else self._cycle.lags(self.end_of)
 
     def wanted(self) -> set[TP]:
         """Which partitions are to be read now."""

@@ -1,0 +1,225 @@
+"""The command line. Data on stdout, everything else on stderr.
+
+Exit codes: 0 done, 1 failed or a negative answer (one line says what to do), 2 wrong usage or
+settings (one line for each). Commands import what they need when they run, so that none waits
+for what another needs.
+"""
+
+import asyncio
+import logging
+import os
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated
+
+import click
+import typer
+
+from app.errors import CommandError, SettingsError
+from app.local.errors import LocalStackError
+from app.logs import set_up_logs
+from app.settings import load_settings
+
+program = typer.Typer(
+    name="dialwatch",
+    help="Watches an outbound-call platform's events on Kafka and tells its customers what they "
+    "must know.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+topics = typer.Typer(no_args_is_help=True, help="The topics of the installation.")
+program.add_typer(topics, name="topics")
+
+_is_verbose = False
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"dialwatch {version('dialwatch')}")
+        raise typer.Exit
+
+
+@program.callback()
+def _options(
+    show_version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+    ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Log every step; show tracebacks.")
+    ] = False,
+) -> None:
+    global _is_verbose  # noqa: PLW0603 (the error of a command is shown after its context ended)
+    _is_verbose = verbose
+    set_up_logs(is_verbose=verbose)
+
+
+@program.command()
+def worker() -> int:
+    """Run one worker until SIGTERM or SIGINT. Any number may run in one group."""
+    from app.main import run_worker  # noqa: PLC0415
+
+    return run_worker(load_settings())
+
+
+@topics.command("create")
+def create() -> None:
+    """Create the topics that are missing. Never changes one that stands."""
+    from app.topics_admin import create_topics  # noqa: PLC0415
+
+    made = asyncio.run(create_topics(load_settings()))
+    for topic in made:
+        print(topic.name)
+    print(f"{len(made)} topics created", file=sys.stderr)
+
+
+@program.command()
+def replay(
+    since: Annotated[
+        str | None, typer.Option(help="Only commands that occurred at or after this time.")
+    ] = None,
+    until: Annotated[
+        str | None, typer.Option(help="Only commands that occurred before this time.")
+    ] = None,
+    run_length: Annotated[
+        int | None, typer.Option(min=1, help="What if: this many results in a row.")
+    ] = None,
+    scenario: Annotated[
+        list[str] | None, typer.Option(help="Only this scenario; may be given again.")
+    ] = None,
+    account: Annotated[str | None, typer.Option(help="Only this account's commands.")] = None,
+) -> int:
+    """Fold the topics again and print the commands that come out, as JSON lines.
+
+    Sends nothing and writes nothing.
+    """
+    from app.replay import run_replay  # noqa: PLC0415
+
+    return run_replay(
+        load_settings(),
+        since=since,
+        until=until,
+        run_length=run_length,
+        scenario=scenario,
+        account=account,
+    )
+
+
+@program.command()
+def local(
+    directory: Annotated[
+        Path | None, typer.Option(help="Keep the data here; without it they end with the stack.")
+    ] = None,
+    kafka_port: Annotated[int, typer.Option(min=0, max=65535)] = 9092,
+    valkey_port: Annotated[int, typer.Option(min=0, max=65535)] = 6379,
+    sandbox_port: Annotated[int, typer.Option(min=0, max=65535)] = 6067,
+) -> None:
+    """Run a real Kafka, a real Valkey and the stand-in for WeChat and SMS until Ctrl-C.
+
+    Prints the settings with which the other commands find them.
+    """
+    from app.local.run import run_local  # noqa: PLC0415
+    from app.sandbox.run import sandbox_companion  # noqa: PLC0415
+
+    run_local(
+        directory,
+        kafka_port=kafka_port,
+        valkey_port=valkey_port,
+        companions=[sandbox_companion(sandbox_port)],
+    )
+
+
+@program.command()
+def demo(
+    calls: Annotated[int, typer.Option(min=1000, help="How many calls the dialer makes.")] = 20_000,
+    seed: Annotated[int, typer.Option(help="Another seed, other calls.")] = 1,
+    stay: Annotated[bool, typer.Option(help="Keep everything up until Ctrl-C.")] = False,
+) -> int:
+    """Run the whole product once on this machine: stack, worker and a simulated dialer."""
+    from app.demo import run_demo  # noqa: PLC0415
+
+    return run_demo(calls=calls, seed=seed, stay=stay)
+
+
+@program.command()
+def sandbox(
+    host: Annotated[str, typer.Option()] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535)] = 6067,
+    seed: Annotated[int, typer.Option(help="Of the faults.")] = 1,
+) -> None:
+    """Run the stand-in for WeChat and the SMS gateway until Ctrl-C."""
+    from app.sandbox.run import run_sandbox  # noqa: PLC0415
+
+    run_sandbox(host=host, port=port, seed=seed)
+
+
+@program.command("send-test")
+def send_test(
+    account: Annotated[str, typer.Option(help="The account that gets the message.")],
+    timeout_s: Annotated[float, typer.Option(min=1)] = 60.0,
+) -> int:
+    """Send one real WeChat message through the whole path and say what became of it."""
+    from app.send_test import run_send_test  # noqa: PLC0415
+
+    return run_send_test(load_settings(), account=account, timeout_s=timeout_s)
+
+
+@program.command()
+def doctor() -> int:
+    """Check Kafka, topics, Redis, WeChat and the clock; one line each with what to do."""
+    from app.doctor import run_doctor  # noqa: PLC0415
+
+    return run_doctor(load_settings())
+
+
+@program.command()
+def config() -> None:
+    """Show the settings in force, secrets masked."""
+    for name, value in load_settings().shown().items():
+        print(f"{name}={value}")
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    set_up_logs()
+    sys.exit(_run())
+
+
+def _run() -> int:
+    try:
+        code = program(standalone_mode=False)
+        sys.stdout.flush()
+    except click.exceptions.Exit as exit_:
+        return exit_.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return 130
+    except SettingsError as error:
+        return _complain(*error.lines, code=2)
+    except (CommandError, LocalStackError) as error:
+        return _complain(str(error), code=1)
+    except BrokenPipeError:
+        # Whoever read our output has had enough; the interpreter must not flush once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if _is_verbose:
+            logging.getLogger(__name__).exception("the command failed")
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        return _complain(f"{reason} (unexpected; with --verbose there is a traceback)", code=1)
+    return code if isinstance(code, int) else 0
+
+
+def _complain(*lines: str, code: int) -> int:
+    for line in lines:
+        print(f"dialwatch: {' '.join(line.split())}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""The stand-in as a program, and beside a local stack, in a thread of its own."""
+
+import asyncio
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from aiohttp import web
+
+from app.errors import CommandError
+from app.local.run import Companion
+from app.local.service import free_port
+from app.local.stack import Stack
+from app.sandbox.server import APP_ID, APP_SECRET, SMS_TOKEN, TEMPLATE_ID, OnArrival, Sandbox
+
+HOST = "127.0.0.1"
+
+
+def settings_for(port: int, host: str = HOST) -> dict[str, str]:
+    """Return the variables with which a worker uses this stand-in."""
+    return {
+        "DIALWATCH_WECHAT_BASE_URL": f"http://{host}:{port}",
+        "DIALWATCH_WECHAT_APP_ID": APP_ID,
+        "DIALWATCH_WECHAT_APP_SECRET": APP_SECRET,
+        "DIALWATCH_WECHAT_TEMPLATE_ID": TEMPLATE_ID,
+        "DIALWATCH_SMS_URL": f"http://{host}:{port}/sms",
+        "DIALWATCH_SMS_TOKEN": SMS_TOKEN,
+    }
+
+
+def run_sandbox(*, host: str, port: int, seed: int) -> None:
+    """Run until SIGINT or SIGTERM; print the settings that lead here on stdout."""
+
+    async def run() -> None:
+        end = asyncio.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, end.set)
+        bound = port or free_port()
+        runner = await _listen(Sandbox(seed), host, bound)
+        for name, value in settings_for(bound, host).items():
+            print(f"{name}={value}", flush=True)
+        print(f"The phones are at http://{host}:{bound}/ . Ctrl-C ends it.", file=sys.stderr)
+        await end.wait()
+        await runner.cleanup()
+
+    asyncio.run(run())
+
+
+def sandbox_companion(port: int = 0) -> Companion:
+    """Return what runs a stand-in as long as a local stack (see `app.local.run`)."""
+
+    @contextmanager
+    def run(stack: Stack) -> Iterator[Mapping[str, str]]:
+        with running_sandbox(port) as (_, environment):
+            yield environment
+
+    return run
+
+
+@contextmanager
+def running_sandbox(
+    port: int = 0, seed: int = 1, on_arrival: OnArrival = lambda message: None
+) -> Iterator[tuple[Sandbox, dict[str, str]]]:
+    """Run a stand-in in a thread; give it and the settings that lead to it.
+
+    `on_arrival` is called in that thread.
+    """
+    bound = port or free_port()
+    loop = asyncio.new_event_loop()
+
+    async def start() -> tuple[Sandbox, web.AppRunner]:
+        sandbox = Sandbox(seed, on_arrival)
+        return sandbox, await _listen(sandbox, HOST, bound)
+
+    thread = threading.Thread(target=loop.run_forever, name="sandbox", daemon=True)
+    thread.start()
+    try:
+        sandbox, runner = asyncio.run_coroutine_threadsafe(start(), loop).result()
+        try:
+            yield sandbox, settings_for(bound)
+        finally:
+            asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result()
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+async def _listen(sandbox: Sandbox, host: str, port: int) -> web.AppRunner:
+    runner = web.AppRunner(sandbox.application(), access_log=None, shutdown_timeout=1.0)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, host, port).start()
+    except OSError as error:
+        await runner.cleanup()
+        raise CommandError(
+            f"can't listen on {host}:{port} ({error.strerror}): end what listens there, or choose "
+            "another port, 0 for any free one"
+        ) from None
+    return runner

@@ -1,0 +1,87 @@
+"""WeChat's access tokens: the classic and the stable family, apart from each other.
+
+Follows the documentation as `getStableAccessToken` and `getAccessToken` have it: a stable token
+is the same for whoever asks until its last five minutes; a classic one is new each time. One
+predecessor of each family stays good for five minutes.
+"""
+
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+LIFETIME_SECONDS = 7200
+GRACE_SECONDS = 300
+FORCED_A_DAY = 20
+FORCED_SECONDS_APART = 30
+
+
+@dataclass
+class _Family:
+    current: str = ""
+    expires_at: float = 0.0
+    previous: str = ""
+    previous_until: float = 0.0
+
+    def renew(self, now: float) -> None:
+        self.previous, self.previous_until = self.current, now + GRACE_SECONDS
+        self.current = secrets.token_urlsafe(96)
+        self.expires_at = now + LIFETIME_SECONDS
+
+
+@dataclass
+class Tokens:
+    """`now` in seconds; the control plane may move it."""
+
+    now: Callable[[], float]
+    requests: int = 0
+    renewals: int = 0
+    _stable: _Family = field(default_factory=_Family)
+    _classic: _Family = field(default_factory=_Family)
+    _issued: set[str] = field(default_factory=set)
+    _forced: list[float] = field(default_factory=list)
+
+    def stable(self, *, force_refresh: bool) -> tuple[str, int]:
+        """Return the token and the seconds it has left."""
+        self.requests += 1
+        now = self.now()
+        if force_refresh and self._may_force(now):
+            self._forced.append(now)
+            self._renew(self._stable, now)
+        elif self._stable.expires_at - now < GRACE_SECONDS:
+            self._renew(self._stable, now)
+        return self._stable.current, int(self._stable.expires_at - now)
+
+    def classic(self) -> tuple[str, int]:
+        """Return a new token."""
+        self.requests += 1
+        self._renew(self._classic, self.now())
+        return self._classic.current, LIFETIME_SECONDS
+
+    def rotate(self) -> None:
+        """Make the stable token invalid at once, as a leak drill does."""
+        self._renew(self._stable, self.now())
+        self._stable.previous = ""
+
+    def error(self, token: str | None) -> int:
+        """Return 0 for a good token, else WeChat's error code for what is wrong with it."""
+        now = self.now()
+        if not token:
+            return 41001
+        for family in (self._stable, self._classic):
+            if token == family.current:
+                return 0 if family.expires_at > now else 42001
+            if token == family.previous and family.previous_until > now:
+                return 0
+        return 40001 if token in self._issued else 40014
+
+    def _may_force(self, now: float) -> bool:
+        recent = [at for at in self._forced if now - at < 86_400]
+        self._forced = recent
+        return len(recent) < FORCED_A_DAY and (
+            not recent or now - recent[-1] >= FORCED_SECONDS_APART
+        )
+
+    def _renew(self, family: _Family, now: float) -> None:
+        family.renew(now)
+        self.renewals += 1
+        self._issued.add(family.current)

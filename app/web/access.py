@@ -1,0 +1,49 @@
+"""Who may see or change customers' data: see `DIALWATCH_WEB_TOKEN` in the contract."""
+
+import hmac
+import ipaddress
+
+from aiohttp import web
+
+from app.settings import Settings
+
+
+def refusal(request: web.Request, settings: Settings) -> web.Response | None:
+    """Return the answer for whom it is not for; None: go on."""
+    token = settings.web_token
+    if token is not None:
+        given = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
+        if hmac.compare_digest(given, f"Bearer {token.get_secret_value()}".encode()):
+            return None
+        return web.json_response(
+            {"code": 401, "msg": "Authorization: Bearer with DIALWATCH_WEB_TOKEN is needed"},
+            status=401,
+            headers={"WWW-Authenticate": "Bearer"},
+        )
+    # A page of another site that a browser was led to carries that site's name as Host.
+    if is_loopback(settings.web_host) and is_loopback(_host_of(request)):
+        return None
+    return web.json_response(
+        {"code": 403, "msg": "set DIALWATCH_WEB_TOKEN to see customers' data from elsewhere"},
+        status=403,
+    )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host's name or address can only be this machine."""
+    name = host.strip("[]").lower()
+    if name == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+def _host_of(request: web.Request) -> str:
+    host = request.headers.get("Host", "")
+    return (
+        host[: host.index("]") + 1]
+        if host.startswith("[") and "]" in host
+        else (host.partition(":")[0])
+    )
