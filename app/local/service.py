@@ -36,6 +36,8 @@ class Service(ABC):
     start_seconds = 60.0
     stop_seconds = 15.0
     needed_bytes = 100_000_000
+    environment: dict[str, str] | None = None
+    """Of the process; None: this program's."""
 
     def __init__(self, directory: Path, port: int = 0) -> None:
         """`port` 0: any free one, the same for the life of this object."""
@@ -123,6 +125,7 @@ class Service(ABC):
             self._process = subprocess.Popen(
                 command,
                 cwd=self.directory,
+                env=self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -28,6 +28,7 @@ from uuid import uuid4
 import httpx
 import msgspec
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from app.sandbox.callbacks import Callback, CallbackDriver
 from app.sandbox.faults import Dice, Faults
@@ -93,17 +94,15 @@ class Sandbox:
     # -- WeChat -----------------------------------------------------------------------------
 
     @web.middleware
-    async def _go_wrong(self, request: web.Request, handler: Any) -> web.StreamResponse:
+    async def _go_wrong(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         if request.path.startswith("/__sandbox") or request.path == "/":
-            answer: web.StreamResponse = await handler(request)
-            return answer
+            return await handler(request)
         faults = self.faults
         if faults.latency_s:
             await asyncio.sleep(faults.latency_s)
         if faults.is_away:
             return web.Response(status=503, text="<html>503</html>")
-        answer = await handler(request)
-        return answer
+        return await handler(request)
 
     async def _stable_token(self, request: web.Request) -> web.Response:
         if request.method != "POST":

@@ -1,0 +1,65 @@
+"""A worker as a child process, for the demo and the tests: to start, stop, kill and freeze."""
+
+import http.client
+import json
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from app.local.service import HOST, Service
+from app.settings import PREFIX
+
+
+class WorkerProcess(Service):
+    """`dialwatch worker` with its own directory and web port. It serves when it is ready."""
+
+    name = "Worker"
+    stop_seconds = 30.0
+
+    def __init__(self, directory: Path, environment: Mapping[str, str], port: int = 0) -> None:
+        """`environment`: settings by variable; those of this program's own environment don't
+        count, nor does its `.env`."""
+        super().__init__(directory, port)
+        own = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+        self.environment = own | {
+            "DIALWATCH_DATADIR": str(self.directory / "data"),
+            **environment,
+            "DIALWATCH_WEB_PORT": str(self.port),
+        }
+
+    @property
+    def url(self) -> str:
+        """Of its web server."""
+        return f"http://{HOST}:{self.port}"
+
+    def command(self) -> list[str]:
+        return [sys.executable, "-m", "app.cli", "worker"]
+
+    def is_serving(self) -> bool:
+        """Whether its partitions are assigned and restored."""
+        return self.get("/ready")[0] == 200
+
+    def get(self, path: str) -> tuple[int, str]:
+        """Return the status and body of one request. Raises OSError when nobody answers."""
+        connection = http.client.HTTPConnection(HOST, self.port, timeout=5.0)
+        try:
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            return answer.status, answer.read().decode()
+        except http.client.HTTPException as error:
+            raise ConnectionError(str(error)) from None
+        finally:
+            connection.close()
+
+    def partitions(self) -> dict[str, Any]:
+        """Return what it says it has, by topic."""
+        found: dict[str, Any] = json.loads(self.get("/ready")[1])["partitions"]
+        return found
+
+    def wait_exit(self, within_s: float = 30.0) -> int:
+        """Return the exit code once it has ended. Raises subprocess.TimeoutExpired."""
+        if self._process is None:
+            raise RuntimeError("the worker was not started")
+        return self._process.wait(within_s)

@@ -1,0 +1,64 @@
+"""A real Kafka and a real Valkey for all tests that need them, and a fresh installation for each.
+
+Kafka is looked for in this order: `DIALWATCH_TEST_BOOTSTRAP_SERVERS`; a container, where a Docker
+engine answers; else the local stack. None of them may be missing: nothing is skipped.
+"""
+
+import asyncio
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from app.local.kafka import Kafka
+from app.local.valkey import Valkey
+from tests.installation import Installation
+
+
+@pytest.fixture(scope="session")
+def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Bootstrap servers of a cluster that all tests share; each has its own topics."""
+    given = os.environ.get("DIALWATCH_TEST_BOOTSTRAP_SERVERS")
+    if given:
+        yield given
+    elif _has_docker():
+        from testcontainers.kafka import KafkaContainer  # noqa: PLC0415 (slow to import)
+
+        with KafkaContainer("confluentinc/cp-kafka:7.8.0").with_kraft() as container:
+            yield container.get_bootstrap_server()
+    else:
+        server = Kafka(tmp_path_factory.mktemp("kafka"))
+        server.start()
+        yield server.bootstrap_servers
+        server.kill()
+
+
+@pytest.fixture(scope="session")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Valkey that all tests share; keys carry the installation's group."""
+    server = Valkey(tmp_path_factory.mktemp("valkey"))
+    server.start()
+    yield server.redis_url
+    server.kill()
+
+
+@pytest.fixture
+def installation(kafka: str, redis_url: str, tmp_path: Path) -> Iterator[Installation]:
+    """Fresh topics, group and directories; its workers end with the test."""
+    made = Installation(kafka, redis_url, tmp_path)
+    asyncio.run(made.create_topics())
+    yield made
+    made.close()
+
+
+def _has_docker() -> bool:
+    if shutil.which("docker") is None:
+        return False
+    try:
+        asked = subprocess.run(["docker", "info"], capture_output=True, timeout=10, check=False)
+    except subprocess.TimeoutExpired:
+        return False
+    return asked.returncode == 0

@@ -1,0 +1,158 @@
+"""One dialwatch installation on a shared cluster, as its neighbours see it: topics and workers."""
+
+import asyncio
+import json
+import time
+import uuid
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
+
+from app.local.worker import WorkerProcess
+from app.settings import Settings, load_settings
+from app.topics_admin import create_topics
+from streams.topics import Topics
+
+PARTITIONS = 4
+PATIENCE_SECONDS = 60.0
+
+
+class Published(NamedTuple):
+    """A record to publish: a contract topic, and what is in it."""
+
+    topic: str
+    key: str | bytes | None
+    value: Any
+    """bytes go as they are, None too; the rest as JSON."""
+    partition: int | None = None
+
+
+class Installation:
+    """Names are unique, so tests don't meet. `variables` may be added to before a start."""
+
+    def __init__(self, kafka: str, redis_url: str, directory: Path) -> None:
+        self.name = f"t{uuid.uuid4().hex[:10]}"
+        self.directory = directory
+        self.variables = {
+            "DIALWATCH_KAFKA_BOOTSTRAP_SERVERS": kafka,
+            "DIALWATCH_REDIS_URL": redis_url,
+            "DIALWATCH_GROUP": self.name,
+            "DIALWATCH_TOPIC_PREFIX": f"{self.name}.",
+            "DIALWATCH_PARTITIONS": str(PARTITIONS),
+            "DIALWATCH_TICK_SECONDS": "0",
+            "DIALWATCH_SESSION_TIMEOUT_SECONDS": "6",
+        }
+        self.workers: list[WorkerProcess] = []
+
+    def settings(self, **given: object) -> Settings:
+        """The settings as this program would load them."""
+        own = {
+            name.removeprefix("DIALWATCH_").lower(): value for name, value in self.variables.items()
+        }
+        return load_settings(**own, **given)
+
+    @property
+    def topics(self) -> Topics:
+        return self.settings().topics
+
+    @property
+    def brokers(self) -> str:
+        return self.variables["DIALWATCH_KAFKA_BOOTSTRAP_SERVERS"]
+
+    async def create_topics(self) -> None:
+        await create_topics(self.settings())
+
+    def worker(self, *, is_started: bool = True, **variables: str) -> WorkerProcess:
+        """Add a worker; `variables` beyond the installation's."""
+        made = WorkerProcess(
+            self.directory / f"worker-{len(self.workers)}", self.variables | variables
+        )
+        self.workers.append(made)
+        if is_started:
+            made.start()
+        return made
+
+    def close(self) -> None:
+        """End all workers and remove the topics."""
+        for worker in self.workers:
+            worker.kill()
+        asyncio.run(self._delete_topics())
+
+    async def _delete_topics(self) -> None:
+        admin = AIOKafkaAdminClient(bootstrap_servers=self.brokers)
+        await admin.start()
+        try:
+            mine = [name for name in await admin.list_topics() if name.startswith(self.name)]
+            await admin.delete_topics(mine)
+        finally:
+            await admin.close()
+
+    async def publish(self, records: Iterable[Published]) -> None:
+        """Return when Kafka has them all; records of one partition keep their order."""
+        producer = AIOKafkaProducer(bootstrap_servers=self.brokers, linger_ms=5)
+        await producer.start()
+        try:
+            sent = []
+            for topic, key, value, partition in records:
+                raw = value
+                if value is not None and not isinstance(value, bytes):
+                    raw = json.dumps(value, ensure_ascii=False).encode()
+                sent.append(
+                    await producer.send(
+                        f"{self.name}.{topic}",
+                        raw,
+                        key=key.encode() if isinstance(key, str) else key,
+                        partition=partition,
+                    )
+                )
+            await asyncio.gather(*sent)
+        finally:
+            await producer.stop()
+
+    async def read(self, topic: str) -> list[Any]:
+        """Return all committed records of a contract topic, as aiokafka's."""
+        consumer = AIOKafkaConsumer(
+            bootstrap_servers=self.brokers,
+            isolation_level="read_committed",
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+        )
+        await consumer.start()
+        try:
+            tps = [TopicPartition(f"{self.name}.{topic}", n) for n in range(PARTITIONS)]
+            consumer.assign(tps)
+            ends = await consumer.end_offsets(tps)
+            records: list[Any] = []
+            while True:
+                for batch in (await consumer.getmany(timeout_ms=100)).values():
+                    records += batch
+                behind = [tp for tp in tps if await consumer.position(tp) < ends[tp]]
+                if not behind:
+                    return records
+        finally:
+            await consumer.stop()
+
+    async def read_values(self, topic: str) -> list[dict[str, Any]]:
+        """Return the JSON of all committed records."""
+        return [json.loads(record.value) for record in await self.read(topic)]
+
+    async def wait_for(
+        self,
+        topic: str,
+        is_enough: Callable[[list[dict[str, Any]]], bool],
+        within_s: float = PATIENCE_SECONDS,
+    ) -> list[dict[str, Any]]:
+        """Read a topic until there is enough in it; return that. Fails after `within_s`."""
+        deadline = time.monotonic() + within_s
+        while True:
+            values = await self.read_values(topic)
+            if is_enough(values):
+                return values
+            if time.monotonic() > deadline:
+                raise AssertionError(
+                    f"after {within_s:.0f} s {topic} holds only {len(values)}: {values[-3:]}"
+                )
+            await asyncio.sleep(0.2)
