@@ -13,8 +13,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
-import click
 import typer
+from typer.exceptions import TyperException
 
 from app.errors import CommandError, SettingsError
 from app.local.errors import LocalStackError
@@ -192,12 +192,11 @@ def _run() -> int:
     try:
         code = program(standalone_mode=False)
         sys.stdout.flush()
-    except click.exceptions.Exit as exit_:
+    except typer.Exit as exit_:
         return exit_.exit_code
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
-    except (click.Abort, KeyboardInterrupt):
+    except TyperException as error:
+        return _complain(error.format_message(), code=2)
+    except (typer.Abort, KeyboardInterrupt):
         return 130
     except SettingsError as error:
         return _complain(*error.lines, code=2)

@@ -1,0 +1,121 @@
+"""The command line as people meet it: what it says, where, and with which exit code."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.installation import Installation
+
+NOBODY = "127.0.0.1:1"
+
+
+def dialwatch(
+    *arguments: str, directory: Path, variables: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end in a directory without `.env`."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith("DIALWATCH_")}
+    return subprocess.run(
+        [sys.executable, "-m", "app.cli", *arguments],
+        cwd=directory,
+        env=own | (variables or {}),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_every_wrong_variable_is_one_line_and_the_exit_code_is_2(tmp_path: Path) -> None:
+    wrong = {
+        "DIALWATCH_PARTITIONS": "many",
+        "DIALWATCH_TIMEZONE": "Mars/Olympus",
+        "DIALWATCH_WECHAT_ENCODING_AES_KEY": "short-secret",
+    }
+    ended = dialwatch("worker", directory=tmp_path, variables=wrong)
+    assert ended.returncode == 2
+    lines = ended.stderr.splitlines()
+    assert len(lines) == 3
+    for name, line in zip(sorted(wrong), sorted(lines), strict=True):
+        assert name in line
+    assert "short-secret" not in ended.stderr
+    assert ended.stdout == ""
+
+
+def test_no_kafka_is_one_line_that_says_what_to_do(tmp_path: Path) -> None:
+    ended = dialwatch(
+        "topics",
+        "create",
+        directory=tmp_path,
+        variables={"DIALWATCH_KAFKA_BOOTSTRAP_SERVERS": NOBODY},
+    )
+    assert ended.returncode == 1
+    (line,) = [one for one in ended.stderr.splitlines() if one.startswith("dialwatch:")]
+    assert "DIALWATCH_KAFKA_BOOTSTRAP_SERVERS" in line
+
+
+def test_a_taken_web_port_is_one_line(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        ended = dialwatch("worker", directory=tmp_path, variables={"DIALWATCH_WEB_PORT": port})
+    assert ended.returncode == 1
+    assert port in ended.stderr
+    assert "DIALWATCH_WEB_PORT" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_second_worker_on_one_directory_is_refused(tmp_path: Path) -> None:
+    import fcntl  # noqa: PLC0415
+
+    (tmp_path / "data").mkdir()
+    with (tmp_path / "data" / "worker.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        ended = dialwatch("worker", directory=tmp_path)
+    assert ended.returncode == 1
+    assert "DIALWATCH_DATADIR" in ended.stderr
+
+
+def test_config_shows_the_settings_in_force_with_secrets_masked(tmp_path: Path) -> None:
+    ended = dialwatch(
+        "config",
+        directory=tmp_path,
+        variables={
+            "DIALWATCH_WECHAT_APP_SECRET": "do-not-show-me",
+            "DIALWATCH_REDIS_URL": "redis://user:do-not-show-me@redis:6379/0",
+            "DIALWATCH_SMS_URL": "https://sms.example.com/send?key=do-not-show-me",
+        },
+    )
+    assert ended.returncode == 0
+    assert "do-not-show-me" not in ended.stdout + ended.stderr
+    assert "DIALWATCH_REDIS_URL=redis://***@redis:6379/0" in ended.stdout
+    assert "DIALWATCH_PARTITIONS=8" in ended.stdout
+
+
+def test_an_unknown_command_is_wrong_usage(tmp_path: Path) -> None:
+    ended = dialwatch("wroker", directory=tmp_path)
+    assert ended.returncode == 2
+    assert "wroker" in ended.stderr
+
+
+def test_version_goes_to_stdout(tmp_path: Path) -> None:
+    ended = dialwatch("--version", directory=tmp_path)
+    assert ended.returncode == 0
+    assert ended.stdout.startswith("dialwatch ")
+
+
+@pytest.mark.broker
+def test_topics_create_twice_changes_nothing_and_a_wrong_topic_is_named(
+    installation: Installation, tmp_path: Path
+) -> None:
+    again = dialwatch("topics", "create", directory=tmp_path, variables=installation.variables)
+    assert again.returncode == 0
+    assert again.stdout == ""
+    wrong = installation.variables | {"DIALWATCH_PARTITIONS": "7"}
+    ended = dialwatch("topics", "create", directory=tmp_path, variables=wrong)
+    assert ended.returncode == 1
+    assert installation.topics.calls in ended.stderr

@@ -1,0 +1,75 @@
+"""The worker's web server, before there is a Kafka and with one."""
+
+import asyncio
+import json
+import signal
+from pathlib import Path
+
+import pytest
+
+from app.local.worker import WorkerProcess
+from tests.installation import Installation
+from tests.samples import account, call
+
+
+async def test_a_worker_without_kafka_is_well_but_not_ready_and_says_why(tmp_path: Path) -> None:
+    worker = WorkerProcess(
+        tmp_path / "worker",
+        {
+            "DIALWATCH_KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1",
+            "DIALWATCH_REDIS_URL": "redis://127.0.0.1:1/0",
+        },
+    )
+    worker.directory.mkdir()
+    worker._spawn(worker.command())
+    try:
+        for _ in range(100):
+            await asyncio.sleep(0.1)
+            try:
+                status, _ = worker.get("/health")
+                break
+            except OSError:
+                continue
+        assert status == 200
+        status, body = worker.get("/ready")
+        assert status == 503
+        assert "127.0.0.1:1" in json.loads(body)["reason"]
+        worker._signal(signal.SIGTERM)
+        assert worker.wait_exit() == 0
+        assert "127.0.0.1:1" in worker.log.read_text()
+    finally:
+        worker.kill()
+
+
+@pytest.mark.broker
+async def test_ready_metrics_and_page_of_a_worker_at_work(installation: Installation) -> None:
+    worker = installation.worker(
+        DIALWATCH_WECHAT_APP_SECRET="do-not-show-me", DIALWATCH_SMS_TOKEN="do-not-show-me"
+    )
+    await installation.publish(
+        [account("acme")] + [call("acme", index, result="F") for index in range(100)]
+    )
+    await installation.wait_for("notifications", lambda seen: len(seen) == 2)
+    status, body = worker.get("/ready")
+    assert status == 200
+    assert json.loads(body)["partitions"][installation.topics.calls] == [0, 1, 2, 3]
+
+    status, metrics = worker.get("/metrics")
+    assert status == 200
+    assert f'dialwatch_records_total{{topic="{installation.topics.calls}"}} 100.0' in metrics
+    assert (
+        'dialwatch_notifications_total{channel="inbox",scenario="unreachable_run"} 1.0' in metrics
+    )
+    assert (
+        f'dialwatch_lag_records{{partition="0",topic="{installation.topics.calls}"}} 0' in metrics
+    )
+    assert "acme" not in metrics
+
+    status, page = worker.get("/")
+    assert status == 200
+    assert "unreachable_run" in page
+    assert installation.name in page
+    assert "acme" not in page
+    assert "do-not-show-me" not in page + metrics
+    worker._signal(signal.SIGTERM)
+    assert worker.wait_exit() == 0
