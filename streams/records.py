@@ -373,6 +373,6 @@ def decode_notification(key: bytes | None, value: bytes | None) -> Notification:
         _check_key(key, "account_id", command.account_id)
     elif command.channel != "wechat" or not command.openid:
         raise InvalidRecordError("account_id: is null, which only wechat with an openid may have")
-    if not command.content and not (command.channel == "wechat" and command.data):
+    if not command.content and not (command.channel == "wechat" and command.data is not None):
         raise InvalidRecordError("content: is missing")
     return command

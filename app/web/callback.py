@@ -1,0 +1,150 @@
+"""WeChat's callback on the web server: refuse or hear, make it durable, answer, then work.
+
+What WeChat isn't answered it sends again, up to three times: until an event is in Kafka and
+matched, the answer is 503, and all that is done until then may be done twice.
+"""
+
+import logging
+import time
+from collections.abc import Awaitable
+from hashlib import blake2b
+from typing import Literal, Protocol
+
+from aiohttp import web
+from aiokafka.errors import KafkaError
+from redis.asyncio import Redis
+
+from agents.channel import LaterWord, StoreAwayError
+from agents.clock import wall_clock
+from app.settings import Settings
+from app.store import store_errors
+from app.wechat.callback import WINDOW_SECONDS, Console, Heard, Refused, hear, verify_address
+from app.wechat.events import EventError, job_error, msgid_of, to_event
+from app.wechat.receipts import Receipts
+from app.wechat.subscriptions import Subscriptions
+from streams.metrics import DELIVERIES
+from streams.records import Delivery, WechatEvent, encode
+from streams.times import format_instant
+from streams.topics import Topics
+
+_log = logging.getLogger(__name__)
+
+PATH = "/receive/wechat/callback"
+# A repeat is refused by its timestamp once this is over.
+_DONE_SECONDS = 2 * WINDOW_SECONDS
+# Shorter than the 5 s after which WeChat tries again.
+_BEGUN_SECONDS = 4
+
+
+class _BeingHandledError(Exception):
+    """The same is being handled at this moment."""
+
+
+class Publish(Protocol):
+    """Returns when the record is durable. Raises KafkaError."""
+
+    def __call__(self, topic: str, key: bytes | None, value: bytes) -> Awaitable[None]: ...
+
+
+def add_callback_routes(
+    app: web.Application, *, settings: Settings, topics: Topics, publish: Publish, redis: Redis
+) -> None:
+    """Serve the callback."""
+    callback = _Callback(settings, topics, publish, redis)
+    app.router.add_get(PATH, callback.verify)
+    app.router.add_post(PATH, callback.receive)
+
+
+class _Callback:
+    def __init__(self, settings: Settings, topics: Topics, publish: Publish, redis: Redis) -> None:
+        self._console = Console.of(settings)
+        self._settings = settings
+        self._topics = topics
+        self._publish = publish
+        self._redis = redis
+        self._receipts = Receipts(redis, settings.group)
+        self._subscriptions = Subscriptions(redis, settings.group)
+
+    async def verify(self, request: web.Request) -> web.Response:
+        echo = verify_address(self._console, request.query, time.time())
+        return _refusal(echo) if isinstance(echo, Refused) else web.Response(text=echo)
+
+    async def receive(self, request: web.Request) -> web.Response:
+        """1. refuse what isn't WeChat's, 2. a repeat, of the request or of the event in another
+        one, gets the first one's answer, 3. publish and match, 4. only then call it done."""
+        try:
+            body = await request.read()
+        except web.HTTPRequestEntityTooLarge:
+            return _refusal(Refused("the body is longer than 64 KiB"))
+        heard = hear(self._console, request.query, body, time.time())
+        if isinstance(heard, Refused):
+            return _refusal(heard)
+        try:
+            event = to_event(heard.fields, self._console.app_id, self._settings.zone)
+            if event is not None:
+                await self._handle_once(event, heard)
+        except EventError as error:
+            return _refusal(Refused(str(error)))
+        except (StoreAwayError, KafkaError, _BeingHandledError) as error:
+            _log.warning("a callback must be sent again by WeChat: %s", type(error).__name__)
+            return web.Response(text="try again", status=503)
+        return web.Response(text="success")
+
+    async def _handle_once(self, event: WechatEvent, heard: Heard) -> None:
+        """Raises _BeingHandledError when another request with the same is under way."""
+        keys = [self._key("request", heard.nonce), self._key("event", event.event_id)]
+        with store_errors():
+            for key in keys:
+                if await self._redis.set(key, b"begun", nx=True, ex=_BEGUN_SECONDS):
+                    continue
+                if await self._redis.get(key) == b"done":
+                    return
+                raise _BeingHandledError
+        await self._handle(event)
+        with store_errors():
+            for key in keys:
+                await self._redis.set(key, b"done", ex=_DONE_SECONDS)
+
+    async def _handle(self, event: WechatEvent) -> None:
+        await self._publish(self._topics.wechat_events, event.openid.encode(), encode(event))
+        match event.event.lower():
+            case "templatesendjobfinish":
+                await self._finish_job(event)
+            case "unsubscribe":
+                await self._subscriptions.on_unsubscribe(event.openid)
+            case "subscribe":
+                await self._subscriptions.on_subscribe(event.openid)
+
+    async def _finish_job(self, event: WechatEvent) -> None:
+        msgid = msgid_of(event.fields)
+        if not msgid or msgid == "0":
+            return
+        error = job_error(event.fields.get("Status", ""))
+        status: Literal["delivered", "undelivered"] = (
+            "delivered" if error is None else "undelivered"
+        )
+        receipt = await self._receipts.match(msgid, LaterWord(status, error))
+        if receipt is None:
+            return
+        delivery = Delivery(
+            notification_id=receipt.notification_id,
+            channel="wechat",
+            account_id=receipt.account_id,
+            scenario=receipt.scenario,
+            status=status,
+            attempts=receipt.attempts,
+            at=format_instant(wall_clock(), self._settings.zone),
+            provider_id=msgid,
+            error=error,
+        )
+        await self._publish(self._topics.deliveries, receipt.key, encode(delivery))
+        DELIVERIES.labels("wechat", status, "").inc()
+
+    def _key(self, kind: str, name: str) -> str:
+        digest = blake2b(name.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+        return f"{self._settings.group}:wechat:{kind}:{digest}"
+
+
+def _refusal(refused: Refused) -> web.Response:
+    _log.info("a callback was refused: %s", refused.reason)
+    return web.Response(text="refused", status=403)

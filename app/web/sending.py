@@ -1,0 +1,125 @@
+"""`POST /wechat/send`: other services of the platform send a template message.
+
+Follows their `SendMsgReqVO`. Answered when the command is in Kafka; what became of it is told in
+`deliveries`.
+"""
+
+import hmac
+import logging
+import secrets
+from hashlib import blake2b
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+from aiohttp import web
+from aiokafka.errors import KafkaError
+from msgspec import Meta, Struct
+
+from agents.clock import wall_clock
+from app.settings import Settings
+from app.web.callback import Publish
+from streams.records import Notification, encode
+from streams.times import format_instant
+from streams.topics import Topics
+
+_log = logging.getLogger(__name__)
+
+PATH = "/wechat/send"
+SCENARIO = "direct"
+_LONGEST_KEY = 200
+_OPENAPI = Path(__file__).parent / "openapi.json"
+
+Name = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^[\x21-\x7e]+$")]
+Address = Annotated[str, Meta(max_length=2048)]
+
+
+class SendRequest(Struct):
+    """What a service posts; unknown fields are ignored."""
+
+    openID: Name
+    templateId: Name
+    data: dict[str, str] | None = None
+    url: Address | None = None
+    appId: Annotated[str, Meta(max_length=128)] | None = None
+    pagePath: Address | None = None
+
+
+_decode = msgspec.json.Decoder(SendRequest).decode
+
+
+def add_sending_routes(
+    app: web.Application, *, settings: Settings, topics: Topics, publish: Publish
+) -> None:
+    """Serve the sending service and its description."""
+
+    async def send(request: web.Request) -> web.Response:
+        refused = _refusal(request, settings)
+        if refused is not None:
+            return refused
+        key = request.headers.get("Idempotency-Key")
+        if key is not None and not 0 < len(key) <= _LONGEST_KEY:
+            return _answer(400, f"Idempotency-Key: must have 1 to {_LONGEST_KEY} characters")
+        try:
+            body = await request.read()
+            wanted = _decode(body)
+            body.decode()
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            return _answer(400, _field_reason(str(error)))
+        except web.HTTPRequestEntityTooLarge:
+            return _answer(400, "the body is too long")
+        command = _command(wanted, key, settings)
+        try:
+            await publish(topics.notifications, wanted.openID.encode(), encode(command))
+        except KafkaError as error:
+            _log.warning("a command could not be published: %s", type(error).__name__)
+            return _answer(503, "Kafka doesn't answer, nothing was sent: try again")
+        return web.json_response({"code": 0, "msg": "ok", "data": command.notification_id})
+
+    async def describe(request: web.Request) -> web.FileResponse:
+        return web.FileResponse(_OPENAPI)
+
+    app.router.add_post(PATH, send)
+    app.router.add_get("/openapi.json", describe)
+
+
+def _command(wanted: SendRequest, key: str | None, settings: Settings) -> Notification:
+    # Two services' keys may be the same word: the recipient is part of what they name.
+    cause = f"{wanted.openID}\x1f{key}" if key is not None else secrets.token_hex(16)
+    digest = blake2b(cause.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+    return Notification(
+        notification_id=digest,
+        scenario=SCENARIO,
+        account_id=None,
+        channel="wechat",
+        occurred_at=format_instant(wall_clock(), settings.zone),
+        title="",
+        content="",
+        page=None,
+        cause={},
+        openid=wanted.openID,
+        template_id=wanted.templateId,
+        data=wanted.data or {},
+        url=wanted.url or None,
+        app_id=wanted.appId or None,
+        page_path=wanted.pagePath or None,
+    )
+
+
+def _refusal(request: web.Request, settings: Settings) -> web.Response | None:
+    if settings.web_token is None:
+        return _answer(403, "this service is off: set DIALWATCH_WEB_TOKEN")
+    given = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
+    if hmac.compare_digest(given, f"Bearer {settings.web_token.get_secret_value()}".encode()):
+        return None
+    return _answer(401, "Authorization: Bearer with DIALWATCH_WEB_TOKEN is needed")
+
+
+def _field_reason(message: str) -> str:
+    """Name the field first, where msgspec names one."""
+    text, _, path = message.partition(" - at `$.")
+    return f"{path.rstrip('`')}: {text}" if path else text
+
+
+def _answer(status: int, message: str) -> web.Response:
+    return web.json_response({"code": status, "msg": message}, status=status)

@@ -1,0 +1,122 @@
+"""Is a request to the callback WeChat's, and what does it say? Pure, and trusts nothing.
+
+The mode is our settings': while no AES key is set the clear body counts, with one only what is
+encrypted does. A request can't choose.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from app.wechat import crypto
+from app.wechat.events import EventError, read_fields
+
+if TYPE_CHECKING:
+    from app.settings import Settings
+
+MOST_BODY_BYTES = 64 * 1024
+WINDOW_SECONDS = 300
+
+
+@dataclass(frozen=True)
+class Console:
+    """What the official account's console and our settings agree on."""
+
+    token: str | None
+    app_id: str
+    aes_keys: tuple[str, ...] = ()
+    """The present one first; none: plain mode."""
+
+    @classmethod
+    def of(cls, settings: "Settings") -> "Console":
+        """Take it from the settings."""
+        keys = (
+            settings.wechat_encoding_aes_key,
+            settings.wechat_encoding_aes_key_previous,
+        )
+        token = settings.wechat_callback_token
+        return cls(
+            token.get_secret_value() if token is not None else None,
+            settings.wechat_app_id or "",
+            tuple(key.get_secret_value() for key in keys if key is not None),
+        )
+
+
+@dataclass(frozen=True)
+class Refused:
+    """Not WeChat's, or not now: 403."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Heard:
+    """A request of WeChat's."""
+
+    fields: Mapping[str, str]
+    nonce: str
+    """Names the request: a repeat of it carries the same."""
+
+
+def verify_address(console: Console, query: Mapping[str, str], now_s: float) -> str | Refused:
+    """Return the echostr of a GET that WeChat made to check the address."""
+    refused = _check_query(console, query, now_s)
+    if refused is not None:
+        return refused
+    if not crypto.is_signed(query.get("signature", ""), *_signed(console, query)):
+        return Refused("the signature is wrong")
+    return query.get("echostr", "")
+
+
+def hear(console: Console, query: Mapping[str, str], body: bytes, now_s: float) -> Heard | Refused:
+    """Return what a POST says, or why it counts for nothing."""
+    refused = _check_query(console, query, now_s)
+    if refused is not None:
+        return refused
+    if len(body) > MOST_BODY_BYTES:
+        return Refused("the body is longer than 64 KiB")
+    try:
+        if not console.aes_keys:
+            return _hear_plain(console, query, body)
+        return _hear_encrypted(console, query, body)
+    except (EventError, crypto.CryptoError) as error:
+        return Refused(str(error))
+
+
+def _check_query(console: Console, query: Mapping[str, str], now_s: float) -> Refused | None:
+    if console.token is None:
+        return Refused("DIALWATCH_WECHAT_CALLBACK_TOKEN is not set")
+    timestamp = query.get("timestamp", "")
+    if not (timestamp.isascii() and timestamp.isdigit()) or len(timestamp) > 12:
+        return Refused("the timestamp is missing")
+    if abs(now_s - int(timestamp)) > WINDOW_SECONDS:
+        return Refused("the timestamp is more than 300 s off")
+    return None
+
+
+def _signed(console: Console, query: Mapping[str, str]) -> tuple[str, str, str]:
+    return (console.token or "", query.get("timestamp", ""), query.get("nonce", ""))
+
+
+def _hear_plain(console: Console, query: Mapping[str, str], body: bytes) -> Heard | Refused:
+    given = query.get("signature", "")
+    if not crypto.is_signed(given, *_signed(console, query)):
+        return Refused("the signature is wrong")
+    fields = read_fields(body)
+    if "Encrypt" in fields and "MsgType" not in fields:
+        return Refused("the body is encrypted and DIALWATCH_WECHAT_ENCODING_AES_KEY is not set")
+    # It doesn't cover the body: who replays one can only repeat it.
+    return Heard(fields, f"{query['timestamp']}:{query.get('nonce', '')}:{given}")
+
+
+def _hear_encrypted(console: Console, query: Mapping[str, str], body: bytes) -> Heard | Refused:
+    sealed = read_fields(body).get("Encrypt")
+    if not sealed:
+        return Refused("the body is in clear and a key is set")
+    given = query.get("msg_signature", "")
+    if not crypto.is_signed(given, *_signed(console, query), sealed):
+        return Refused("the msg_signature is wrong")
+    opened = crypto.decrypt(console.aes_keys, console.app_id, sealed)
+    return Heard(
+        read_fields(opened.message), f"{query['timestamp']}:{query.get('nonce', '')}:{given}"
+    )

@@ -1,0 +1,138 @@
+"""WeChat's events, from their XML or JSON to the record that the platform reads. Pure."""
+
+from collections.abc import Mapping
+from datetime import tzinfo
+from hashlib import blake2b
+from typing import Any, NoReturn
+from xml.parsers import expat
+
+import msgspec
+
+from streams.records import WechatEvent
+from streams.times import SECOND, format_instant
+
+_MOST_FIELDS = 100
+_DEEPEST = 8
+_SCENE_PREFIX = "qrscene_"
+_SCENE_EVENTS = frozenset({"subscribe", "scan"})
+# Beside them stands everything else WeChat sent, as `fields`.
+_OWN_FIELDS = frozenset({"FromUserName", "CreateTime", "Event"})
+_LATEST_SECONDS = 253_402_300_799  # the year 9999
+
+
+class EventError(ValueError):
+    """A body that is no event. The text says why."""
+
+
+def read_fields(body: bytes) -> dict[str, str]:
+    """Return the top level of an XML or JSON body as strings. Raises EventError.
+
+    Document types and entities are refused: they are how XML reads foreign files.
+    """
+    return _read_json(body) if body.lstrip()[:1] == b"{" else _read_xml(body)
+
+
+def to_event(fields: Mapping[str, str], app_id: str, zone: tzinfo) -> WechatEvent | None:
+    """Return an event's record; None: it is a message of a person, not an event.
+
+    Raises EventError.
+    """
+    if fields.get("MsgType", "event").lower() != "event":
+        return None
+    for name in ("FromUserName", "CreateTime", "Event"):
+        if not fields.get(name):
+            raise EventError(f"{name} is missing")
+    created = fields["CreateTime"]
+    if not (created.isascii() and created.isdigit()) or int(created[:20]) > _LATEST_SECONDS:
+        raise EventError("CreateTime is no time")
+    event, openid = fields["Event"], fields["FromUserName"]
+    # Two results of one second differ only in their MsgID.
+    cause = (
+        app_id, event.lower(), openid, created, msgid_of(fields) or "", fields.get("EventKey", "")
+    )  # fmt: skip
+    return WechatEvent(
+        event_id=blake2b("\x1f".join(cause).encode(), digest_size=16).hexdigest(),
+        event=event,
+        openid=openid,
+        scene=_scene(event, fields.get("EventKey", "")),
+        at=format_instant(int(created) * SECOND, zone),
+        fields={name: value for name, value in fields.items() if name not in _OWN_FIELDS},
+    )
+
+
+def msgid_of(fields: Mapping[str, str]) -> str | None:
+    """Return the msgid an event speaks of. Template events spell it otherwise than messages."""
+    return fields.get("MsgID") or fields.get("MsgId")
+
+
+def job_error(status: str) -> str | None:
+    """Return WeChat's status of a finished job where it isn't success, in one spelling.
+
+    The documentation writes `failed:user block` and `failed: system failed`.
+    """
+    said = " ".join(status.split())
+    if said.lower() == "success":
+        return None
+    kind, colon, reason = said.partition(":")
+    return f"{kind.strip().lower()}:{reason.strip()}" if colon else said or "no status"
+
+
+def _scene(event: str, key: str) -> str | None:
+    if event.lower() not in _SCENE_EVENTS:
+        return None
+    return key.removeprefix(_SCENE_PREFIX) or None
+
+
+def _read_json(body: bytes) -> dict[str, str]:
+    try:
+        said = msgspec.json.decode(body)
+        body.decode()
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise EventError("the body is no JSON in UTF-8") from None
+    if not isinstance(said, dict) or len(said) > _MOST_FIELDS:
+        raise EventError("the body is no object of fields")
+    return {name: _text(value) for name, value in said.items()}
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    return "" if value is None else msgspec.json.encode(value).decode()
+
+
+def _read_xml(body: bytes) -> dict[str, str]:
+    parser = expat.ParserCreate("UTF-8")
+    fields: dict[str, list[str]] = {}
+    path: list[str] = []
+
+    def refuse(*_: Any) -> NoReturn:
+        raise EventError("the XML has a document type or an entity")
+
+    def begin(name: str, _: Any) -> None:
+        path.append(name)
+        if len(path) > _DEEPEST:
+            raise EventError("the XML is nested too deeply")
+        if len(path) == 2:
+            fields[name] = []
+            if len(fields) > _MOST_FIELDS:
+                raise EventError("the XML has too many fields")
+
+    def text(data: str) -> None:
+        if len(path) >= 2:
+            fields[path[1]].append(data)
+
+    parser.StartDoctypeDeclHandler = refuse
+    parser.EntityDeclHandler = refuse
+    parser.UnparsedEntityDeclHandler = refuse
+    parser.ExternalEntityRefHandler = refuse
+    parser.SkippedEntityHandler = refuse
+    parser.StartElementHandler = begin
+    parser.EndElementHandler = lambda _: path.pop()
+    parser.CharacterDataHandler = text
+    try:
+        parser.Parse(body, True)
+    except (expat.ExpatError, UnicodeError, ValueError) as error:
+        if isinstance(error, EventError):
+            raise
+        raise EventError("the body is no XML") from None
+    return {name: "".join(parts).strip() for name, parts in fields.items()}

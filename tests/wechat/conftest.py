@@ -1,0 +1,67 @@
+"""The server's routes in memory, with a recorder in Kafka's place and a real Valkey."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
+from redis.asyncio import Redis
+
+from app.settings import load_settings
+from app.store import open_redis
+from app.web.callback import add_callback_routes
+from app.web.sending import add_sending_routes
+
+
+@dataclass
+class Recorder:
+    """Keeps what is published; fails as often as it is told to."""
+
+    records: list[tuple[str, bytes | None, bytes]] = field(default_factory=list)
+    error: Exception | None = None
+
+    async def publish(self, topic: str, key: bytes | None, value: bytes) -> None:
+        if self.error is not None:
+            raise self.error
+        self.records.append((topic, key, value))
+
+    def of(self, topic: str) -> list[bytes]:
+        return [value for name, _, value in self.records if name == topic]
+
+
+@pytest.fixture
+def recorder() -> Recorder:
+    return Recorder()
+
+
+@pytest.fixture
+async def redis(redis_url: str) -> AsyncIterator[Redis]:
+    client = open_redis(redis_url)
+    await client.flushdb()
+    yield client
+    await client.aclose()
+
+
+@pytest.fixture
+def settings_given() -> dict[str, str]:
+    """Tests change it before they use `client`."""
+    return {
+        "wechat_app_id": "wxtest",
+        "wechat_callback_token": "callbacktoken",
+        "web_token": "ops-token",
+    }
+
+
+@pytest.fixture
+async def client(
+    recorder: Recorder, redis: Redis, settings_given: dict[str, str]
+) -> AsyncIterator[TestClient]:  # type: ignore[type-arg]
+    settings = load_settings(**settings_given)
+    app = web.Application()
+    add_callback_routes(
+        app, settings=settings, topics=settings.topics, publish=recorder.publish, redis=redis
+    )
+    add_sending_routes(app, settings=settings, topics=settings.topics, publish=recorder.publish)
+    async with TestClient(TestServer(app)) as made:
+        yield made

@@ -1,0 +1,235 @@
+"""The callback, from the request to Kafka: what WeChat may say, and what nobody else may."""
+
+import asyncio
+import json
+import time
+from typing import Any
+
+import pytest
+from aiohttp.test_utils import TestClient
+from aiokafka.errors import KafkaConnectionError
+from redis.asyncio import Redis
+
+from app.wechat import crypto
+from app.wechat.receipts import Receipt, Receipts
+from app.wechat.subscriptions import Subscriptions
+from tests.wechat.conftest import Recorder
+
+PATH = "/receive/wechat/callback"
+TOKEN, APP_ID = "callbacktoken", "wxtest"
+KEY, PREVIOUS, FOREIGN = "k" * 43, "p" * 43, "f" * 43
+
+Client = TestClient[Any, Any]
+
+
+def query(nonce: str, *, at: float | None = None, sealed: str = "") -> dict[str, str]:
+    timestamp = str(int(time.time() if at is None else at))
+    made = {"timestamp": timestamp, "nonce": nonce}
+    made["signature"] = crypto.signature(TOKEN, timestamp, nonce)
+    if sealed:
+        made["msg_signature"] = crypto.signature(TOKEN, timestamp, nonce, sealed)
+        made["encrypt_type"] = "aes"
+    return made
+
+
+def event(name: str = "subscribe", **fields: str) -> bytes:
+    said = {
+        "ToUserName": "gh_1",
+        "FromUserName": "openid1",
+        "CreateTime": "1548834730",
+        "MsgType": "event",
+        "Event": name,
+        **fields,
+    }
+    inner = "".join(f"<{key}><![CDATA[{value}]]></{key}>" for key, value in said.items())
+    return f"<xml>{inner}</xml>".encode()
+
+
+def sealed_xml(key: str, message: bytes, app_id: str = APP_ID) -> tuple[str, bytes]:
+    sealed = crypto.encrypt(key, app_id, message)
+    return sealed, f"<xml><ToUserName>gh_1</ToUserName><Encrypt>{sealed}</Encrypt></xml>".encode()
+
+
+async def test_the_address_is_verified_by_its_signature(client: Client) -> None:
+    right = query("n1") | {"echostr": "echo-me"}
+    answer = await client.get(PATH, params=right)
+    assert (answer.status, await answer.text()) == (200, "echo-me")
+    for wrong in (
+        right | {"signature": "0" * 40},
+        query("n1", at=time.time() - 301) | {"echostr": "echo-me"},
+        {"echostr": "echo-me"},
+    ):
+        answer = await client.get(PATH, params=wrong)
+        assert answer.status == 403
+        assert "echo-me" not in await answer.text()
+
+
+async def test_a_plain_event_is_published_once_and_a_repeat_gets_the_same_answer(
+    client: Client, recorder: Recorder
+) -> None:
+    params = query("n1")
+    body = event("SCAN", EventKey="invite-7", Ticket="t")
+    for _ in range(3):
+        answer = await client.post(PATH, params=params, data=body)
+        assert (answer.status, await answer.text()) == (200, "success")
+    ((topic, key, value),) = recorder.records
+    assert (topic, key) == ("wechat-events", b"openid1")
+    said = json.loads(value)
+    assert said.pop("event_id")
+    assert said == {
+        "event": "SCAN",
+        "openid": "openid1",
+        "scene": "invite-7",
+        "at": "2019-01-30T15:52:10+08:00",
+        "fields": {
+            "ToUserName": "gh_1",
+            "MsgType": "event",
+            "EventKey": "invite-7",
+            "Ticket": "t",
+        },
+    }
+    # The signature of plain mode doesn't cover the body: it opens nothing a second time.
+    await client.post(PATH, params=params, data=event("unsubscribe"))
+    assert len(recorder.records) == 1
+
+
+async def test_the_scene_of_a_new_follower_comes_without_its_prefix(
+    client: Client, recorder: Recorder
+) -> None:
+    await client.post(PATH, params=query("n1"), data=event(EventKey="qrscene_invite-7"))
+    await client.post(PATH, params=query("n2"), data=event(EventKey="", CreateTime="1548834731"))
+    scenes = [json.loads(value)["scene"] for value in recorder.of("wechat-events")]
+    assert scenes == ["invite-7", None]
+
+
+async def test_json_bodies_say_the_same(client: Client, recorder: Recorder) -> None:
+    said = {"FromUserName": "openid1", "CreateTime": 1548834730, "MsgType": "event", "Event": "X"}
+    answer = await client.post(PATH, params=query("n1"), data=json.dumps(said))
+    assert answer.status == 200
+    assert json.loads(recorder.of("wechat-events")[0])["at"] == "2019-01-30T15:52:10+08:00"
+
+
+@pytest.mark.parametrize(
+    ("params", "body"),
+    [
+        (query("n") | {"signature": "0" * 40}, event()),
+        ({"timestamp": "1"}, event()),
+        (query("n", at=time.time() - 3600), event()),
+        (query("n"), b"<!DOCTYPE x><xml></xml>"),
+        (query("n"), b'<!DOCTYPE x [<!ENTITY e "e">]><xml><Event>&e;</Event></xml>'),
+        (query("n"), b"rubbish"),
+        (query("n"), b""),
+        (query("n"), event(CreateTime="soon")),
+        (query("n"), b"<xml>" + b"x" * 65_536 + b"</xml>"),
+        (query("n"), sealed_xml(KEY, event())[1]),
+    ],
+)
+async def test_what_is_not_wechats_gets_403_and_changes_nothing(
+    client: Client, recorder: Recorder, params: dict[str, str], body: bytes
+) -> None:
+    answer = await client.post(PATH, params=params, data=body)
+    assert answer.status == 403
+    assert recorder.records == []
+
+
+class TestWithAKey:
+    """Compatible and safe mode: only what is encrypted counts."""
+
+    @pytest.fixture
+    def settings_given(self) -> dict[str, str]:
+        return {
+            "wechat_app_id": APP_ID,
+            "wechat_callback_token": TOKEN,
+            "wechat_encoding_aes_key": KEY,
+            "wechat_encoding_aes_key_previous": PREVIOUS,
+        }
+
+    @pytest.mark.parametrize("key", [KEY, PREVIOUS])
+    async def test_the_present_and_the_previous_key_open(
+        self, client: Client, recorder: Recorder, key: str
+    ) -> None:
+        sealed, body = sealed_xml(key, event())
+        answer = await client.post(PATH, params=query("n1", sealed=sealed), data=body)
+        assert answer.status == 200
+        assert len(recorder.of("wechat-events")) == 1
+
+    async def test_in_compatible_mode_the_clear_fields_count_for_nothing(
+        self, client: Client, recorder: Recorder
+    ) -> None:
+        sealed = crypto.encrypt(KEY, APP_ID, event("subscribe"))
+        body = event("unsubscribe").replace(
+            b"</xml>", f"<Encrypt>{sealed}</Encrypt></xml>".encode()
+        )
+        await client.post(PATH, params=query("n1", sealed=sealed), data=body)
+        (value,) = recorder.of("wechat-events")
+        assert json.loads(value)["event"] == "subscribe"
+
+    async def test_in_clear_with_a_foreign_key_or_for_another_appid_is_403(
+        self, client: Client, recorder: Recorder
+    ) -> None:
+        requests = [(query("n1"), event()), (query("n1") | {"encrypt_type": "raw"}, event())]
+        for key, app_id in ((FOREIGN, APP_ID), (KEY, "wxother")):
+            sealed, body = sealed_xml(key, event(), app_id)
+            requests.append((query("n1", sealed=sealed), body))
+        sealed, body = sealed_xml(KEY, event())
+        requests.append((query("n1"), body))  # only the outer signature
+        requests.append((query("n1", sealed=sealed) | {"msg_signature": "0" * 40}, body))
+        for params, sent in requests:
+            assert (await client.post(PATH, params=params, data=sent)).status == 403
+        assert recorder.records == []
+
+
+async def test_a_finished_job_becomes_a_delivery_of_its_notification(
+    client: Client, recorder: Recorder, redis: Redis
+) -> None:
+    receipts = Receipts(redis, "dialwatch")
+    await receipts.remember(
+        "3487542469355618313", Receipt("id1", "acme", "low_balance", 2, b"acme")
+    )
+    await receipts.remember(
+        "3487542469355618314", Receipt("id2", "acme", "low_balance", 1, b"acme")
+    )
+    for number, status in ((3, "success"), (4, "failed: system failed")):
+        body = event("TEMPLATESENDJOBFINISH", MsgID=f"348754246935561831{number}", Status=status)
+        for nonce in ("a", "b"):  # WeChat's own repeat may come with another nonce
+            await client.post(PATH, params=query(f"{nonce}{number}"), data=body)
+    deliveries = [json.loads(value) for value in recorder.of("deliveries")]
+    assert [(one["notification_id"], one["status"], one.get("error")) for one in deliveries] == [
+        ("id3", "delivered", None),
+        ("id4", "undelivered", "failed:system failed"),
+    ]
+    assert deliveries[0]["attempts"] == 2
+    assert deliveries[0]["provider_id"] == "3487542469355618313"
+
+
+async def test_a_word_that_comes_before_the_answer_waits_for_it(
+    client: Client, recorder: Recorder, redis: Redis
+) -> None:
+    body = event("TEMPLATESENDJOBFINISH", MsgID="77", Status="success")
+    assert (await client.post(PATH, params=query("n1"), data=body)).status == 200
+    assert recorder.of("deliveries") == []
+    word = await Receipts(redis, "dialwatch").remember("77", Receipt("id", "a", "s", 1, b"a"))
+    assert word is not None
+    assert word.status == "delivered"
+
+
+async def test_unsubscribe_holds_until_the_next_subscribe(client: Client, redis: Redis) -> None:
+    subscriptions = Subscriptions(redis, "dialwatch")
+    await client.post(PATH, params=query("n1"), data=event("unsubscribe"))
+    assert await subscriptions.is_unsubscribed("openid1")
+    await client.post(PATH, params=query("n2"), data=event("subscribe", CreateTime="1548834731"))
+    assert not await subscriptions.is_unsubscribed("openid1")
+
+
+async def test_without_kafka_the_answer_is_503_and_the_repeat_counts(
+    client: Client, recorder: Recorder, redis: Redis
+) -> None:
+    recorder.error = KafkaConnectionError()
+    params = query("n1")
+    assert (await client.post(PATH, params=params, data=event())).status == 503
+    recorder.error = None
+    async for key in redis.scan_iter("*"):
+        await redis.pexpire(key, 1)  # as the seconds until WeChat's repeat do
+    await asyncio.sleep(0.01)
+    assert (await client.post(PATH, params=params, data=event())).status == 200
+    assert len(recorder.of("wechat-events")) == 1
