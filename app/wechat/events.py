@@ -66,15 +66,9 @@ def msgid_of(fields: Mapping[str, str]) -> str | None:
 
 
 def job_error(status: str) -> str | None:
-    """Return WeChat's status of a finished job where it isn't success, in one spelling.
-
-    The documentation writes `failed:user block` and `failed: system failed`.
-    """
-    said = " ".join(status.split())
-    if said.lower() == "success":
-        return None
-    kind, colon, reason = said.partition(":")
-    return f"{kind.strip().lower()}:{reason.strip()}" if colon else said or "no status"
+    """Return WeChat's status of a finished job, as it is spelled, where it isn't success."""
+    said = status.strip()
+    return None if said.lower() == "success" else said or "no status"
 
 
 def _scene(event: str, key: str) -> str | None:

@@ -195,8 +195,8 @@ async def test_a_finished_job_becomes_a_delivery_of_its_notification(
             await client.post(PATH, params=query(f"{nonce}{number}"), data=body)
     deliveries = [json.loads(value) for value in recorder.of("deliveries")]
     assert [(one["notification_id"], one["status"], one.get("error")) for one in deliveries] == [
-        ("id3", "delivered", None),
-        ("id4", "undelivered", "failed:system failed"),
+        ("id1", "delivered", None),
+        ("id2", "undelivered", "failed: system failed"),
     ]
     assert deliveries[0]["attempts"] == 2
     assert deliveries[0]["provider_id"] == "3487542469355618313"
