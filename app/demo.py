@@ -62,6 +62,12 @@ class Story:
     inbox: int = 0
     dead_letters: Counter[str] = field(default_factory=Counter)
 
+    def is_over(self) -> bool:
+        """Has every notification ended, and WeChat said what became of what it took?"""
+        sent = self.deliveries["wechat", "sent", ""]
+        said = sum(self.deliveries["wechat", later, ""] for later in ("delivered", "undelivered"))
+        return bool(self.all_folded) and self.noticed <= self.ended and said >= sent
+
 
 def run_demo(*, calls: int, seed: int, stay: bool) -> int:
     """Run it; return the exit code: 1 when something promised didn't happen."""
@@ -192,7 +198,7 @@ async def _play(
         try:
             publishing = asyncio.create_task(_publish(brokers, topics, dialer, story))
             deadline = time.monotonic() + PATIENCE_SECONDS + calls / 1000
-            while not (publishing.done() and story.all_folded and story.noticed <= story.ended):
+            while not (publishing.done() and story.is_over()):
                 await asyncio.sleep(0.2)
                 worker.check()
                 if publishing.done():
@@ -205,8 +211,8 @@ async def _play(
                 bars.update(ended, completed=len(story.ended), total=len(story.noticed) or None)
                 if time.monotonic() > deadline:
                     raise CommandError(
-                        f"{len(story.noticed - story.ended)} notifications have not ended: see "
-                        f"{worker.log}"
+                        f"{len(story.noticed - story.ended)} notifications have not ended, or "
+                        f"WeChat's word on some is missing; the worker's log: {worker.log}"
                     )
         finally:
             watching.cancel()
