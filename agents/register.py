@@ -17,8 +17,8 @@ def watching(rules: Rules, topics: Topics) -> list[Source]:
     announcements = AnnouncementsAgent(rules, topics)
     return [
         Source(topics.accounts, accounts.fold_accounts, order=0, is_read_first=True),
-        Source(topics.recharges, accounts.fold_recharges, order=1),
-        Source(topics.calls, CallsAgent(rules, topics).fold, order=2),
+        Source(topics.recharges, accounts.fold_recharges, order=1, is_timed=True),
+        Source(topics.calls, CallsAgent(rules, topics).fold, order=2, is_timed=True),
         Source(topics.line_segments, LinesAgent(rules, topics).fold, order=3),
         Source(topics.ticks, accounts.fold_ticks, order=4, is_clock=True),
         Source(topics.announcements, announcements.fold_announcements, order=5),

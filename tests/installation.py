@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import time
 import uuid
 from collections.abc import Callable, Iterable
@@ -12,7 +13,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 
 from app.local.worker import WorkerProcess
-from app.settings import Settings, load_settings
+from app.settings import PREFIX, Settings, load_settings
 from app.topics_admin import create_topics
 from streams.topics import Topics
 
@@ -46,6 +47,11 @@ class Installation:
             "DIALWATCH_SESSION_TIMEOUT_SECONDS": "6",
         }
         self.workers: list[WorkerProcess] = []
+
+    def environment(self) -> dict[str, str]:
+        """The whole environment of a command that is run for this installation."""
+        own = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+        return own | self.variables
 
     def settings(self, **given: object) -> Settings:
         """The settings as this program would load them."""

@@ -1,6 +1,7 @@
 """The stand-in for WeChat and the SMS gateway as one HTTP server, with a control plane.
 
-As WeChat:  POST /cgi-bin/stable_token, GET /cgi-bin/token, POST /cgi-bin/message/template/send
+As WeChat:  POST /cgi-bin/stable_token, GET /cgi-bin/token, POST /cgi-bin/message/template/send,
+            GET /cgi-bin/template/get_all_private_template
 As gateway: POST /sms
 Control:    GET    /__sandbox/messages    what stands on the phones: {"wechat": […], "sms": […]}
             DELETE /__sandbox/messages    empty them
@@ -70,6 +71,7 @@ class Sandbox:
         app.router.add_route("*", "/cgi-bin/stable_token", self._stable_token)
         app.router.add_get("/cgi-bin/token", self._classic_token)
         app.router.add_route("*", "/cgi-bin/message/template/send", self._send)
+        app.router.add_get("/cgi-bin/template/get_all_private_template", self._templates)
         app.router.add_post("/sms", self._sms)
         app.router.add_get("/", self._page)
         control = "/__sandbox"
@@ -156,6 +158,15 @@ class Sandbox:
         if dice.hits(faults.truncated):
             text = text[:20]
         return web.Response(text=text, content_type="application/json")
+
+    async def _templates(self, request: web.Request) -> web.Response:
+        wrong = self.tokens.error(request.query.get("access_token"))
+        if wrong:
+            return _error(wrong)
+        fields = ("first", "keyword1", "keyword2", "keyword3", "keyword4", "remark")
+        content = "\n".join(f"{{{{{name}.DATA}}}}" for name in fields)
+        template = {"template_id": self.wechat.template_id, "title": "通知", "content": content}
+        return web.json_response({"template_list": [template]})
 
     async def _finish_job(self, message: Message) -> None:
         faults, dice = self.faults, self.dice

@@ -8,7 +8,8 @@ and not committed is bounded. A cycle that did nothing opens no transaction.
 import asyncio
 import logging
 import time
-from collections import deque
+from bisect import bisect_right
+from collections import defaultdict, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -58,10 +59,13 @@ class _Buffer:
         self._lists.append(records)
         return len(records)
 
-    def take(self, most: int) -> list[Record]:
+    def take(self, most: int, until: int | None) -> list[Record]:
+        """Take up to so many records, at least one, none younger than `until` (None: any)."""
         taken = self._lists.popleft()
         while self._lists and len(taken) < most:
             taken = taken + self._lists.popleft()
+        if until is not None and taken[-1].timestamp > until:
+            most = min(most, max(1, bisect_right(taken, until, key=_timestamp)))
         if len(taken) > most:
             self._lists.appendleft(taken[most:])
             del taken[most:]
@@ -72,6 +76,10 @@ class _Buffer:
     def head_timestamp(self) -> int:
         """Milliseconds since the epoch of the oldest record. There must be one."""
         return self._lists[0][0].timestamp
+
+
+def _timestamp(record: Record) -> int:
+    return record.timestamp
 
 
 class Lag(NamedTuple):
@@ -117,6 +125,11 @@ class Cycle:
         does a partition's log end at this offset, as far as the consumer knows?
         """
         self._sources = dict(sorted(sources.items(), key=lambda item: (item[1].order, item[0])))
+        self._in_time: defaultdict[int, dict[Source, TP]] = defaultdict(dict)
+        """By partition number, the sources that are folded in the order of their timestamps."""
+        for tp, source in self._sources.items():
+            if source.is_timed or source.is_clock:
+                self._in_time[tp.partition][source] = tp
         self._outboxes = outboxes
         self._states = states
         self._buffers = {tp: _Buffer(positions[tp]) for tp in sources}
@@ -238,9 +251,36 @@ class Cycle:
             if self._buffers[first_tp].count or not self._is_past(first_tp, end):
                 return False
             del self._read_first[tp.partition]
-        if source.is_clock:
-            return self._is_everything_older_folded(tp)
+        if source.is_clock and not self._is_everything_older_folded(tp):
+            return False
+        return source not in self._in_time[tp.partition] or self._is_next_in_time(tp, source)
+
+    def _is_next_in_time(self, tp: TP, source: Source) -> bool:
+        """Could nothing older of the partition's other timed sources still come?"""
+        at = (self._buffers[tp].head_timestamp, source.order)
+        for other, other_tp in self._in_time[tp.partition].items():
+            buffer = self._buffers[other_tp]
+            if other is source:
+                continue
+            if buffer.count:
+                if (buffer.head_timestamp, other.order) < at:
+                    return False
+            elif not self._is_read_up(other_tp, buffer.position):
+                return False
         return True
+
+    def _limit_in_time(self, tp: TP, source: Source) -> int | None:
+        """Return the timestamp up to which nothing of the other timed sources is due."""
+        in_time = self._in_time[tp.partition]
+        if source not in in_time:
+            return None
+        heads = [
+            # What happened in the same millisecond goes in the order of the sources.
+            self._buffers[other_tp].head_timestamp - (other.order < source.order)
+            for other, other_tp in in_time.items()
+            if other is not source and self._buffers[other_tp].count
+        ]
+        return min(heads, default=None)
 
     def _is_past(self, tp: TP, end: int) -> bool:
         # The log's last record may be a transaction's marker, which is never delivered.
@@ -261,7 +301,7 @@ class Cycle:
         return True
 
     def _fold(self, tp: TP, source: Source) -> None:
-        records = self._buffers[tp].take(MAX_BATCH_RECORDS)
+        records = self._buffers[tp].take(MAX_BATCH_RECORDS, self._limit_in_time(tp, source))
         self._buffered -= len(records)
         transaction = self._running()
         source.fold(

@@ -57,5 +57,8 @@ class Source:
     """Which of a partition's sources goes first when several have records."""
     is_read_first: bool = False
     """A new group reads what stands in this topic before it folds anything else."""
+    is_timed: bool = False
+    """Its records and those of other timed sources of the partition (clocks are) are folded in
+    the order of their timestamps: a backlog comes out as it would have come in time."""
     is_clock: bool = False
     """Its records wait until all older records of the partition's other sources are folded."""

@@ -1,0 +1,210 @@
+"""`dialwatch doctor`: is everything there that a worker needs? One line each, with what to do.
+
+Asks, and changes nothing: it creates no topic and sends no message.
+"""
+
+import asyncio
+import email.utils
+import sys
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Literal
+
+import httpx
+from redis.asyncio import Redis
+
+from agents.channel import StoreAwayError
+from agents.outcomes import Held, TryLater
+from app.channels.wechat import build_client, build_tokens
+from app.errors import CommandError
+from app.http import open_http
+from app.kafka_admin import open_admin
+from app.settings import Settings, variable
+from app.store import open_redis, store_errors
+from app.topics_admin import check_internal, common_count
+from app.wechat.fields import parse_fields
+
+KAFKA_SECONDS = 10.0
+HTTP_SECONDS = 10.0
+# WeChat's callback is refused beyond 300 s; times in messages are wrong long before.
+MOST_SKEW_SECONDS = 5.0
+
+Verdict = Literal["ok", "warn", "fail"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line: what was looked at, how it is, and what to do."""
+
+    verdict: Verdict
+    what: str
+    text: str
+
+
+def run_doctor(settings: Settings) -> int:
+    """Print the findings; return 1 where something keeps a worker from its work."""
+    return asyncio.run(_print(settings))
+
+
+async def _print(settings: Settings) -> int:
+    code = 0
+    async for finding in examine(settings):
+        print(f"{finding.verdict:4}  {finding.what:10}  {finding.text}", flush=True)
+        code = max(code, int(finding.verdict == "fail"))
+    print("something must be done first" if code else "a worker can run", file=sys.stderr)
+    return code
+
+
+async def examine(settings: Settings) -> AsyncIterator[Finding]:
+    """Yield the findings, in the order in which things are needed."""
+    yield await _kafka(settings)
+    redis, http = open_redis(settings.redis_url), open_http()
+    try:
+        redis_finding = await _redis(redis)
+        yield redis_finding
+        async for finding in _wechat(settings, redis, http):
+            yield finding
+        yield await _clock(settings, http)
+        yield await _callback(settings, http)
+        yield (
+            Finding("ok", "sms", "a gateway is set")
+            if settings.sms_url
+            else Finding("warn", "sms", f"SMS are skipped: set {variable('sms_url')}")
+        )
+    finally:
+        await http.aclose()
+        await redis.aclose()
+
+
+async def _kafka(settings: Settings) -> Finding:
+    topics = settings.topics
+    try:
+        async with open_admin(settings, timeout_s=KAFKA_SECONDS) as admin:
+            standing = await admin.partition_counts()
+        common_count(topics, standing)
+        check_internal(topics, standing)
+    except CommandError as error:
+        return Finding("fail", "kafka", str(error))
+    wanted = [*topics.contract(), *topics.internal()]
+    missing = [topic.name for topic in wanted if topic.name not in standing]
+    if missing:
+        return Finding(
+            "warn",
+            "kafka",
+            f"{len(missing)} topics are missing ({', '.join(missing[:3])}…): a worker creates "
+            "them, or `dialwatch topics create`",
+        )
+    return Finding("ok", "kafka", f"it answers, and all {len(wanted)} topics fit together")
+
+
+async def _redis(redis: Redis) -> Finding:
+    try:
+        with store_errors():
+            await redis.ping()
+            policy = (await redis.config_get("maxmemory-policy")).get("maxmemory-policy", "")
+    except StoreAwayError as error:
+        return Finding("fail", "redis", f"{error}: start it, or set {variable('redis_url')}")
+    if policy not in {"noeviction", ""}:
+        return Finding(
+            "warn", "redis", f"maxmemory-policy is {policy}: what was sent may be forgotten; set "
+            "noeviction"
+        )  # fmt: skip
+    return Finding("ok", "redis", "it answers")
+
+
+async def _wechat(
+    settings: Settings, redis: Redis, http: httpx.AsyncClient
+) -> AsyncIterator[Finding]:
+    missing = settings.missing_to_send_wechat()
+    if missing:
+        yield Finding("warn", "wechat", f"messages are skipped: set {', '.join(missing)}")
+        return
+    client = build_client(settings, http)
+    token = await build_tokens(client, redis).get()
+    if not isinstance(token, str):
+        yield Finding("fail", "token", f"{_why(token)}: check the appid, the secret and the "
+                      "IP list in WeChat's console")  # fmt: skip
+        return
+    yield Finding("ok", "token", "WeChat gives one out")
+    yield await _template(settings, http, token)
+
+
+async def _template(settings: Settings, http: httpx.AsyncClient, token: str) -> Finding:
+    url = f"{settings.wechat_base_url}/cgi-bin/template/get_all_private_template"
+    try:
+        answer = await http.get(url, params={"access_token": token}, timeout=HTTP_SECONDS)
+        templates = answer.json()["template_list"]
+        contents = {one["template_id"]: str(one["content"]) for one in templates}
+    except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
+        return Finding(
+            "warn", "template", f"the account's templates can't be read ({type(error).__name__})"
+        )
+    content = contents.get(settings.wechat_template_id or "")
+    if content is None:
+        return Finding(
+            "fail",
+            "template",
+            f"the account has no such template: set {variable('wechat_template_id')} to one of "
+            "WeChat's console",
+        )
+    fields = [name for name in parse_fields(settings.wechat_fields) if name]
+    absent = [name for name in fields if "{{" + name + ".DATA}}" not in content]
+    if absent:
+        return Finding(
+            "fail",
+            "template",
+            f"the template has no field {', '.join(absent)}: set {variable('wechat_fields')} to "
+            "its own names",
+        )
+    return Finding("ok", "template", f"it has the fields {', '.join(fields)}")
+
+
+async def _clock(settings: Settings, http: httpx.AsyncClient) -> Finding:
+    try:
+        answer = await http.head(settings.wechat_base_url, timeout=HTTP_SECONDS)
+        theirs = email.utils.parsedate_to_datetime(answer.headers["Date"]).timestamp()
+    except (httpx.HTTPError, KeyError, ValueError) as error:
+        return Finding(
+            "warn",
+            "clock",
+            f"WeChat doesn't answer ({type(error).__name__}): check {variable('wechat_base_url')} "
+            "and the way out",
+        )
+    skew_s = time.time() - theirs
+    if abs(skew_s) > MOST_SKEW_SECONDS:
+        return Finding(
+            "fail", "clock", f"this machine is {skew_s:+.0f} s off WeChat's clock: run NTP"
+        )
+    return Finding("ok", "clock", "within seconds of WeChat's")
+
+
+async def _callback(settings: Settings, http: httpx.AsyncClient) -> Finding:
+    if settings.wechat_callback_token is None:
+        return Finding(
+            "warn",
+            "callback",
+            f"nothing is known of deliveries: set {variable('wechat_callback_token')}",
+        )
+    host = settings.web_host if settings.web_host not in {"0.0.0.0", "::"} else "127.0.0.1"  # noqa: S104
+    url = f"http://{host}:{settings.web_port}/receive/wechat/callback"
+    try:
+        answer = await http.get(url, timeout=HTTP_SECONDS)
+    except httpx.HTTPError as error:
+        return Finding(
+            "warn", "callback", f"no worker answers at {url} ({type(error).__name__}): start one"
+        )
+    if answer.status_code != 403:
+        return Finding(
+            "fail", "callback", f"{url} answers {answer.status_code} to an unsigned request"
+        )
+    mode = "safe mode" if settings.wechat_encoding_aes_key else "plain mode: set an AES key"
+    return Finding(
+        "ok" if settings.wechat_encoding_aes_key else "warn",
+        "callback",
+        f"a worker refuses unsigned requests; {mode}",
+    )
+
+
+def _why(trouble: Held | TryLater) -> str:
+    return trouble.reason if isinstance(trouble, Held) else trouble.error

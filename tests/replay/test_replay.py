@@ -1,0 +1,162 @@
+"""A replay prints what the worker published, and touches nothing."""
+
+import asyncio
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.replay import _Internal, _Log, fold_in_time
+from streams.engine.types import TP
+from tests.cli.test_commands import dialwatch
+from tests.installation import PARTITIONS, Installation, Published
+from tests.samples import account, announcement, call, recharge, ticks
+
+
+def log(topic: str, order: int, *timestamps: int) -> _Log:
+    records: list[Any] = [
+        _Internal(number, at, None, f"{topic}{at}".encode()) for number, at in enumerate(timestamps)
+    ]
+    return _Log(TP(topic, 0), order, len(records), records, is_read=True)
+
+
+def folded(logs: list[_Log], up_to: int | None) -> list[str]:
+    seen: list[str] = []
+
+    def fold(tp: TP, records: Any) -> None:
+        seen.extend(record.value.decode() for record in records)
+
+    fold_in_time(logs, up_to, fold)
+    return seen
+
+
+def test_a_partition_is_folded_in_the_order_of_time() -> None:
+    calls, ticks_ = log("c", 2, 1, 3, 5, 9), log("t", 4, 3, 6)
+    # Of one millisecond the call goes before the tick.
+    assert folded([calls, ticks_], None) == ["c1", "c3", "t3", "c5", "t6", "c9"]
+
+
+def test_nothing_is_folded_beyond_what_others_may_still_bring() -> None:
+    calls, ticks_ = log("c", 2, 1, 3, 5, 9), log("t", 4, 3, 6)
+    assert folded([calls, ticks_], 5) == ["c1", "c3", "t3", "c5"]
+    assert folded([calls, ticks_], None) == ["t6", "c9"]
+
+
+def history() -> list[Published]:
+    """All scenarios, repeats and rubbish, over four accounts; a line's calls from one of them."""
+    rng = random.Random(7)
+    names = ["acme", "bob", "carol", "dave"]
+    records = []
+    for name in names:
+        for index in range(250):
+            result = rng.choice("AEW") if index % 120 == 119 else "F"
+            line = "broken" if name == "bob" else f"line-{name}"
+            if name == "bob":
+                result = "W"
+            records.append(
+                call(name, index, batch_size=250, result=result, line_id=line,
+                     balance=f"{100 - index}.00")
+            )  # fmt: skip
+            if index % 50 == 0:
+                records.append(records[-1])
+    rng.shuffle(records)
+    records.insert(10, Published("call-records", "acme", b"rubbish"))
+    records += [recharge(name, f"r-{name}") for name in names]
+    records += ticks("2019-01-30T16:00:00+08:00", PARTITIONS)
+    records += ticks("2019-01-31T10:00:00+08:00", PARTITIONS)
+    records.append(announcement("up"))
+    return records
+
+
+@pytest.mark.broker
+async def test_its_commands_are_those_the_worker_published(
+    installation: Installation, tmp_path: Path
+) -> None:
+    accounts = [
+        account(name, intent_classes=["A"], balance_threshold="50.00",
+                expires_at="2019-02-03T00:00:00+08:00")
+        for name in ("acme", "bob", "carol")
+    ]  # fmt: skip
+    await installation.publish(accounts)
+    worker = installation.worker()
+    await installation.publish(history())
+    # The last thing to happen: everybody with a record is told of the announcement.
+    await installation.wait_for(
+        "deliveries",
+        lambda seen: (
+            sum(one["scenario"] == "announcement" for one in seen) == 6
+            and sum(one["scenario"] == "account_expiring" for one in seen) == 9
+        ),
+    )
+    worker.stop()
+    published = await installation.read_values("notifications")
+    before = {name: len(await installation.read(name)) for name in ("notifications", "deliveries")}
+
+    ended = dialwatch("replay", directory=tmp_path, variables=installation.variables)
+    assert ended.returncode == 0, ended.stderr
+    replayed = [json.loads(line) for line in ended.stdout.splitlines()]
+    key = "notification_id"
+    assert sorted(replayed, key=lambda one: one[key]) == sorted(published, key=lambda one: one[key])
+    assert "1 invalid" in ended.stderr
+    after = {name: len(await installation.read(name)) for name in before}
+    assert before == after
+
+    # since is inclusive, until exclusive
+    at = "2019-01-30T15:52:10+08:00"
+    ended = dialwatch(
+        "replay", "--since", at, "--until", "2019-01-30T15:52:11+08:00",
+        directory=tmp_path, variables=installation.variables,
+    )  # fmt: skip
+    some = [json.loads(line) for line in ended.stdout.splitlines()]
+    assert len(some) == sum(one["occurred_at"] == at for one in published)
+    ended = dialwatch("replay", "--until", at, directory=tmp_path, variables=installation.variables)
+    assert ended.stdout == ""
+
+    # What if the threshold were 50?
+    ended = dialwatch(
+        "replay", "--run-length", "50", "--scenario", "line_error_run",
+        directory=tmp_path, variables=installation.variables,
+    )  # fmt: skip
+    lines = [json.loads(line) for line in ended.stdout.splitlines()]
+    assert len(lines) == 250 // 50 * 2
+    assert {one["cause"]["run_length"] for one in lines} == {50}
+
+
+def test_a_time_without_a_zone_is_refused(tmp_path: Path) -> None:
+    ended = dialwatch("replay", "--since", "2019-01-30T15:52:10", directory=tmp_path)
+    assert ended.returncode == 2
+    assert "--since" in ended.stderr
+
+
+@pytest.mark.broker
+def test_a_missing_topic_is_named(installation: Installation, tmp_path: Path) -> None:
+    wrong = installation.variables | {"DIALWATCH_TOPIC_PREFIX": "nobody."}
+    ended = dialwatch("replay", directory=tmp_path, variables=wrong)
+    assert ended.returncode == 1
+    assert "nobody." in ended.stderr
+
+
+@pytest.mark.broker
+def test_who_stops_reading_causes_no_traceback(installation: Installation, tmp_path: Path) -> None:
+    calls = [call("acme", index, result="F") for index in range(1000)]
+    asyncio.run(installation.publish(calls))
+    command = [sys.executable, "-m", "app.cli", "replay", "--run-length", "1"]
+    process = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        env=installation.environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.readline()
+    process.stdout.close()
+    said = process.stderr.read()
+    process.stderr.close()
+    process.wait(30)
+    assert b"Traceback" not in said
