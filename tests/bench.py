@@ -1,0 +1,389 @@
+"""`make bench`: this worker beside its peers, on one prefilled topic, on this machine, in one run.
+
+    dialwatch   all rules, exactly once: a real `dialwatch worker`, whole Python process
+    aiokafka    a bare consumer that decodes each call's JSON and does nothing: the ceiling
+    stock Faust an agent per record that counts the account run alone, a table in memory
+
+CPU is what the process used (user and system) from its first to its last call, by its own
+counters; the rate is calls by wall clock in the same span. The peers read the same records.
+"""
+
+import argparse
+import asyncio
+import json
+import logging
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from rich.console import Console
+from rich.table import Table
+
+from app.local.dialer import Dialer, Event
+from app.local.stack import Stack
+from app.local.worker import WorkerProcess
+from streams.topics import Source
+from tests.installation import Installation
+
+LATENCY_RATE = 2_000
+LATENCY_SECONDS = 15
+
+
+class Measured(NamedTuple):
+    """One subject's run."""
+
+    name: str
+    calls: int
+    seconds: float
+    cpu_seconds: float
+    peak_mb: float
+    changelog_mb: float = 0.0
+
+
+class Usage(NamedTuple):
+    cpu_seconds: float
+    peak_mb: float
+
+
+def usage_of(pid: int) -> Usage:
+    """Read a process's counters (Linux)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    ticks = int(fields[11]) + int(fields[12])
+    status = Path(f"/proc/{pid}/status").read_text()
+    peak_kb = int(next(line for line in status.splitlines() if "VmHWM" in line).split()[1])
+    return Usage(ticks / os.sysconf("SC_CLK_TCK"), peak_kb / 1024)
+
+
+def bench_calls(count: int, accounts: int, batch_size: int) -> list[Event]:
+    """Interleave accounts evenly; each works through batches; 1 % A, no run gets long."""
+    encode = msgspec.json.Encoder().encode
+    results = "FFFEFFDCFF"
+    dialer = Dialer(seed=1, calls=1, start=datetime.now(UTC), partitions=8)
+    keys = [f"account-{number:07d}".encode() for number in range(accounts)]
+    places = [dialer.partition_of(key) for key in keys]
+    events = []
+    for number in range(count):
+        account, turn = number % accounts, number // accounts
+        call = {
+            "call_id": f"c{number:09d}",
+            "account_id": keys[account].decode(),
+            "line_id": f"line-{number % 97}",
+            "result": "W" if number % 211 == 0 else results[(number * 7 + turn) % 10],
+            "phone": f"137{number % 10**8:08d}",
+            "submitted_at": f"2026-11-01T{turn // batch_size % 24:02d}:00:00+08:00",
+            "batch_size": batch_size,
+            "batch_index": turn % batch_size,
+            "ended_at": f"2026-11-02T10:{number // 60000 % 60:02d}:{number // 1000 % 60:02d}+08:00",
+            "balance": f"{500 - number % 100}.50",
+            "duration_s": number % 90,
+        }
+        place = places[account]
+        events.append(Event(Source.CALL_RECORDS, keys[account], encode(call), place))
+    return events
+
+
+async def prefill(brokers: str, topic: str, events: list[Event]) -> None:
+    """Publish everything in order, as a dialer in a hurry does."""
+    producer = AIOKafkaProducer(
+        bootstrap_servers=brokers, linger_ms=20, max_batch_size=1 << 17, compression_type="lz4"
+    )
+    await producer.start()
+    try:
+        for number, event in enumerate(events):
+            await producer.send(topic, event.value, key=event.key, partition=event.partition)
+            if number % 50_000 == 0:
+                await producer.flush()
+        await producer.flush()
+    finally:
+        await producer.stop()
+
+
+def run_dialwatch(installation: Installation, count: int) -> Measured:
+    """Start a worker on the prefilled topic; from its first to its last committed call."""
+    worker = installation.worker(is_started=False)
+    worker.start()
+    first: tuple[float, int, float] | None = None
+    while True:
+        folded, pid = records_of(worker, installation.topics.calls), worker.pid or 0
+        if folded and first is None:
+            first = time.monotonic(), folded, usage_of(pid).cpu_seconds
+        if folded >= count and first is not None:
+            began, already, cpu_before = first
+            seconds, usage = time.monotonic() - began, usage_of(pid)
+            break
+        time.sleep(0.02)
+    time.sleep(1.5)
+    asyncio.run(wait_committed(installation, count))
+    usage = Usage(usage_of(pid).cpu_seconds, usage.peak_mb)
+    worker.stop()
+    changelog = asyncio.run(log_bytes(installation))
+    done = count - already
+    return Measured("dialwatch", done, seconds, usage.cpu_seconds - cpu_before, usage.peak_mb,
+                    changelog / 1e6)  # fmt: skip
+
+
+def records_of(worker: WorkerProcess, topic: str) -> int:
+    wanted = f'dialwatch_records_total{{topic="{topic}"}}'
+    for line in worker.get("/metrics")[1].splitlines():
+        if line.startswith(wanted):
+            return int(float(line.rpartition(" ")[2]))
+    return 0
+
+
+async def wait_committed(installation: Installation, count: int) -> None:
+    """Until the group's offsets are past every call."""
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=installation.brokers, group_id=installation.name, enable_auto_commit=False
+    )
+    await consumer.start()
+    try:
+        topic = installation.topics.calls
+        tps = [TopicPartition(topic, n) for n in range(installation.topics.partitions)]
+        while True:
+            offsets = [await consumer.committed(tp) or 0 for tp in tps]
+            if sum(offsets) >= count:
+                return
+            await asyncio.sleep(0.1)
+    finally:
+        await consumer.stop()
+
+
+async def log_bytes(installation: Installation) -> int:
+    """How many bytes of keys and values the worker wrote into its changelog."""
+    topic = installation.topics.changelog
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=installation.brokers,
+        isolation_level="read_committed",
+        auto_offset_reset="earliest",
+        enable_auto_commit=False,
+    )
+    await consumer.start()
+    try:
+        tps = [TopicPartition(topic, n) for n in range(installation.topics.partitions)]
+        consumer.assign(tps)
+        ends = await consumer.end_offsets(tps)
+        total = 0
+        while True:
+            for records in (await consumer.getmany(timeout_ms=100)).values():
+                total += sum(len(one.key or b"") + len(one.value or b"") for one in records)
+            if all([await consumer.position(tp) >= ends[tp] for tp in tps]):
+                return total
+    finally:
+        await consumer.stop()
+
+
+def run_peer(name: str, brokers: str, topic: str, count: int) -> Measured:
+    """Run a peer in a process of its own; it prints what it measured."""
+    answered = subprocess.run(
+        [sys.executable, "-m", "tests.bench", "--peer", name, brokers, topic, str(count)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        check=True,
+        timeout=600,
+    )
+    return Measured(**json.loads(answered.stdout.splitlines()[-1]))
+
+
+async def peer_aiokafka(brokers: str, topic: str, count: int) -> Measured:
+    """Read and decode."""
+    decode = msgspec.json.Decoder(dict[str, Any]).decode
+    consumer = AIOKafkaConsumer(
+        topic, bootstrap_servers=brokers, auto_offset_reset="earliest", enable_auto_commit=False
+    )
+    await consumer.start()
+    seen, began, before = 0, 0.0, 0.0
+    try:
+        while seen < count:
+            for records in (await consumer.getmany(timeout_ms=200)).values():
+                if not began:
+                    began, before = time.monotonic(), time.process_time()
+                for record in records:
+                    decode(record.value)
+                seen += len(records)
+    finally:
+        seconds, cpu = time.monotonic() - began, time.process_time() - before
+        await consumer.stop()
+    return Measured("aiokafka, decoding only", seen, seconds, cpu, _own_peak_mb())
+
+
+async def peer_faust(brokers: str, topic: str, count: int) -> Measured:
+    """Stock Faust, one agent, a record at a time, the account run alone."""
+    import faust  # noqa: PLC0415 (only here)
+
+    app = faust.App(
+        f"bench-faust-{time.time_ns()}",
+        broker=[f"kafka://{one}" for one in brokers.split(",")],
+        store="memory://",
+        web_enabled=False,
+        topic_disable_leader=True,
+        consumer_auto_offset_reset="earliest",
+        datadir=tempfile.mkdtemp(),
+    )
+    runs = app.Table("runs", default=int, partitions=8)
+    source = app.topic(topic, value_serializer="raw", key_serializer="raw")
+    state = {"seen": 0, "began": 0.0, "cpu": 0.0}
+    finished = asyncio.Event()
+
+    @app.agent(source)
+    async def count_runs(stream: Any) -> None:
+        async for event in stream.events():
+            if not state["began"]:
+                state["began"], state["cpu"] = time.monotonic(), time.process_time()
+            call = json.loads(event.value)
+            account = call["account_id"]
+            if call["result"] == "F":
+                run = runs[account] + 1
+                runs[account] = 0 if run >= 100 else run
+            else:
+                runs[account] = 0
+            state["seen"] += 1
+            if state["seen"] >= count:
+                finished.set()
+
+    await app.start()
+    await finished.wait()
+    seconds, cpu = time.monotonic() - state["began"], time.process_time() - state["cpu"]
+    measured = Measured("stock Faust, account run", count, seconds, cpu, _own_peak_mb())
+    print(json.dumps(measured._asdict()), flush=True)
+    os._exit(0)  # stopping it takes longer than the measurement
+
+
+def _own_peak_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+async def measure_latency(installation: Installation, *, lines: bool) -> list[float]:
+    """Publish at a steady rate and time alerts from publishing to reading them, committed.
+
+    With a run length of 100, every hundredth call of an account (or line) in a row raises one.
+    """
+    topics, brokers = installation.topics, installation.brokers
+    dialer = Dialer(seed=1, calls=1, start=datetime.now(UTC), partitions=topics.partitions)
+    producer = AIOKafkaProducer(bootstrap_servers=brokers, linger_ms=0)
+    consumer = AIOKafkaConsumer(
+        topics.notifications,
+        bootstrap_servers=brokers,
+        isolation_level="read_committed",
+        auto_offset_reset="latest",
+        fetch_max_wait_ms=20,
+    )
+    await producer.start()
+    await consumer.start()
+    await consumer.seek_to_end()
+    published: dict[str, float] = {}
+    latencies: list[float] = []
+    tag = f"{'l' if lines else 'a'}{time.time_ns()}"
+
+    async def read() -> None:
+        async for record in consumer:
+            said = json.loads(record.value)
+            at = published.get(said["cause"].get("call_id", ""))
+            if at is not None and said["channel"] == "inbox":
+                latencies.append(time.monotonic() - at)
+
+    reading = asyncio.create_task(read())
+    began = time.monotonic()
+    for number in range(LATENCY_RATE * LATENCY_SECONDS):
+        ahead = began + number / LATENCY_RATE - time.monotonic()
+        if ahead > 0:
+            await asyncio.sleep(ahead)
+        account = f"lat-{number % 50}"
+        call = {
+            "call_id": f"{tag}-{number}",
+            "account_id": account,
+            "line_id": f"{tag}-{number % 50}",
+            "result": "W" if lines else "F",
+            "phone": "13700000000",
+            "submitted_at": f"2026-11-24T10:00:{number % 50:02d}+08:00",
+            "batch_size": 10_000_000,
+            "batch_index": number if lines else 5_000_000 + number,
+            "ended_at": "2026-11-24T10:00:00+08:00",
+        }
+        key = account.encode()
+        published[call["call_id"]] = time.monotonic()
+        await producer.send(
+            topics.calls, json.dumps(call).encode(), key=key, partition=dialer.partition_of(key)
+        )
+    await producer.flush()
+    await asyncio.sleep(2)
+    reading.cancel()
+    await producer.stop()
+    await consumer.stop()
+    return sorted(latencies)
+
+
+def show(results: list[Measured], latencies: dict[str, list[float]]) -> None:
+    table = Table("", "calls/s", "CPU s / M calls", "peak MiB", "changelog MB / M calls")
+    for one in results:
+        per_million = 1e6 / one.calls
+        table.add_row(
+            one.name,
+            f"{one.calls / one.seconds:,.0f}",
+            f"{one.cpu_seconds * per_million:.2f}",
+            f"{one.peak_mb:.0f}",
+            f"{one.changelog_mb * per_million:.0f}" if one.changelog_mb else "–",
+        )
+    console = Console()
+    console.print(table)
+    for name, seen in latencies.items():
+        p50, p99 = statistics.median(seen), seen[int(len(seen) * 0.99)]
+        console.print(
+            f"{name} alerts at {LATENCY_RATE} calls/s, read committed: "
+            f"p50 {p50 * 1000:.0f} ms, p99 {p99 * 1000:.0f} ms ({len(seen)} alerts)"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--calls", type=int, default=600_000)
+    parser.add_argument("--accounts", type=int, default=10_000)
+    parser.add_argument("--batch", type=int, default=1_000)
+    parser.add_argument("--faust-calls", type=int, default=20_000)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--no-peers", action="store_true")
+    parser.add_argument("--no-latency", action="store_true")
+    parser.add_argument("--peer", nargs=4, metavar=("NAME", "BROKERS", "TOPIC", "COUNT"))
+    given = parser.parse_args()
+    # New topics find their leaders while the first records wait: aiokafka says so at length.
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+    if given.peer:
+        name, brokers, topic, count = given.peer
+        peer = {"aiokafka": peer_aiokafka, "faust": peer_faust}[name]
+        print(json.dumps(asyncio.run(peer(brokers, topic, int(count)))._asdict()))
+        return
+    results, latencies = [], {}
+    with tempfile.TemporaryDirectory() as directory, Stack(heap_mb=768) as stack:
+        events = bench_calls(given.calls, given.accounts, given.batch)
+        for number in range(given.rounds):
+            made = Installation(
+                stack.bootstrap_servers, stack.redis_url, Path(directory) / str(number)
+            )
+            made.variables["DIALWATCH_PARTITIONS"] = "8"
+            asyncio.run(made.create_topics())
+            asyncio.run(prefill(stack.bootstrap_servers, made.topics.calls, events))
+            results.append(run_dialwatch(made, given.calls))
+            if not given.no_peers:
+                arguments = (stack.bootstrap_servers, made.topics.calls)
+                results.append(run_peer("aiokafka", *arguments, given.calls))
+                if number == 0:
+                    results.append(run_peer("faust", *arguments, given.faust_calls))
+            if number == 0 and not given.no_latency:
+                made.worker()
+                for name, lines in (("account", False), ("line", True)):
+                    latencies[name] = asyncio.run(measure_latency(made, lines=lines))
+            made.close()
+    show(results, latencies)
+
+
+if __name__ == "__main__":
+    main()
