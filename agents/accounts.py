@@ -117,8 +117,8 @@ def _sweep(state: State, rules: Rules, tick: int, passed: int) -> None:
     for _ in range(min(most, len(waiting))):
         table, key = waiting.pop()
         if table is TALLIES:
-            forget_what_is_over(state, key, tick, rules.batch_retention)
+            forget_what_is_over(state, key, tick, rules)
         else:
             line = state.peek(LINES, key)
-            if line is not None and runs.is_forgotten(line.run, tick, rules.batch_retention):
+            if line is not None and runs.is_forgotten(line.run, tick, rules.run_retention):
                 state.delete(LINES, key)

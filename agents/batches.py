@@ -4,6 +4,7 @@ What a batch is and when it is over is said in `tables/batches.py`; here it is f
 parked and forgotten.
 """
 
+from agents.rules import Rules
 from streams.engine.state import State
 from tables import batches, runs
 from tables.batches import Batch, Page, Parked, batch_key, page_key
@@ -70,8 +71,9 @@ def forget_tally(state: State, key: bytes) -> None:
         _forget_parked(state, key, submitted)
 
 
-def forget_what_is_over(state: State, key: bytes, clock: int, retention: int) -> None:
+def forget_what_is_over(state: State, key: bytes, clock: int, rules: Rules) -> None:
     """Forget an account's batches and run that are over; its tally when nothing is left."""
+    retention = rules.batch_retention
     parked = (state.peek(PARKED, key) or Parked()).submitted
     for submitted in parked.copy():
         batch = state.peek(BATCHES, batch_key(key, submitted))
@@ -81,7 +83,7 @@ def forget_what_is_over(state: State, key: bytes, clock: int, retention: int) ->
     if tally is None:
         return
     is_batch_over = tally.batch is None or batches.is_forgotten(tally.batch, clock, retention)
-    is_run_over = runs.is_forgotten(tally.run, clock, retention)
+    is_run_over = runs.is_forgotten(tally.run, clock, rules.run_retention)
     if is_batch_over and is_run_over and state.peek(PARKED, key) is None:
         forget_tally(state, key)
     elif is_batch_over and tally.batch is not None:

@@ -78,7 +78,10 @@ class CallsAgent:
             if result != "F":
                 run.count = 0
             else:
-                run.tick = clock
+                if clock > run.tick:
+                    if runs.is_forgotten(run, clock, rules.run_retention):
+                        run.count = 0
+                    run.tick = clock
                 reached = runs.fold(run, call.call_id, ended, length, window)
                 if reached is not None:
                     customer = state.peek(CUSTOMERS, key)

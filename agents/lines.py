@@ -7,7 +7,7 @@ from agents.rules import Rules
 from agents.telling import tell
 from streams.engine.types import Batch
 from streams.topics import Topics
-from tables import lines, texts
+from tables import lines, runs, texts
 from tables.lines import LineRun, LineSegment
 from tables.runs import Run
 from tables.store import LINES
@@ -34,6 +34,8 @@ class LinesAgent:
             if line is None:
                 line = LineRun(Run(), {})
                 state.put(LINES, key, line)
+            if runs.is_forgotten(line.run, clock, rules.run_retention):
+                line.run.count = 0
             line.run.tick = clock
             for reached in lines.fold(line, segment, length=length, window=window):
                 for account_id, chosen in reached.accounts.items():

@@ -27,6 +27,11 @@ class Rules:
         """In microseconds."""
         return int(self.batch_retention_days * DAY)
 
+    @property
+    def run_retention(self) -> int:
+        """How long, by the clock, an idle run is remembered, in microseconds."""
+        return max(self.run_window, self.batch_retention)
+
     def local_day(self, instant: int) -> int:
         """Return the local calendar day of an instant, as a number."""
         return local_datetime(instant, self.zone).toordinal()

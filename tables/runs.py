@@ -17,9 +17,10 @@ class Run(Struct, array_like=True):
 def is_forgotten(run: Run, clock: int, retention: int) -> bool:
     """Has nothing been counted for so long, by the clock, that nobody will go on with it?
 
-    By the clock at counting, not by the calls' own times: those of a backlog are old.
+    By the clock at counting, not by the calls' own times: those of a backlog are old. What was
+    counted before there was any tick is kept.
     """
-    return run.count == 0 or clock - run.tick > retention
+    return run.count == 0 or (run.tick > 0 and clock - run.tick > retention)
 
 
 class RunReached(Struct, frozen=True):

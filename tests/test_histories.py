@@ -1,0 +1,224 @@
+"""Random histories of all eight scenarios: the folds notice what the naive oracle notices.
+
+In whatever portions the records come. A failing seed stands in the test's name.
+"""
+
+import json
+import random
+from datetime import datetime, time, timedelta
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+from aiokafka.partitioner import murmur2
+
+from agents.rules import Rules
+from app.replay import Refold, _Internal
+from streams.engine.types import TP
+from streams.topics import Topics
+from tests.oracle import Oracle, comparable, normalized
+
+PARTITIONS = 3
+ZONES = ("Asia/Shanghai", "Europe/Berlin", "America/St_Johns")
+ACCOUNTS = ("acme", "bob", "carol", "dave", "erin")
+CLASSES = "ABCDE"
+
+Event = tuple[str, str | None, Any, int]
+
+
+def place(key: str) -> int:
+    return int((murmur2(key.encode()) & 0x7FFFFFFF) % PARTITIONS)
+
+
+class History:
+    """One seed's records: a few days, dense enough for every rule to have its chances."""
+
+    def __init__(self, seed: int, zone: ZoneInfo) -> None:
+        self.rng = random.Random(seed)
+        self.zone = zone
+        self.now = datetime(2026, 3, 26, 6, 0, tzinfo=zone)
+        self.serial = 0
+        self.calls: list[dict[str, Any]] = []
+        self.submitted: dict[str, list[tuple[str, int]]] = {name: [] for name in ACCOUNTS}
+
+    def events(self, count: int) -> list[Event]:
+        made: list[Event] = [self.account(name) for name in ACCOUNTS[:4]]
+        while len(made) < count:
+            self.now += timedelta(seconds=self.rng.choice([1, 30, 600, 3600, 7 * 3600]))
+            made += self.some()
+        return made
+
+    def some(self) -> list[Event]:
+        kind = self.rng.choices(
+            ["calls", "recharge", "account", "announcement", "tick", "rubbish"],
+            [20, 3, 2, 1, 6, 1],
+        )[0]
+        name = self.rng.choice(ACCOUNTS)
+        if kind == "calls":
+            return self.burst(name)
+        if kind == "recharge":
+            return [self.recharge(name)]
+        if kind == "account":
+            return [self.account(name)]
+        if kind == "announcement":
+            return [self.announcement()]
+        if kind == "tick":
+            at = self.now - timedelta(hours=self.rng.choice([0, 0, 0, 5]))
+            return [("ticks", None, {"at": at.isoformat()}, n) for n in range(PARTITIONS)]
+        topic = self.rng.choice(["call-records", "recharges", "accounts"])
+        return [(topic, name, b'{"rubbish":', place(name))]
+
+    def burst(self, name: str) -> list[Event]:
+        result = self.rng.choice("FFWW" + CLASSES)
+        line = self.rng.choice(["line-1", "line-2"])
+        events = []
+        for _ in range(self.rng.randrange(1, 9)):
+            self.now += timedelta(seconds=self.rng.randrange(0, 60))
+            if self.calls and self.rng.random() < 0.15:
+                call = self.rng.choice(self.calls)  # the dialer repeats itself
+                events.append(("call-records", call["account_id"], call, place(call["account_id"])))
+                continue
+            events.append(self.call(name, line, result if self.rng.random() < 0.9 else "F"))
+        return events
+
+    def call(self, name: str, line: str, result: str) -> Event:
+        batches = self.submitted[name]
+        if not batches or self.rng.random() < 0.1:
+            at = self.now.astimezone(self.rng.choice([self.zone, ZoneInfo("UTC")]))
+            batches.append((at.isoformat(), self.rng.randrange(1, 7)))
+        submitted, size = self.rng.choice(batches[-3:])
+        if self.rng.random() < 0.03:
+            size += 1  # a batch can't change
+        self.serial += 1
+        call: dict[str, Any] = {
+            "call_id": f"c{self.serial}",
+            "account_id": name,
+            "line_id": line,
+            "result": result,
+            "phone": f"137{self.serial:08d}",
+            "submitted_at": submitted,
+            "batch_size": size,
+            "batch_index": self.rng.randrange(size),
+            "ended_at": (self.now - timedelta(seconds=self.rng.randrange(0, 5))).isoformat(),
+        }
+        if self.rng.random() < 0.5:
+            call["balance"] = f"{self.rng.randrange(0, 100)}.{self.rng.randrange(10, 100)}"
+        self.calls.append(call)
+        return ("call-records", name, call, place(name))
+
+    def recharge(self, name: str) -> Event:
+        self.serial += 1
+        recharge = {
+            "recharge_id": f"r{self.rng.randrange(30)}",
+            "account_id": name,
+            "amount": "10.00",
+            "balance": f"{self.rng.randrange(0, 120)}.00",
+            "completed_at": self.now.isoformat(),
+        }
+        return ("recharges", name, recharge, place(name))
+
+    def account(self, name: str) -> Event:
+        if self.rng.random() < 0.15:
+            return ("accounts", name, None, place(name))
+        expires = self.now + timedelta(hours=self.rng.randrange(1, 24 * 12))
+        value: dict[str, Any] = {
+            "account_id": name,
+            "name": f"{name}-{self.rng.randrange(3)}",
+            "intent_classes": self.rng.sample(CLASSES, self.rng.randrange(0, 4)),
+            "balance_threshold": self.rng.choice([None, "20.00", "50.00"]),
+            "expires_at": self.rng.choice([None, expires.isoformat()]),
+        }
+        if self.rng.random() < 0.3:
+            value["channels"] = {
+                "unreachable_run": self.rng.choice([[], ["inbox"], ["sms", "inbox", "sms"]]),
+                "line_error_run": ["wechat"],
+                "low_balance": None,
+            }
+        return ("accounts", name, value, place(name))
+
+    def announcement(self) -> Event:
+        self.serial += 1
+        key = f"n{self.serial}"
+        said = {
+            "announcement_id": key,
+            "kind": self.rng.choice(["upgrade", "service", "other"]),
+            "title": "t",
+            "content": "c" * 60,
+            "published_at": self.now.isoformat(),
+        }
+        return ("announcements", key, said, place(key))
+
+
+def fold(events: list[Event], rules: Rules, cuts: random.Random) -> tuple[list[Any], int]:
+    """Return the commands and the number of dead letters; `cuts` says in which portions."""
+    topics = Topics("", "g", PARTITIONS)
+    commands: list[Any] = []
+    refold = Refold(rules, topics, lambda raw: commands.append(json.loads(raw)))
+    portion: list[Any] = []
+    before: TP | None = None
+    for offset, (topic, key, value, partition) in enumerate(events):
+        tp = TP(topic, partition)
+        if portion and before is not None and (tp != before or cuts.random() < 0.3):
+            refold.fold(before, portion)
+            portion = []
+        raw = value if value is None or isinstance(value, bytes) else json.dumps(value).encode()
+        portion.append(_Internal(offset, offset, None if key is None else key.encode(), raw))
+        before = tp
+    if before is not None:
+        refold.fold(before, portion)
+    return commands, refold.invalid
+
+
+def cause_of(command: dict[str, Any]) -> Any:
+    """What an id stands for. A recharge that comes again after its account was deleted and
+    forgotten is told again, under the same id."""
+    said = normalized(command)
+    if said.scenario == "recharge_received":
+        return said.scenario, said.account_id, said.channel, command["cause"]["recharge_id"]
+    return said[:5]
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_the_folds_notice_what_the_oracle_notices(seed: int) -> None:
+    zone = ZoneInfo(ZONES[seed % len(ZONES)])
+    events = History(seed, zone).events(400)
+    rules = Rules(
+        zone=zone,
+        run_length=3,
+        run_window_hours=2,
+        reminder_time=time(2, 30),  # between the hours that daylight saving moves
+        expiry_notice_days=3,
+        batch_retention_days=1,
+    )
+    oracle = Oracle(
+        run_length=3,
+        window=timedelta(hours=2),
+        retention=timedelta(days=1),
+        notice=timedelta(days=3),
+        reminder=time(2, 30),
+        zone=zone,
+    )
+    oracle.partition_of = place  # type: ignore[method-assign]
+    for event in events:
+        oracle.take(*event)
+
+    commands, invalid = fold(events, rules, random.Random(seed))
+    assert comparable([normalized(one) for one in commands]) == comparable(oracle.noticed)
+    assert invalid == oracle.invalid
+    ids = [one["notification_id"] for one in commands]
+    assert len(set(ids)) == len({cause_of(one) for one in commands})
+
+    again, _ = fold(events, rules, random.Random(seed + 1))
+    assert sorted(ids) == sorted(one["notification_id"] for one in again)
+
+
+def test_the_histories_give_every_scenario_its_chances() -> None:
+    seen = set()
+    for seed in range(10):
+        oracle = Oracle(3, timedelta(hours=2), timedelta(days=1), timedelta(days=3), time(2, 30),
+                        ZoneInfo("Asia/Shanghai"))  # fmt: skip
+        oracle.partition_of = place  # type: ignore[method-assign]
+        for event in History(seed, oracle.zone).events(400):
+            oracle.take(*event)
+        seen |= {one.scenario for one in oracle.noticed}
+    assert len(seen) == 8
