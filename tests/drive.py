@@ -1,0 +1,52 @@
+"""All folds in memory: records in, commands and dead letters out. No Kafka."""
+
+import json
+from collections.abc import Iterable
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from agents.rules import Rules
+from app.replay import Refold, _Internal
+from streams.engine.types import TP
+from streams.topics import Topics
+from tests.installation import Published
+
+PARTITIONS = 1
+
+
+class Drive:
+    """One installation with one partition. Records are folded in the order they are given."""
+
+    def __init__(self, **rules: Any) -> None:
+        self.commands: list[dict[str, Any]] = []
+        self.refold = Refold(
+            Rules(**({"zone": ZoneInfo("Asia/Shanghai")} | rules)),
+            Topics("", "g", PARTITIONS),
+            lambda raw: self.commands.append(json.loads(raw)),
+        )
+        self._offset = 0
+
+    @property
+    def dead_letters(self) -> int:
+        return self.refold.invalid
+
+    def take(self, records: Iterable[Published]) -> list[dict[str, Any]]:
+        """Fold records; return the commands that came out of these."""
+        before = len(self.commands)
+        for topic, key, value, _ in records:
+            raw = value
+            if value is not None and not isinstance(value, bytes):
+                raw = json.dumps(value).encode()
+            record = _Internal(
+                self._offset, self._offset, key.encode() if isinstance(key, str) else key, raw
+            )
+            self._offset += 1
+            self.refold.fold(TP(topic, 0), [record])  # type: ignore[list-item]
+        return self.commands[before:]
+
+    def keys(self) -> int:
+        """How many values the state holds."""
+        (state,) = self.refold._states
+        state.seal()
+        state.apply()
+        return len(state.base)
