@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -33,6 +34,21 @@ class WorkerProcess(Service):
     def url(self) -> str:
         """Of its web server."""
         return f"http://{HOST}:{self.port}"
+
+    def launch(self, **variables: str) -> None:
+        """Start and return at once; `variables` are for this life only."""
+        self._bury()
+        self.directory.mkdir(parents=True, exist_ok=True)
+        usual = self.environment
+        self.environment = (usual or {}) | variables
+        try:
+            self._spawn(self.command())
+        finally:
+            self.environment = usual
+
+    def terminate(self) -> None:
+        """Send SIGTERM; see `wait_exit`."""
+        self._signal(signal.SIGTERM)
 
     def command(self) -> list[str]:
         return [sys.executable, "-m", "app.cli", "worker"]

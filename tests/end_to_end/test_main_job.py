@@ -128,7 +128,7 @@ async def test_all_eight_scenarios_reach_inbox_phone_and_sms(
         "【硅基智能】尊敬的acme公司，您的账户即将到期，请联系您的销售经理进行延期。",
     }
 
-    worker._signal(15)
+    worker.terminate()
     assert worker.wait_exit() == 0
     log = worker.log.read_text()
     assert "13700000000" not in log

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import signal
 from pathlib import Path
 
 import pytest
@@ -20,8 +19,7 @@ async def test_a_worker_without_kafka_is_well_but_not_ready_and_says_why(tmp_pat
             "DIALWATCH_REDIS_URL": "redis://127.0.0.1:1/0",
         },
     )
-    worker.directory.mkdir()
-    worker._spawn(worker.command())
+    worker.launch()
     try:
         for _ in range(100):
             await asyncio.sleep(0.1)
@@ -34,7 +32,7 @@ async def test_a_worker_without_kafka_is_well_but_not_ready_and_says_why(tmp_pat
         status, body = worker.get("/ready")
         assert status == 503
         assert "127.0.0.1:1" in json.loads(body)["reason"]
-        worker._signal(signal.SIGTERM)
+        worker.terminate()
         assert worker.wait_exit() == 0
         assert "127.0.0.1:1" in worker.log.read_text()
     finally:
@@ -71,5 +69,5 @@ async def test_ready_metrics_and_page_of_a_worker_at_work(installation: Installa
     assert installation.name in page
     assert "acme" not in page
     assert "do-not-show-me" not in page + metrics
-    worker._signal(signal.SIGTERM)
+    worker.terminate()
     assert worker.wait_exit() == 0

@@ -1,0 +1,39 @@
+"""The short form of the fault suite: the exact points and the broker, once each.
+
+The long form with all faults and many seeds is `make test-faults`.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from app.local.stack import Stack
+from tests.faults.suite import FAULTS, Round
+
+SEED = 1
+SHORT = (
+    "kill-at-random",
+    "crash-half-produced",
+    "crash-before-offsets",
+    "crash-before-commit",
+    "crash-after-commit",
+    "crash-during-send",
+    "freeze-before-commit",
+    "kill-broker",
+)
+
+
+@pytest.fixture(scope="module")
+def stack() -> Iterator[Stack]:
+    """A stack of its own: its broker is killed."""
+    with Stack() as made:
+        yield made
+
+
+@pytest.mark.broker
+@pytest.mark.parametrize("name", SHORT)
+async def test_nothing_is_lost_and_nothing_comes_twice(
+    name: str, stack: Stack, tmp_path: Path
+) -> None:
+    await Round(stack, tmp_path, SEED, calls=1_500).run(FAULTS[name])
