@@ -3,7 +3,7 @@
 from typing import Any
 
 from agents import reminders
-from agents.batches import forget_tally, forget_what_is_over
+from agents.batches import forget_tally, forget_what_is_over, tally_of
 from agents.rules import Rules
 from agents.telling import bury, tell
 from streams.engine.state import State, Table
@@ -11,9 +11,9 @@ from streams.engine.types import Batch
 from streams.records import InvalidRecordError, decode_account, decode_recharge, decode_tick
 from streams.times import HOUR, parse_instant, parse_money
 from streams.topics import Topics
-from tables import customers, recharges, runs, texts
+from tables import balances, customers, recharges, runs, texts
 from tables.recharges import Recharges
-from tables.store import BALANCES, CLOCKS, CUSTOMERS, LINES, RECHARGES, TALLIES, Clock
+from tables.store import CLOCKS, CUSTOMERS, LINES, RECHARGES, TALLIES, Clock
 
 _SWEEP = "sweep"
 _SWEEP_KEYS = 5_000
@@ -64,16 +64,21 @@ class AccountsAgent:
             if not recharges.fold(known, recharge.recharge_id):
                 continue
             at, balance = parse_instant(recharge.completed_at), parse_money(recharge.balance)
+            customer = state.peek(CUSTOMERS, key)
             arrived = texts.recharge_received(
                 recharge,
-                state.peek(CUSTOMERS, key),
+                customer,
                 parse_money(recharge.amount),
                 balance,
                 at,
                 rules.zone,
             )
-            low = reminders.on_balance(state, rules, key, recharge.account_id, balance, at)
-            tell(polled, self._topics, arrived + low, polled.tp.partition)
+            tell(polled, self._topics, arrived, polled.tp.partition)
+            known_balance = tally_of(state, key).balance
+            threshold = None if customer is None else customer.threshold
+            if balances.fold(known_balance, balance, threshold) and customer is not None:
+                low = reminders.on_fall(state, rules, key, customer, known_balance, at)
+                tell(polled, self._topics, low, polled.tp.partition)
 
     def fold_ticks(self, polled: Batch) -> None:
         """Let time pass: remind, and forget what is over."""
@@ -96,7 +101,7 @@ class AccountsAgent:
 
 def _forget_account(state: State, key: bytes) -> None:
     forget_tally(state, key)
-    everything_else: tuple[Table[Any], ...] = (CUSTOMERS, BALANCES, RECHARGES)
+    everything_else: tuple[Table[Any], ...] = (CUSTOMERS, RECHARGES)
     for table in everything_else:
         if state.peek(table, key) is not None:
             state.delete(table, key)

@@ -14,6 +14,15 @@ from tables.tallies import Tally
 _FEW_PAGES = 65_536
 
 
+def tally_of(state: State, key: bytes) -> Tally:
+    """Return an account's tally, a new one where none is remembered."""
+    tally = state.get(TALLIES, key)
+    if tally is None:
+        tally = Tally()
+        state.put(TALLIES, key, tally)
+    return tally
+
+
 def batch_of(
     state: State,
     key: bytes,
@@ -61,7 +70,7 @@ def on_complete(state: State, key: bytes, submitted: int, batch: Batch) -> None:
 
 
 def forget_tally(state: State, key: bytes) -> None:
-    """Forget an account's run and all its batches."""
+    """Forget an account's run, balance and all its batches."""
     tally = state.get(TALLIES, key)
     if tally is not None:
         if tally.batch is not None:
@@ -72,7 +81,7 @@ def forget_tally(state: State, key: bytes) -> None:
 
 
 def forget_what_is_over(state: State, key: bytes, clock: int, rules: Rules) -> None:
-    """Forget an account's batches and run that are over; its tally when nothing is left."""
+    """Forget an account's batches and run that are over; its tally when nothing is left in it."""
     retention = rules.batch_retention
     parked = (state.peek(PARKED, key) or Parked()).submitted
     for submitted in parked.copy():
@@ -82,13 +91,18 @@ def forget_what_is_over(state: State, key: bytes, clock: int, rules: Rules) -> N
     tally = state.peek(TALLIES, key)
     if tally is None:
         return
-    is_batch_over = tally.batch is None or batches.is_forgotten(tally.batch, clock, retention)
-    is_run_over = runs.is_forgotten(tally.run, clock, rules.run_retention)
-    if is_batch_over and is_run_over and state.peek(PARKED, key) is None:
-        forget_tally(state, key)
-    elif is_batch_over and tally.batch is not None:
-        _forget_pages(state, key, tally.submitted, tally.batch)
-        state.put(TALLIES, key, Tally(tally.run))
+    left = Tally(balance=tally.balance)
+    if not runs.is_forgotten(tally.run, clock, rules.run_retention):
+        left.run = tally.run
+    if tally.batch is not None:
+        if batches.is_forgotten(tally.batch, clock, retention):
+            _forget_pages(state, key, tally.submitted, tally.batch)
+        else:
+            left.submitted, left.batch = tally.submitted, tally.batch
+    if left == Tally() and state.peek(PARKED, key) is None:
+        state.delete(TALLIES, key)
+    elif left != tally:
+        state.put(TALLIES, key, left)
 
 
 def _park(state: State, key: bytes, submitted: int, batch: Batch) -> None:

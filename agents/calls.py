@@ -1,29 +1,26 @@
 """The calls agent: every finished call goes through all rules that look at calls.
 
 This is the loop that a million calls go through. It reads, lets the rules of tables/ decide and
-emits what they say; what it keeps by hand (the poll's tallies by key, a segment for each line)
+emits what they say; what it keeps by hand (the poll's accounts by key, a segment for each line)
 it keeps for speed.
 """
-
-from collections import defaultdict
 
 import msgspec
 
 from agents import reminders
-from agents.batches import batch_of, on_complete, page_of
+from agents.batches import batch_of, on_complete, page_of, tally_of
 from agents.rules import Rules
 from agents.telling import bury, tell
 from streams.engine.state import State
 from streams.engine.types import Batch as Polled
 from streams.engine.types import Output, Record
-from streams.records import CallsParsed, Channel, valid_calls
+from streams.records import CallsParsed, valid_calls
 from streams.topics import Topics
-from tables import batches, runs, texts
+from tables import balances, batches, runs, texts
 from tables.batches import NEW, PAGE_BITS, REPEATED
-from tables.customers import chosen_channels
+from tables.customers import Customer, chosen_channels
 from tables.lines import LineCall
-from tables.runs import Run
-from tables.store import CLOCKS, CUSTOMERS, TALLIES
+from tables.store import CLOCKS, CUSTOMERS
 from tables.tallies import Tally
 
 _encode_segment = msgspec.msgpack.Encoder().encode
@@ -41,26 +38,25 @@ class CallsAgent:
         """Fold one poll of one partition."""
         state, rules, topics, parsed = polled.state, self._rules, self._topics, self._parsed
         length, window, retention = rules.run_length, rules.run_window, rules.batch_retention
-        here, clock, tallies = polled.tp.partition, latest_tick(state), state.live(TALLIES)
-        line_calls: defaultdict[str, list[LineCall | None]] = defaultdict(list)
-        line_channels: dict[bytes, list[Channel] | None] = {}
+        here, clock, fen = polled.tp.partition, latest_tick(state), parsed.fen
+        accounts: dict[bytes, tuple[Tally, Customer | None]] = {}
+        line_calls: dict[str, list[LineCall | None]] = {}
 
         def on_invalid(record: Record, reason: str) -> None:
             bury(polled, topics, record, reason)
 
         for record, key, call, submitted, ended in valid_calls(polled.records, parsed, on_invalid):
-            tally = tallies.get(key) or _tally(state, key)
+            account = accounts.get(key)
+            if account is None:
+                account = accounts[key] = tally_of(state, key), state.peek(CUSTOMERS, key)
+            tally, customer = account
             batch = tally.batch
             if batch is None or tally.submitted != submitted or clock > batch.tick:
                 size = call.batch_size
                 batch = batch_of(state, key, tally, submitted, size, clock, retention)
             if batch.size != call.batch_size:
-                bury(
-                    polled,
-                    topics,
-                    record,
-                    f"batch_size: {call.batch_size} is not {batch.size}, its batch's first",
-                )
+                reason = f"batch_size: {call.batch_size} is not {batch.size}, its batch's first"
+                bury(polled, topics, record, reason)
                 continue
 
             index = call.batch_index
@@ -70,7 +66,6 @@ class CallsAgent:
                 if seen is REPEATED:
                     continue
                 on_complete(state, key, submitted, batch)
-                customer = state.peek(CUSTOMERS, key)
                 done = texts.batch_completed(call, customer, submitted, ended, rules.zone)
                 tell(polled, topics, done, here)
 
@@ -84,30 +79,30 @@ class CallsAgent:
                     run.tick = clock
                 reached = runs.fold(run, call.call_id, ended, length, window)
                 if reached is not None:
-                    customer = state.peek(CUSTOMERS, key)
                     alert = texts.unreachable_run(
                         call.account_id, customer, reached, ended, rules.zone
                     )
                     tell(polled, topics, alert, here)
-            if call.balance is not None:
-                fen = parsed.fen[call.balance]
-                low = reminders.on_balance(state, rules, key, call.account_id, fen, ended)
-                tell(polled, topics, low, here)
 
-            calls = line_calls[call.line_id]
+            if call.balance is not None:
+                threshold = None if customer is None else customer.threshold
+                is_fall = balances.fold(tally.balance, fen[call.balance], threshold)
+                if is_fall and customer is not None:
+                    low = reminders.on_fall(state, rules, key, customer, tally.balance, ended)
+                    tell(polled, topics, low, here)
+
+            calls = line_calls.get(call.line_id)
+            if calls is None:
+                calls = line_calls[call.line_id] = []
             if result == "W":
-                if key not in line_channels:
-                    customer = state.peek(CUSTOMERS, key)
-                    line_channels[key] = chosen_channels(customer, "line_error_run")
-                calls.append((call.call_id, call.account_id, ended, line_channels[key]))
+                chosen = chosen_channels(customer, "line_error_run")
+                calls.append((call.call_id, call.account_id, ended, chosen))
                 continue
             if not calls or calls[-1] is not None:
                 calls.append(None)
-            if result != "F":
-                customer = state.peek(CUSTOMERS, key)
-                if customer is not None and result in customer.intent_classes:
-                    found = texts.interested_customer(call, customer, ended, rules.zone)
-                    tell(polled, topics, found, here)
+            if result != "F" and customer is not None and result in customer.intent_classes:
+                found = texts.interested_customer(call, customer, ended, rules.zone)
+                tell(polled, topics, found, here)
 
         for line_id, calls in line_calls.items():
             segment = _encode_segment((line_id, calls))
@@ -118,11 +113,3 @@ def latest_tick(state: State) -> int:
     """Return the latest tick a partition has seen, 0: none."""
     clock = state.peek(CLOCKS, b"")
     return 0 if clock is None else clock.tick
-
-
-def _tally(state: State, key: bytes) -> Tally:
-    tally = state.get(TALLIES, key)
-    if tally is None:
-        tally = Tally(Run())
-        state.put(TALLIES, key, tally)
-    return tally

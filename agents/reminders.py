@@ -4,13 +4,15 @@ A tick looks only at those accounts that may be due: an index worked out from th
 long as the state is built on.
 """
 
+from agents.batches import tally_of
 from agents.rules import Rules
 from streams.engine.state import State
 from streams.records import Notification
 from tables import balances, customers, texts
 from tables.balances import Balance
 from tables.customers import Customer
-from tables.store import BALANCES, CUSTOMERS
+from tables.store import CUSTOMERS, TALLIES
+from tables.tallies import Tally
 
 _INDEX = "reminders"
 
@@ -26,15 +28,15 @@ class _Index:
         for key in list(state.keys(CUSTOMERS)):
             customer = state.peek(CUSTOMERS, key)
             if customer is not None:
-                self.note(key, customer, state.peek(BALANCES, key))
+                self.note(key, customer, state.peek(TALLIES, key))
 
-    def note(self, key: bytes, customer: Customer | None, balance: Balance | None) -> None:
+    def note(self, key: bytes, customer: Customer | None, tally: Tally | None) -> None:
         """Look at an account anew, after it changed."""
         if customer is None:
             self.low.discard(key)
             self.expiring.pop(key, None)
             return
-        if balance is not None and balances.is_low(balance, customer.threshold):
+        if tally is not None and balances.is_low(tally.balance, customer.threshold):
             self.low.add(key)
         begins = customers.notice_begins(customer, self._rules.expiry_notice_days)
         if begins is None:
@@ -52,26 +54,17 @@ def _index(state: State, rules: Rules) -> _Index:
 
 def on_account(state: State, rules: Rules, key: bytes) -> None:
     """Note that an account's record changed or went."""
-    _index(state, rules).note(key, state.peek(CUSTOMERS, key), state.peek(BALANCES, key))
+    _index(state, rules).note(key, state.peek(CUSTOMERS, key), state.peek(TALLIES, key))
 
 
-def on_balance(
-    state: State, rules: Rules, key: bytes, account_id: str, latest: int, at: int
+def on_fall(
+    state: State, rules: Rules, key: bytes, customer: Customer, balance: Balance, at: int
 ) -> list[Notification]:
-    """Take the balance (in fen) that an event showed at an instant."""
-    balance = state.get(BALANCES, key)
-    if balance is None:
-        balance = Balance()
-        state.put(BALANCES, key, balance)
-    customer = state.peek(CUSTOMERS, key)
-    threshold = None if customer is None else customer.threshold
-    is_to_be_told = balances.fold(balance, latest, threshold, rules.local_day(at))
-    if customer is None or not balances.is_low(balance, threshold):
-        return []
+    """Tell that a balance fell below the customer's threshold, unless that day's was told."""
     _index(state, rules).low.add(key)
-    if not is_to_be_told:
+    if not balances.tell(balance, rules.local_day(at)):
         return []
-    return texts.low_balance(account_id, customer, latest, at, rules.zone)
+    return texts.low_balance(key.decode(), customer, balance.latest or 0, at, rules.zone)
 
 
 def on_tick(state: State, rules: Rules, tick: int) -> list[Notification]:
@@ -81,14 +74,14 @@ def on_tick(state: State, rules: Rules, tick: int) -> list[Notification]:
     index, told = _index(state, rules), []
     day = rules.local_day(tick)
     for key in sorted(index.low):
-        customer, balance = state.peek(CUSTOMERS, key), state.peek(BALANCES, key)
-        if customer is None or balance is None or not balances.is_low(balance, customer.threshold):
+        customer, tally = state.peek(CUSTOMERS, key), state.peek(TALLIES, key)
+        if customer is None or not tally or not balances.is_low(tally.balance, customer.threshold):
             index.low.discard(key)
-        elif day not in balance.told_days:
-            balance = state.get(BALANCES, key) or balance
-            if balances.remind(balance, customer.threshold, day):
-                latest = balance.latest or 0
-                told += texts.low_balance(key.decode(), customer, latest, tick, rules.zone)
+        elif day not in tally.balance.told_days:
+            balance = tally_of(state, key).balance
+            balances.tell(balance, day)
+            latest = balance.latest or 0
+            told += texts.low_balance(key.decode(), customer, latest, tick, rules.zone)
     for key in sorted(key for key, begins in index.expiring.items() if begins <= tick):
         customer = state.get(CUSTOMERS, key)
         if customer is not None:

@@ -5,7 +5,7 @@ from msgspec import Struct
 _DAYS_REMEMBERED = 16
 
 
-class Balance(Struct, array_like=True):
+class Balance(Struct, array_like=True, gc=False):
     """Of one account. Persisted: append fields only, with defaults."""
 
     latest: int | None = None
@@ -19,19 +19,17 @@ def is_low(balance: Balance, threshold: int | None) -> bool:
     return threshold is not None and balance.latest is not None and balance.latest < threshold
 
 
-def fold(balance: Balance, latest: int, threshold: int | None, day: int) -> bool:
-    """Take a new balance in; is the customer to be told, because it fell below the threshold?"""
-    was_low = is_low(balance, threshold)
-    balance.latest = latest
-    return not was_low and is_low(balance, threshold) and _tell(balance, day)
+def fold(balance: Balance, latest: int, threshold: int | None) -> bool:
+    """Take a new balance in; did it fall below the threshold?
+
+    It did where the one known before was not below it, or none was known.
+    """
+    before, balance.latest = balance.latest, latest
+    return threshold is not None and latest < threshold and (before is None or before >= threshold)
 
 
-def remind(balance: Balance, threshold: int | None, day: int) -> bool:
-    """Is the customer to be told on this day that the balance still is low?"""
-    return is_low(balance, threshold) and _tell(balance, day)
-
-
-def _tell(balance: Balance, day: int) -> bool:
+def tell(balance: Balance, day: int) -> bool:
+    """Is a low balance to be told on this local day? Once a day, whatever the cause."""
     if day in balance.told_days:
         return False
     balance.told_days = sorted([*balance.told_days, day])[-_DAYS_REMEMBERED:]

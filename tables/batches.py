@@ -16,7 +16,7 @@ _pack_instant = Packer(">q").pack
 _pack_page = Packer(">qQ").pack
 
 
-class Batch(Struct, array_like=True):
+class Batch(Struct, array_like=True, gc=False):
     """One batch and its first page of bits. Persisted: append fields only, with defaults."""
 
     size: int

@@ -3,7 +3,7 @@
 from msgspec import Struct
 
 
-class Run(Struct, array_like=True):
+class Run(Struct, array_like=True, gc=False):
     """A run that is going on. Persisted: append fields only, with defaults."""
 
     count: int = 0

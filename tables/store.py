@@ -6,7 +6,6 @@
 from msgspec import Struct
 
 from streams.engine.state import Table
-from tables.balances import Balance
 from tables.batches import Batch, Page, Parked
 from tables.customers import Customer
 from tables.lines import LineRun
@@ -31,7 +30,6 @@ class Announced(Struct, array_like=True):
 
 CUSTOMERS = Table(b"a", Customer)  # account_id
 TALLIES = Table(b"c", Tally)  # account_id
-BALANCES = Table(b"m", Balance)  # account_id
 BATCHES = Table(b"b", Batch)  # account_id, instant (8 bytes); those that aren't in the tally
 PARKED = Table(b"o", Parked)  # account_id
 PAGES = Table(b"p", Page)  # account_id, instant (8 bytes), page (8 bytes)

@@ -1,19 +1,21 @@
 """Tallies: what one account's calls have come to, as one value that is written at once."""
 
-from msgspec import Struct
+from msgspec import Struct, field
 
+from tables.balances import Balance
 from tables.batches import Batch
 from tables.runs import Run
 
 
-class Tally(Struct, array_like=True):
-    """An account's run and its latest batch. Persisted: append fields only, with defaults.
+class Tally(Struct, array_like=True, gc=False):
+    """An account's run, latest batch and balance. Persisted: append fields only, with defaults.
 
-    Nearly every call belongs to the latest batch: having it here saves a second record for each
-    account in each poll. Older batches have records of their own (`tables/store.py`).
+    Nearly every call changes all three: one record for each account in each cycle, not three.
+    Older batches have records of their own (`tables/store.py`).
     """
 
-    run: Run
+    run: Run = field(default_factory=Run)
     submitted: int = 0
     """Names the batch."""
     batch: Batch | None = None
+    balance: Balance = field(default_factory=Balance)
