@@ -57,10 +57,7 @@ class AccountsAgent:
                 bury(polled, self._topics, record, str(error))
                 continue
             key = record.key or b""
-            known = state.get(RECHARGES, key)
-            if known is None:
-                known = Recharges()
-                state.put(RECHARGES, key, known)
+            known = state.get_or_put(RECHARGES, key, Recharges)
             if not recharges.fold(known, recharge.recharge_id):
                 continue
             at, balance = parse_instant(recharge.completed_at), parse_money(recharge.balance)

@@ -16,11 +16,7 @@ _FEW_PAGES = 65_536
 
 def tally_of(state: State, key: bytes) -> Tally:
     """Return an account's tally, a new one where none is remembered."""
-    tally = state.get(TALLIES, key)
-    if tally is None:
-        tally = Tally()
-        state.put(TALLIES, key, tally)
-    return tally
+    return state.get_or_put(TALLIES, key, Tally)
 
 
 def batch_of(
@@ -57,11 +53,7 @@ def batch_of(
 def page_of(state: State, key: bytes, submitted: int, index: int) -> Page:
     """Return the page of an index that isn't on the first one."""
     full = page_key(key, submitted, index // batches.PAGE_BITS)
-    page = state.get(PAGES, full)
-    if page is None:
-        page = Page()
-        state.put(PAGES, full, page)
-    return page
+    return state.get_or_put(PAGES, full, Page)
 
 
 def on_complete(state: State, key: bytes, submitted: int, batch: Batch) -> None:
@@ -107,11 +99,7 @@ def forget_what_is_over(state: State, key: bytes, clock: int, rules: Rules) -> N
 
 def _park(state: State, key: bytes, submitted: int, batch: Batch) -> None:
     state.put(BATCHES, batch_key(key, submitted), batch)
-    parked = state.get(PARKED, key)
-    if parked is None:
-        parked = Parked([])
-        state.put(PARKED, key, parked)
-    parked.submitted.append(submitted)
+    state.get_or_put(PARKED, key, Parked).submitted.append(submitted)
 
 
 def _forget_parked(state: State, key: bytes, submitted: int) -> None:

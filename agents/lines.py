@@ -9,7 +9,6 @@ from streams.engine.types import Batch
 from streams.topics import Topics
 from tables import lines, runs, texts
 from tables.lines import LineRun, LineSegment
-from tables.runs import Run
 from tables.store import LINES
 
 _decode = msgspec.msgpack.Decoder(LineSegment).decode
@@ -26,14 +25,11 @@ class LinesAgent:
         """Fold one poll of one partition."""
         state, rules = polled.state, self._rules
         length, window = rules.run_length, rules.run_window
-        live, clock = state.live(LINES), latest_tick(state)
+        clock = latest_tick(state)
         for record in polled.records:
             segment = _decode(record.value or b"")
             key = record.key or b""
-            line = live.get(key) or state.get(LINES, key)
-            if line is None:
-                line = LineRun(Run(), {})
-                state.put(LINES, key, line)
+            line = state.get_or_put(LINES, key, LineRun)
             if runs.is_forgotten(line.run, clock, rules.run_retention):
                 line.run.count = 0
             line.run.tick = clock

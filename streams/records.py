@@ -33,7 +33,7 @@ CHANNELS: tuple[Channel, ...] = get_args(Channel)
 
 # Far above any real batch, and exact in every JSON reader.
 _MAX_BATCH_SIZE = 2**53
-_MAX_MEMO = 100_000
+_MAX_MEMO = 50_000
 
 
 class InvalidRecordError(ValueError):

@@ -10,7 +10,7 @@ class Balance(Struct, array_like=True, gc=False):
 
     latest: int | None = None
     """In fen."""
-    told_days: list[int] = []
+    told_days: tuple[int, ...] = ()
     """Local days (proleptic ordinals) on which a low balance was told, oldest first."""
 
 
@@ -32,5 +32,5 @@ def tell(balance: Balance, day: int) -> bool:
     """Is a low balance to be told on this local day? Once a day, whatever the cause."""
     if day in balance.told_days:
         return False
-    balance.told_days = sorted([*balance.told_days, day])[-_DAYS_REMEMBERED:]
+    balance.told_days = tuple(sorted((*balance.told_days, day))[-_DAYS_REMEMBERED:])
     return True

@@ -1,6 +1,6 @@
 """Lines: calls of a line are combined for each poll, then counted where the line lives."""
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from streams.records import Channel
 from tables import runs
@@ -21,8 +21,8 @@ class LineSegment(Struct, array_like=True):
 class LineRun(Struct, array_like=True):
     """A line's run and who is in it. Persisted: append fields only, with defaults."""
 
-    run: runs.Run
-    accounts: dict[str, list[Channel] | None]
+    run: runs.Run = field(default_factory=runs.Run)
+    accounts: dict[str, list[Channel] | None] = {}
 
 
 class LineReached(Struct, frozen=True):

@@ -24,9 +24,10 @@ from streams.engine.types import TP
 log = logging.getLogger(__name__)
 
 _BUSY_WAIT_MS = 10
-_IDLE_WAIT_MS = 500
+_IDLE_WAIT_MS = 1000
 _IDLE_AFTER_EMPTY_POLLS = 4
 _POLL_GAP_S = 0.005
+_READ_S = 0.5
 _FULL_POLL = 500
 """A poll that brought fewer records is followed by a short pause, so that the next brings more:
 at low rates the cost of a fetch for each record dominates."""
@@ -124,8 +125,8 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
         """Nothing: offsets are committed with the engine's transactions."""
         return False
 
-    def verify_event_path(self, now: float, tp: TP) -> None:
-        """Nothing: Faust would look for stalled streams of its own."""
+    async def verify_all_partitions_active(self) -> None:
+        """Nothing: Faust would look for stalled streams of its own, at each of them, each second."""
 
     async def _seek_engine(self, positions: dict[TP, int]) -> None:
         # A read that is under way would bring records of before; let it end first.
@@ -161,7 +162,7 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
     async def _read(self, wanted: set[TP]) -> dict[TP, list[Any]]:
         # Shielded, because a cancelled call would go on in the consumer's thread and lose what
         # it read; the next read waits for it instead.
-        self._reading = asyncio.ensure_future(self._thread.read(wanted, 0.25))
+        self._reading = asyncio.ensure_future(self._thread.read(wanted, _READ_S))
         try:
             return await asyncio.shield(self._reading)
         except (ConsumerStoppedError, NoOffsetForPartitionError):

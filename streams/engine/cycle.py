@@ -33,7 +33,9 @@ MAX_BATCH_RECORDS = 10_000
 BACKLOG_RECORDS = 20_000
 BACKLOG_CYCLE_SECONDS = 1.0
 MAX_CYCLE_RECORDS = 200_000
-_MAX_BUFFERED = 160_000
+# What a cycle works on is in memory as objects, twice while the one before commits.
+MAX_CYCLE_KEYS = 50_000
+_MAX_BUFFERED = 80_000
 _MIN_BUFFERED = 2_000
 _MAX_KNOWN_KEYS = 100_000
 
@@ -95,12 +97,18 @@ class _Transaction:
 
     started: float = field(default_factory=time.monotonic)
     records: int = 0
+    keys: int = 0
+    """Values of the states that the folds have loaded."""
     offsets: dict[TP, int] = field(default_factory=dict)
     outputs: dict[Destination, list[Pair]] = field(default_factory=dict)
     touched: set[int] = field(default_factory=set)
     finished: set[TP] = field(default_factory=set)
     """Outbox partitions in which something was finished."""
     is_hurried: bool = False
+
+    @property
+    def is_full(self) -> bool:
+        return self.records >= MAX_CYCLE_RECORDS or self.keys >= MAX_CYCLE_KEYS
 
 
 class Cycle:
@@ -235,7 +243,7 @@ class Cycle:
         """Fold one batch of every source that may be folded. Was there any?"""
         any_folded = False
         for tp, source in self._sources.items():
-            if self._transaction is not None and self._transaction.records >= MAX_CYCLE_RECORDS:
+            if self._transaction is not None and self._transaction.is_full:
                 break
             if self._buffers[tp].count and self._may_fold(tp, source):
                 self._fold(tp, source)
@@ -304,15 +312,10 @@ class Cycle:
         records = self._buffers[tp].take(MAX_BATCH_RECORDS, self._limit_in_time(tp, source))
         self._buffered -= len(records)
         transaction = self._running()
-        source.fold(
-            Batch(
-                tp,
-                records,
-                self._states.get(tp.partition, self._no_state),
-                self._emit,
-                self._hurry,
-            )
-        )
+        state = self._states.get(tp.partition, self._no_state)
+        loaded = state.loaded()
+        source.fold(Batch(tp, records, state, self._emit, self._hurry))
+        transaction.keys += state.loaded() - loaded
         transaction.offsets[tp] = records[-1].offset + 1
         transaction.records += len(records)
         transaction.touched.add(tp.partition)
@@ -350,7 +353,7 @@ class Cycle:
         transaction = self._transaction
         if transaction is None or self._commit is not None:
             return False
-        if transaction.records >= MAX_CYCLE_RECORDS:
+        if transaction.is_full:
             return True
         age = time.monotonic() - transaction.started
         if self._buffered >= BACKLOG_RECORDS:

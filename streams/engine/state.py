@@ -4,6 +4,7 @@ Values are bytes wherever they wait (a million accounts fit in memory so) and ob
 a cycle works on them. Look-up order: the running cycle, the cycle being committed, the base.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Generic, TypeVar
 
@@ -29,7 +30,7 @@ class Table(Generic[V]):
 class State:
     """The state of one partition number, of all tables.
 
-    Rules use `get`, `put`, `delete`, `peek`, `live` and `keys`; the rest is the engine's.
+    Rules use `get`, `get_or_put`, `put`, `delete`, `peek` and `keys`; the rest is the engine's.
     """
 
     def __init__(self, partition: int) -> None:
@@ -41,12 +42,12 @@ class State:
         """What rules work out from the state to find things in it; emptied when it is not built
         on the state as it is any more."""
         self._committing: dict[bytes, bytes | None] = {}
-        self._live: dict[Table[Any], dict[bytes, Any]] = {}
+        self._live: defaultdict[Table[Any], dict[bytes, Any]] = defaultdict(dict)
         self._peeked: dict[bytes, Any] = {}
 
     def get(self, table: Table[V], key: bytes) -> V | None:
         """Return the value to work on: what is changed in it is remembered with this cycle."""
-        live = self.live(table)
+        live = self._live[table]
         if key in live:
             value: V | None = live[key]
             return value
@@ -56,43 +57,46 @@ class State:
         value = live[key] = table.decode(raw)
         return value
 
+    def get_or_put(self, table: Table[V], key: bytes, make: Callable[[], V]) -> V:
+        """Return the value to work on; where there is none, remember the one that is made."""
+        value = self.get(table, key)
+        if value is None:
+            value = self._live[table][key] = make()
+        return value
+
     def peek(self, table: Table[V], key: bytes) -> V | None:
         """Return the value to look at: changes of it are lost. Cheaper than `get` at commit."""
-        live = self._live.get(table)
-        if live is not None and key in live:
+        live = self._live[table]
+        if key in live:
             value: V | None = live[key]
             return value
         full = table.prefix + key
-        if full in self._peeked:
-            return self._peeked[full]  # type: ignore[no-any-return]
-        raw = self._raw(full)
-        value = self._peeked[full] = None if raw is None else table.decode(raw)
+        value = self._peeked.get(full)
+        if value is None:
+            raw = self._raw(full)
+            if raw is None:
+                return None
+            value = self._peeked[full] = table.decode(raw)
         return value
 
     def put(self, table: Table[V], key: bytes, value: V) -> None:
         """Remember a new value."""
-        self.live(table)[key] = value
+        self._live[table][key] = value
 
     def delete(self, table: Table[Any], key: bytes) -> None:
         """Forget a value."""
-        self.live(table)[key] = None
+        self._live[table][key] = None
 
-    def live(self, table: Table[V]) -> dict[bytes, V | None]:
-        """Return what this cycle has loaded or changed of a table, by key; None: deleted.
-
-        For loops that can't afford a call for each record; what isn't in it, `get` loads.
-        """
-        live = self._live.get(table)
-        if live is None:
-            live = self._live[table] = {}
-        return live
+    def loaded(self) -> int:
+        """How many values the running cycle has loaded or changed: it holds them as objects."""
+        return sum(map(len, self._live.values()))
 
     def keys(self, table: Table[Any]) -> Iterator[bytes]:
         """Yield the keys of a table. Walks all of the partition's state: not for every record.
 
         Nothing may be put or deleted before the last one is taken.
         """
-        prefix, live, committing = table.prefix, self._live.get(table, {}), self._committing
+        prefix, live, committing = table.prefix, self._live[table], self._committing
         yield from (key for key, value in live.items() if value is not None)
         for full, raw in committing.items():
             if raw is not None and full[:1] == prefix and full[1:] not in live:
@@ -116,7 +120,7 @@ class State:
                 raw = None if value is None else encode(value)
                 if raw != self.base.get(full):
                     changes[full] = raw
-        self._live = {}
+        self._live = defaultdict(dict)
         self._peeked = {}
         self._committing = changes
         return changes
@@ -128,7 +132,7 @@ class State:
 
     def discard(self) -> None:
         """Forget the running cycle and the sealed one: back to the base."""
-        self._live = {}
+        self._live = defaultdict(dict)
         self._peeked = {}
         self._committing = {}
         self.derived = {}
@@ -143,6 +147,5 @@ class State:
                 base[full] = raw
 
     def _raw(self, full: bytes) -> bytes | None:
-        if full in self._committing:
-            return self._committing[full]
-        return self.base.get(full)
+        committing = self._committing
+        return committing[full] if full in committing else self.base.get(full)
