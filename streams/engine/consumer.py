@@ -126,7 +126,7 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
         return False
 
     async def verify_all_partitions_active(self) -> None:
-        """Nothing: Faust would look for stalled streams of its own, at each of them, each second."""
+        """Nothing: Faust would look at each partition each second, for stalled streams."""
 
     async def _seek_engine(self, positions: dict[TP, int]) -> None:
         # A read that is under way would bring records of before; let it end first.
