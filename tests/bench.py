@@ -6,6 +6,9 @@
 
 CPU is what the process used (user and system) from its first to its last call, by its own
 counters; the rate is calls by wall clock in the same span. The peers read the same records.
+
+With `--scaling` instead: this worker alone, from few to many accounts and from small to large
+batches, and how fast a successor restores that state.
 """
 
 import argparse
@@ -36,6 +39,11 @@ from tests.installation import Installation
 
 LATENCY_RATE = 2_000
 LATENCY_SECONDS = 15
+# (accounts, numbers in a batch)
+SCALES = (
+    (10_000, 100), (10_000, 1_000), (10_000, 1_000_000),
+    (100_000, 1_000), (1_000_000, 100), (1_000_000, 1_000_000), (1, 1_000_000),
+)  # fmt: skip
 
 
 class Measured(NamedTuple):
@@ -179,6 +187,14 @@ async def log_bytes(installation: Installation) -> int:
                 return total
     finally:
         await consumer.stop()
+
+
+def restored(installation: Installation) -> str:
+    """Start a worker on the state that stands and return what it says of restoring it."""
+    worker = installation.worker()
+    said = [line for line in worker.log.read_text().splitlines() if " restored " in line]
+    worker.stop()
+    return said[-1].partition("took over ")[2]
 
 
 def run_peer(name: str, brokers: str, topic: str, count: int) -> Measured:
@@ -343,6 +359,31 @@ def show(results: list[Measured], latencies: dict[str, list[float]]) -> None:
         )
 
 
+def scale(calls: int) -> None:
+    """Measure this worker alone on each of `SCALES`; at least two calls for each account."""
+    table = Table("accounts", "batch", "calls/s", "CPU s / M calls", "peak MiB", "restored")
+    for accounts, batch_size in SCALES:
+        count = max(calls, 2 * accounts)
+        with tempfile.TemporaryDirectory() as directory, Stack(heap_mb=768) as stack:
+            made = Installation(stack.bootstrap_servers, stack.redis_url, Path(directory))
+            made.variables["DIALWATCH_PARTITIONS"] = "8"
+            asyncio.run(made.create_topics())
+            events = bench_calls(count, accounts, batch_size)
+            asyncio.run(prefill(stack.bootstrap_servers, made.topics.calls, events))
+            del events
+            one = run_dialwatch(made, count)
+            table.add_row(
+                f"{accounts:,}",
+                f"{batch_size:,}",
+                f"{one.calls / one.seconds:,.0f}",
+                f"{one.cpu_seconds * 1e6 / one.calls:.2f}",
+                f"{one.peak_mb:.0f}",
+                restored(made),
+            )
+            made.close()
+    Console(width=120).print(table)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--calls", type=int, default=600_000)
@@ -352,6 +393,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--no-peers", action="store_true")
     parser.add_argument("--no-latency", action="store_true")
+    parser.add_argument("--scaling", action="store_true")
     parser.add_argument("--peer", nargs=4, metavar=("NAME", "BROKERS", "TOPIC", "COUNT"))
     given = parser.parse_args()
     # New topics find their leaders while the first records wait: aiokafka says so at length.
@@ -360,6 +402,9 @@ def main() -> None:
         name, brokers, topic, count = given.peer
         peer = {"aiokafka": peer_aiokafka, "faust": peer_faust}[name]
         print(json.dumps(asyncio.run(peer(brokers, topic, int(count)))._asdict()))
+        return
+    if given.scaling:
+        scale(given.calls)
         return
     results, latencies = [], {}
     with tempfile.TemporaryDirectory() as directory, Stack(heap_mb=768) as stack:
