@@ -49,4 +49,4 @@ class Drive:
         (state,) = self.refold._states
         state.seal()
         state.apply()
-        return len(state.base)
+        return len(state)

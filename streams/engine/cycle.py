@@ -38,6 +38,7 @@ MAX_CYCLE_KEYS = 50_000
 _MAX_BUFFERED = 80_000
 _MIN_BUFFERED = 2_000
 _MAX_KNOWN_KEYS = 100_000
+_NO_HEADERS: list[tuple[str, bytes]] = []
 
 
 class _Buffer:
@@ -388,7 +389,7 @@ class Cycle:
             changes = state.seal()
             if changes:
                 records[self._changelog, partition] = [
-                    (key, value, []) for key, value in changes.items()
+                    (key, value, _NO_HEADERS) for key, value in changes
                 ]
         records.update(transaction.outputs)
         self._commit = asyncio.create_task(self._commit_sealed(transaction, records, sealed))

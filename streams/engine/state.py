@@ -35,15 +35,20 @@ class State:
 
     def __init__(self, partition: int) -> None:
         self.partition = partition
-        self.base: dict[bytes, bytes] = {}
         self.position = 0
-        """Offset of the changelog up to which `base` is complete."""
+        """Offset of the changelog up to which the base is complete."""
         self.derived: dict[str, Any] = {}
         """What rules work out from the state to find things in it; emptied when it is not built
         on the state as it is any more."""
-        self._committing: dict[bytes, bytes | None] = {}
+        # By a table's prefix and then by key: no key is put together to look something up.
+        self._base: defaultdict[bytes, dict[bytes, bytes]] = defaultdict(dict)
+        self._committing: defaultdict[bytes, dict[bytes, bytes | None]] = defaultdict(dict)
         self._live: defaultdict[Table[Any], dict[bytes, Any]] = defaultdict(dict)
-        self._peeked: dict[bytes, Any] = {}
+        self._peeked: defaultdict[Table[Any], dict[bytes, Any]] = defaultdict(dict)
+
+    def __len__(self) -> int:
+        """How many values the base holds."""
+        return sum(map(len, self._base.values()))
 
     def get(self, table: Table[V], key: bytes) -> V | None:
         """Return the value to work on: what is changed in it is remembered with this cycle."""
@@ -51,7 +56,7 @@ class State:
         if key in live:
             value: V | None = live[key]
             return value
-        raw = self._raw(table.prefix + key)
+        raw = self._raw(table.prefix, key)
         if raw is None:
             return None
         value = live[key] = table.decode(raw)
@@ -70,13 +75,13 @@ class State:
         if key in live:
             value: V | None = live[key]
             return value
-        full = table.prefix + key
-        value = self._peeked.get(full)
+        peeked = self._peeked[table]
+        value = peeked.get(key)
         if value is None:
-            raw = self._raw(full)
+            raw = self._raw(table.prefix, key)
             if raw is None:
                 return None
-            value = self._peeked[full] = table.decode(raw)
+            value = peeked[key] = table.decode(raw)
         return value
 
     def put(self, table: Table[V], key: bytes, value: V) -> None:
@@ -87,65 +92,69 @@ class State:
         """Forget a value."""
         self._live[table][key] = None
 
+    def keys(self, table: Table[Any]) -> Iterator[bytes]:
+        """Yield the keys of a table. Walks all of it: not for every record.
+
+        Nothing may be put or deleted before the last one is taken.
+        """
+        live, committing = self._live[table], self._committing[table.prefix]
+        yield from (key for key, value in live.items() if value is not None)
+        yield from (key for key, raw in committing.items() if raw is not None and key not in live)
+        for key in self._base[table.prefix]:
+            if key not in committing and key not in live:
+                yield key
+
     def loaded(self) -> int:
         """How many values the running cycle has loaded or changed: it holds them as objects."""
         return sum(map(len, self._live.values()))
 
-    def keys(self, table: Table[Any]) -> Iterator[bytes]:
-        """Yield the keys of a table. Walks all of the partition's state: not for every record.
-
-        Nothing may be put or deleted before the last one is taken.
-        """
-        prefix, live, committing = table.prefix, self._live[table], self._committing
-        yield from (key for key, value in live.items() if value is not None)
-        for full, raw in committing.items():
-            if raw is not None and full[:1] == prefix and full[1:] not in live:
-                yield full[1:]
-        for full in self.base:
-            if full[:1] == prefix and full not in committing and full[1:] not in live:
-                yield full[1:]
-
-    def seal(self) -> dict[bytes, bytes | None]:
+    def seal(self) -> list[tuple[bytes, bytes | None]]:
         """End the running cycle: return what it changed, for the changelog; None: deleted.
 
         Until `apply` or `discard` these changes are seen by the next cycle.
         """
-        if self._committing:
+        if any(self._committing.values()):
             raise RuntimeError("the cycle before is still being committed")
-        changes: dict[bytes, bytes | None] = {}
+        changes: list[tuple[bytes, bytes | None]] = []
         for table, live in self._live.items():
-            prefix, encode = table.prefix, table.encode
+            prefix, encode, base = table.prefix, table.encode, self._base[table.prefix]
+            sealed = self._committing[prefix]
             for key, value in live.items():
-                full = prefix + key
                 raw = None if value is None else encode(value)
-                if raw != self.base.get(full):
-                    changes[full] = raw
-        self._live = defaultdict(dict)
-        self._peeked = {}
-        self._committing = changes
+                if raw != base.get(key):
+                    sealed[key] = raw
+                    changes.append((prefix + key, raw))
+        self._live.clear()
+        self._peeked.clear()
         return changes
 
     def apply(self) -> None:
         """Make the sealed changes the base: their transaction is committed."""
-        self.restore(self._committing.items())
-        self._committing = {}
+        for prefix, sealed in self._committing.items():
+            base = self._base[prefix]
+            for key, raw in sealed.items():
+                if raw is None:
+                    base.pop(key, None)
+                else:
+                    base[key] = raw
+        self._committing.clear()
 
     def discard(self) -> None:
         """Forget the running cycle and the sealed one: back to the base."""
-        self._live = defaultdict(dict)
-        self._peeked = {}
-        self._committing = {}
+        self._live.clear()
+        self._peeked.clear()
+        self._committing.clear()
         self.derived = {}
 
     def restore(self, records: Iterable[tuple[bytes, bytes | None]]) -> None:
         """Take changelog records over into the base, in their order."""
-        base = self.base
+        base = self._base
         for full, raw in records:
             if raw is None:
-                base.pop(full, None)
+                base[full[:1]].pop(full[1:], None)
             else:
-                base[full] = raw
+                base[full[:1]][full[1:]] = raw
 
-    def _raw(self, full: bytes) -> bytes | None:
-        committing = self._committing
-        return committing[full] if full in committing else self.base.get(full)
+    def _raw(self, prefix: bytes, key: bytes) -> bytes | None:
+        committing = self._committing[prefix]
+        return committing[key] if key in committing else self._base[prefix].get(key)
