@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from app.local.worker import WorkerProcess
 from app.settings import PREFIX, Settings, load_settings
@@ -93,6 +94,15 @@ class Installation:
         try:
             mine = [name for name in await admin.list_topics() if name.startswith(self.name)]
             await admin.delete_topics(mine)
+        finally:
+            await admin.close()
+
+    async def configure(self, topic: str, settings: dict[str, str]) -> None:
+        """Set a topic's own settings, by its real name; what isn't named goes back to usual."""
+        admin = AIOKafkaAdminClient(bootstrap_servers=self.brokers)
+        await admin.start()
+        try:
+            await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, settings)])
         finally:
             await admin.close()
 

@@ -55,6 +55,10 @@ _RECOVER_AGAIN_S = 1.0
 _RECOVER_CALMLY_S = 10.0
 
 
+class PartitionsSplitError(Exception):
+    """What belongs together wasn't assigned together: the state of a record isn't here."""
+
+
 class ProduceRefusedError(Exception):
     """Kafka refuses what must be written; the worker stops with nothing lost."""
 
@@ -102,6 +106,8 @@ class Engine:
         self._tidying: asyncio.Task[None] | None = None
         self._ending: asyncio.Task[None] | None = None
         self._is_stopped = False
+        self._is_broken = False
+        """A fold raised: what it had done of its batch must not be committed."""
         self._member_id = ""
         """Under which `states` were kept up."""
         self._last_failure = 0.0
@@ -196,7 +202,7 @@ class Engine:
         self._is_stopped = True
         self._cancel_orphaned()
         await self._stop_takeover()
-        if self._cycle is not None:
+        if self._cycle is not None and not self._is_broken:
             await self._cycle.commit_rest(_FINISH_COMMIT_S)
         self._membership = None
         await self._stop_takeover()  # the last commit may have failed
@@ -230,6 +236,7 @@ class Engine:
         if membership is None or not self._assigned:
             return
         await self._end_cycle()
+        self._check_together()
         await self._producer.open()
         await self._reader.open()
         await self._producer.learn(list(self.config.output_topics))
@@ -258,6 +265,8 @@ class Engine:
         for state in states.values():
             state.discard()  # what senders looked up meanwhile is of before
         self.states = states
+        if positions.claims:
+            await self._producer.commit({}, positions.claims, membership)
         await self.seek(positions.start)
         log.info(
             "took over %d partitions, restored %d changes in %.1f s",
@@ -278,6 +287,26 @@ class Engine:
             on_failure=self._on_commit_failed,
         )
         self._running = asyncio.create_task(self._run(self._cycle))
+
+    def _check_together(self) -> None:
+        """Raise PartitionsSplitError unless the same partition numbers of all topics that share
+        a state are here."""
+        numbers: dict[str, set[int]] = {topic: set() for topic in self.outboxes}
+        for topic, source in self.sources.items():
+            is_shared = source.is_read_first or source.is_timed or source.is_clock
+            if is_shared or topic in self._written:
+                numbers[topic] = set()
+        for tp in self._assigned:
+            if tp.topic in numbers:
+                numbers[tp.topic].add(tp.partition)
+        expected = self._state_partitions()
+        for topic, found in numbers.items():
+            if found != expected:
+                raise PartitionsSplitError(
+                    f"partitions {sorted(found)} of {topic} were assigned together with "
+                    f"{sorted(expected)} of others: were partitions added to a topic? All must "
+                    "have the same number; if they have, start the worker again"
+                )
 
     def _state_partitions(self) -> set[int]:
         first = [source.topic for source in self.sources.values() if source.is_read_first]
@@ -309,6 +338,7 @@ class Engine:
         except asyncio.CancelledError:
             raise
         except Exception as error:  # a task's exception would be seen by nobody
+            self._is_broken = True
             self.crash(error)
 
     async def _stop_takeover(self) -> None:

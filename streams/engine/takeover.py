@@ -46,6 +46,9 @@ class Positions:
     """Partitions of which the group has folded nothing yet."""
     owners: dict[int, set[str]]
     """By partition number, the transactional ids of who committed last, others than this one."""
+    claims: dict[TP, int]
+    """Offsets to commit again as they are, so that whoever comes next finds who was here, even
+    if this worker's first transaction is its last."""
 
 
 class LogReader:
@@ -175,12 +178,19 @@ async def settle(
                 "read, or the topic was made anew. Decide what is to be lost and set the group's "
                 "offsets with kafka-consumer-groups --reset-offsets"
             )
-    owners: dict[int, set[str]] = {}
-    for tp in tps:
-        owner = found[tp].metadata
-        if owner and owner != producer.transactional_id:
-            owners.setdefault(tp.partition, set()).add(owner)
-    return Positions(start, ends, {tp for tp in tps if committed[tp] < 0}, owners)
+    owners = _owners(found)
+    claims = {
+        tp.partition: tp
+        for tp in tps
+        if committed[tp] >= 0 and producer.transactional_id not in owners[tp.partition]
+    }
+    return Positions(
+        start,
+        ends,
+        is_new={tp for tp in tps if committed[tp] < 0},
+        owners={number: ids - {producer.transactional_id} for number, ids in owners.items()},
+        claims={tp: committed[tp] for tp in claims.values()},
+    )
 
 
 async def end_what_is_left_open(
@@ -230,12 +240,22 @@ async def _stable_offsets(
         await asyncio.sleep(_ASK_AGAIN_S)
         if loop.time() - began > _PATIENCE_S:
             # Transactions of the dead would be pending until they time out: 10 s and more.
-            last = await producer.committed_offsets(group, waiting, require_stable=False)
-            for owner in {it.metadata for it in last.values() if it.metadata} - ended:
+            last = _owners(await producer.committed_offsets(group, tps, require_stable=False))
+            numbers = {tp.partition for tp in waiting}
+            for owner in set().union(*(last[number] for number in numbers)) - ended:
                 log.info("ending what %s left open", owner)
                 await producer.end_transaction_of(owner)
                 ended.add(owner)
     return found
+
+
+def _owners(offsets: dict[TP, CommittedOffset]) -> dict[int, set[str]]:
+    """Return by partition number the transactional ids of who committed what is committed."""
+    owners: dict[int, set[str]] = {tp.partition: set() for tp in offsets}
+    for tp, committed in offsets.items():
+        if committed.metadata:
+            owners[tp.partition].add(committed.metadata)
+    return owners
 
 
 def _theirs(tps: Iterable[TP]) -> list[TopicPartition]:

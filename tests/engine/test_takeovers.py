@@ -9,13 +9,13 @@ import pytest
 from aiokafka.errors import IllegalGenerationError
 
 from streams.engine.consumer import _ConsumerThread
-from streams.engine.engine import Engine, EngineConfig
+from streams.engine.engine import Engine, EngineConfig, PartitionsSplitError
 from streams.engine.fetching import _FetchResult
 from streams.engine.outbox import UNFINISHED, Finish, OutboxRecord, Window, _Unfinished
 from streams.engine.protocol import Membership, TxnOffsetCommit
 from streams.engine.state import State, Table
 from streams.engine.takeover import ChangelogCutError, LogReader
-from streams.engine.types import TP
+from streams.engine.types import TP, Source
 
 CALLS = TP("calls", 0)
 NUMBERS = Table(b"x", int)
@@ -27,6 +27,10 @@ class SlowCycle:
     def __init__(self, state: State) -> None:
         self.state = state
         self.fed: list[Any] = []
+        self.is_rest_committed = False
+
+    async def commit_rest(self, within_s: float) -> None:
+        self.is_rest_committed = True
 
     async def finish_commit(self, within_s: float) -> bool:
         await asyncio.sleep(0.05)
@@ -137,6 +141,46 @@ async def test_a_worker_that_was_away_restores_all_its_state_anew(
     engine.on_assigned({CALLS}, Membership("group", 2, member_id))
     assert set(engine.states) == kept
     await engine._stop_takeover()
+
+
+async def test_what_a_fold_did_before_it_raised_is_not_committed(engine: Engine) -> None:
+    # Its offsets aren't there, so the whole batch is folded again after the restart.
+    cycle = running(engine, State(0), Outbox())
+
+    async def raising() -> None:
+        raise ZeroDivisionError
+
+    cycle.run = raising  # type: ignore[attr-defined]
+    await engine._run(cycle)  # type: ignore[arg-type]
+    assert len(engine.crashed) == 1  # type: ignore[attr-defined]
+    await engine.stop()
+    assert not cycle.is_rest_committed
+
+
+async def test_what_is_folded_is_committed_at_a_stop(engine: Engine) -> None:
+    cycle = running(engine, State(0), Outbox())
+    await engine.stop()
+    assert cycle.is_rest_committed
+
+
+@pytest.mark.parametrize(
+    "assigned",
+    [
+        {TP("accounts", 0), TP("calls", 1), TP("outbox", 0)},
+        {TP("accounts", 0), TP("calls", 0)},  # the assignor didn't know of the outbox yet
+    ],
+)
+async def test_a_record_is_never_folded_on_a_state_that_is_not_there(
+    engine: Engine, assigned: set[TP]
+) -> None:
+    engine.add_source(Source("accounts", lambda batch: None, is_read_first=True))
+    engine.add_source(Source("calls", lambda batch: None, is_timed=True))
+    engine.add_outbox(Outbox())
+    engine.on_assigned(assigned, Membership("group", 1, "member"))
+    await asyncio.sleep(0.01)
+    assert [type(error) for error in engine.crashed] == [  # type: ignore[attr-defined]
+        PartitionsSplitError
+    ]
 
 
 async def test_a_stopped_engine_takes_nothing_over(engine: Engine) -> None:

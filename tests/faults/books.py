@@ -79,7 +79,7 @@ async def difference(installation: Installation, history: History) -> str:
         comparable([normalized(one) for one in every if one["cause"].get("line_id") != SHARED_LINE])
     )
     right = Counter(comparable(history.oracle.noticed))
-    return f"missing {list((right - found))[:3]}, too many {list((found - right))[:3]}"
+    return f"missing {list(right - found)[:3]}, too many {list(found - right)[:3]}"
 
 
 def shared_alerts(history: History) -> int:

@@ -19,8 +19,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError
 from redis.asyncio import Redis
 
@@ -456,25 +454,16 @@ async def refused_produce(round_: Round) -> None:
     await _some_time(round_, 0.5, 2.0)
     topic = round_.installation.topics.notifications
     round_.is_watched = False
-    await _configure(round_, topic, {"max.message.bytes": "100"})
+    await round_.installation.configure(topic, {"max.message.bytes": "100"})
     for worker in round_.workers:
         code = await round_.gone(worker, STRIKE_SECONDS)
         last = log_of(worker).strip().splitlines()[-1]
         assert code == 1, f"exit {code}: {last}"
         assert "max.message.bytes" in last, last
-    await _configure(round_, topic, {"max.message.bytes": "1048588"})
+    await round_.installation.configure(topic, {"max.message.bytes": "1048588"})
     for worker in round_.workers:
         round_.launch(worker)
     round_.is_watched = True
-
-
-async def _configure(round_: Round, topic: str, settings: dict[str, str]) -> None:
-    admin = AIOKafkaAdminClient(bootstrap_servers=round_.installation.brokers)
-    await admin.start()
-    try:
-        await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, settings)])
-    finally:
-        await admin.close()
 
 
 async def redis_away(round_: Round) -> None:
