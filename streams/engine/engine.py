@@ -374,6 +374,7 @@ class Engine:
     # -- a commit that failed -------------------------------------------------------------------
 
     def _on_commit_failed(self, error: Exception) -> None:
+        log.warning("a commit failed, nothing of it counts: %r", error)
         if self._membership is None:
             return  # it is being revoked anyway
         if isinstance(error, _REFUSED):
@@ -387,7 +388,6 @@ class Engine:
         if not isinstance(error, KafkaError | TimeoutError | OSError):
             self.crash(error)  # a bug: trying again changes nothing
             return
-        log.warning("a commit failed, nothing of it counts: %r", error)
         now = asyncio.get_running_loop().time()
         # Two workers of one id must not race, and what fails for good must not spin.
         is_again = now - self._last_failure < _RECOVER_CALMLY_S
