@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from app.local.worker import WorkerProcess
 from app.settings import PREFIX, Settings, load_settings
@@ -96,6 +97,15 @@ class Installation:
         finally:
             await admin.close()
 
+    async def configure(self, topic: str, settings: dict[str, str]) -> None:
+        """Set a topic's own settings, by its real name; what isn't named goes back to usual."""
+        admin = AIOKafkaAdminClient(bootstrap_servers=self.brokers)
+        await admin.start()
+        try:
+            await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, settings)])
+        finally:
+            await admin.close()
+
     async def publish(self, records: Iterable[Published]) -> None:
         """Return when Kafka has them all; records of one partition keep their order."""
         producer = AIOKafkaProducer(bootstrap_servers=self.brokers, linger_ms=5)
@@ -118,8 +128,16 @@ class Installation:
         finally:
             await producer.stop()
 
+    @property
+    def partitions(self) -> int:
+        return int(self.variables["DIALWATCH_PARTITIONS"])
+
     async def read(self, topic: str) -> list[Any]:
         """Return all committed records of a contract topic, as aiokafka's."""
+        return await self.read_named(f"{self.name}.{topic}")
+
+    async def read_named(self, name: str) -> list[Any]:
+        """The same of a topic by its real name."""
         consumer = AIOKafkaConsumer(
             bootstrap_servers=self.brokers,
             isolation_level="read_committed",
@@ -128,7 +146,7 @@ class Installation:
         )
         await consumer.start()
         try:
-            tps = [TopicPartition(f"{self.name}.{topic}", n) for n in range(PARTITIONS)]
+            tps = [TopicPartition(name, number) for number in range(self.partitions)]
             consumer.assign(tps)
             ends = await consumer.end_offsets(tps)
             records: list[Any] = []
@@ -140,6 +158,27 @@ class Installation:
                     return records
         finally:
             await consumer.stop()
+
+    async def unfolded(self, names: Iterable[str]) -> dict[str, int]:
+        """Return how many committed records of topics, by real name, the group hasn't folded."""
+        consumer = AIOKafkaConsumer(
+            bootstrap_servers=self.brokers, group_id=self.name, enable_auto_commit=False
+        )
+        await consumer.start()
+        left = {}
+        try:
+            for name in names:
+                committed = {
+                    number: await consumer.committed(TopicPartition(name, number)) or 0
+                    for number in range(self.partitions)
+                }
+                left[name] = sum(
+                    record.offset >= committed[record.partition]
+                    for record in await self.read_named(name)
+                )
+        finally:
+            await consumer.stop()
+        return left
 
     async def read_values(self, topic: str) -> list[dict[str, Any]]:
         """Return the JSON of all committed records."""

@@ -111,6 +111,14 @@ class Kafka(Service):
             self._format(java, properties)
         return [*java, "kafka.Kafka", str(properties)]
 
+    def voters(self) -> str:
+        """The controllers, as Kafka lists them: this node alone."""
+        return f"{NODE_ID}@{HOST}:{self._controller_port}"
+
+    def cluster_id(self) -> str:
+        """What new data are formatted with."""
+        return urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+
     def is_serving(self) -> bool:
         """Ask for the cluster's metadata: the broker lists itself once it takes requests."""
         request = struct.pack(">hhih", 3, 1, 1, -1) + struct.pack(">i", 0)  # Metadata v1, no topics
@@ -130,7 +138,7 @@ class Kafka(Service):
         settings = self._settings | {
             "listeners": f"PLAINTEXT://{HOST}:{self.port},CONTROLLER://{HOST}:{self._controller_port}",
             "advertised.listeners": f"PLAINTEXT://{HOST}:{self.port}",
-            "controller.quorum.voters": f"{NODE_ID}@{HOST}:{self._controller_port}",
+            "controller.quorum.voters": self.voters(),
             "log.dirs": self._data,
         }
         path = self.directory / "server.properties"
@@ -138,8 +146,8 @@ class Kafka(Service):
         return path
 
     def _format(self, java: list[str], properties: Path) -> None:
-        cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-        tool = [*java, "kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(properties)]
+        tool = [*java, "kafka.tools.StorageTool", "format"]
+        tool += ["-t", self.cluster_id(), "-c", str(properties)]
         with self.log.open("ab") as log:
             formatted = subprocess.run(tool, stdout=log, stderr=log, check=False, timeout=60)
         if formatted.returncode:

@@ -7,12 +7,19 @@ records over a rebalance.
 
 import asyncio
 import logging
+from collections.abc import Iterable
 from typing import Any
 
 import faust
 from aiokafka import TopicPartition
-from aiokafka.errors import ConsumerStoppedError, NoOffsetForPartitionError, OffsetOutOfRangeError
+from aiokafka.errors import (
+    ConsumerStoppedError,
+    KafkaError,
+    NoOffsetForPartitionError,
+    OffsetOutOfRangeError,
+)
 from faust.transport.drivers import aiokafka as driver
+from mode import Service
 from yarl import URL
 
 from streams.engine import fetching
@@ -28,6 +35,7 @@ _IDLE_WAIT_MS = 1000
 _IDLE_AFTER_EMPTY_POLLS = 4
 _POLL_GAP_S = 0.005
 _READ_S = 0.5
+_WATCH_GROUP_S = 1.0
 _FULL_POLL = 500
 """A poll that brought fewer records is followed by a short pause, so that the next brings more:
 at low rates the cost of a fetch for each record dominates."""
@@ -60,6 +68,7 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
             consumer = self._ensure_consumer()
             for tp, offset in positions.items():
                 consumer.seek(TopicPartition(*tp), offset)
+            self.note_handed_over(positions)
 
         await self.call_thread(seek)
 
@@ -84,8 +93,29 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         state = assignment.state_value(TopicPartition(*tp))
         if state.highwater is None or not state.has_valid_position:
             return False
-        # Behind the last delivered record there may be markers: aiokafka's position knows.
-        return max(position, int(state.position)) >= int(state.lso)
+        # Behind the last delivered record there may be markers: aiokafka's position knows. But
+        # it also counts records that are on their way from its thread to the cycle.
+        theirs = int(state.position)
+        if getattr(state, "is_handing_over", False):
+            theirs = 0
+        return max(position, theirs) >= int(state.lso)
+
+    def note_handed_over(self, tps: Iterable[TP]) -> None:
+        """What was read of these partitions has arrived, or was dropped."""
+        assignment = self._ensure_consumer()._subscription.subscription.assignment
+        for tp in tps:
+            if assignment is not None and TopicPartition(*tp) in assignment.tps:
+                assignment.state_value(TopicPartition(*tp)).is_handing_over = False
+
+    async def check_group(self) -> None:
+        """Raise what ended the coordination with the group; aiokafka's getmany would, but what
+        reads here goes around it."""
+
+        async def check() -> None:
+            if self._consumer is not None:
+                self._consumer._coordinator.check_errors()
+
+        await self.call_thread(check)
 
 
 class _Consumer(driver.Consumer):  # type: ignore[misc]
@@ -112,7 +142,7 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
         membership = Membership(
             self.app.conf.id, int(coordinator.generation), str(coordinator.member_id)
         )
-        await super().on_partitions_assigned(assigned, generation_id)
+        await self._or_crash(super().on_partitions_assigned(assigned, generation_id))
         self.engine.on_assigned({TP(*tp) for tp in assigned}, membership)
 
     async def perform_seek(self) -> None:
@@ -142,12 +172,31 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
             self.engine.crash(error)
             raise
 
+    @Service.task  # type: ignore[untyped-decorator]
+    async def _watch_group(self) -> None:
+        """A coordination that ended would leave the worker idle, with partitions or without."""
+        while not self.should_stop:
+            await self.sleep(_WATCH_GROUP_S)
+            try:
+                await self._thread.check_group()
+            except ConsumerStoppedError:
+                return
+            except KafkaError as error:
+                # aiokafka has stopped until it is told that somebody knows.
+                if not error.retriable:
+                    self.engine.crash(error)
+                    return
+                log.warning("the group could not be reached, trying on: %r", error)
+            except Exception as error:
+                self.engine.crash(error)
+                return
+
     async def _drain_messages(self, fetcher: Any) -> None:
         """Read for as long as the fetcher runs."""
         empty_polls = 0
         while not (self.should_stop or fetcher.should_stop):
             self.last_poll = self.loop.time()
-            wanted = self.engine.wanted()
+            reader, wanted = self.engine.reader, self.engine.wanted()
             if not self.flow_active or not wanted:
                 await asyncio.sleep(0.01)
                 continue
@@ -156,7 +205,8 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
             empty_polls = 0 if count else empty_polls + 1
             self._thread.set_idle(empty_polls > _IDLE_AFTER_EMPTY_POLLS)
             for tp, batch in records.items():
-                self.engine.feed(TP(*tp), batch)
+                self.engine.feed(reader, TP(*tp), batch)
+            self._thread.note_handed_over(TP(*tp) for tp in records)
             await asyncio.sleep(0 if count >= _FULL_POLL else _POLL_GAP_S)
 
     async def _read(self, wanted: set[TP]) -> dict[TP, list[Any]]:

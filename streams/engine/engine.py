@@ -29,7 +29,7 @@ from streams.engine.outbox import Finish, Outbox
 from streams.engine.producer import TransactionalProducer
 from streams.engine.protocol import Membership
 from streams.engine.state import State
-from streams.engine.takeover import LogReader, settle
+from streams.engine.takeover import LogReader, end_what_is_left_open, settle
 from streams.engine.types import TP, Output, Record, Source
 
 log = logging.getLogger(__name__)
@@ -52,6 +52,11 @@ _REFUSED = (
 
 _FINISH_COMMIT_S = 8.0
 _RECOVER_AGAIN_S = 1.0
+_RECOVER_CALMLY_S = 10.0
+
+
+class PartitionsSplitError(Exception):
+    """What belongs together wasn't assigned together: the state of a record isn't here."""
 
 
 class ProduceRefusedError(Exception):
@@ -92,11 +97,20 @@ class Engine:
             f"{config.group}-{config.worker_id}", config.client_options
         )
         self._reader = LogReader(config.client_options)
+        self._written = frozenset(config.output_topics)
         self._assigned: set[TP] = set()
         self._membership: Membership | None = None
         self._cycle: Cycle | None = None
         self._running: asyncio.Task[None] | None = None
         self._taking_over: asyncio.Task[None] | None = None
+        self._tidying: asyncio.Task[None] | None = None
+        self._ending: asyncio.Task[None] | None = None
+        self._is_stopped = False
+        self._is_broken = False
+        """A fold raised: what it had done of its batch must not be committed."""
+        self._member_id = ""
+        """Under which `states` were kept up."""
+        self._last_failure = 0.0
         self._orphaned: asyncio.TimerHandle | None = None
 
     # -- what is to be done -----------------------------------------------------------------
@@ -141,13 +155,19 @@ class Engine:
         """Return how far each source partition is behind."""
         return {} if self._cycle is None else self._cycle.lags(self.end_of)
 
+    @property
+    def reader(self) -> object | None:
+        """Whom what is read now is for. None: nothing is to be read."""
+        return self._cycle
+
     def wanted(self) -> set[TP]:
         """Which partitions are to be read now."""
         return self._cycle.wanted() if self._cycle is not None else set()
 
-    def feed(self, tp: TP, records: list[Record]) -> None:
-        """Take what was read."""
-        if self._cycle is not None:
+    def feed(self, reader: object | None, tp: TP, records: list[Record]) -> None:
+        """Take what was read for `reader`. Whoever came after it reads from elsewhere: for it
+        these records would leave a gap."""
+        if self._cycle is not None and self._cycle is reader:
             self._cycle.feed(tp, records)
 
     # -- assignments ----------------------------------------------------------------------------
@@ -161,10 +181,17 @@ class Engine:
 
     def on_assigned(self, assigned: set[TP], membership: Membership) -> None:
         """Take partitions over, in the background."""
+        if self._is_stopped:
+            return
         self._cancel_orphaned()
         self._assigned = assigned
         self._membership = membership
         metrics.REBALANCES.inc()
+        if membership.member_id != self._member_id:
+            # Nobody knows for how long this worker was away: a deletion of that time may have
+            # left no trace in the compacted changelog, and reading on would miss it.
+            self._member_id = membership.member_id
+            self.states = {}
         kept = {tp.partition for tp in assigned}
         for partition in set(self.states) - kept:
             del self.states[partition]
@@ -172,10 +199,13 @@ class Engine:
 
     async def stop(self) -> None:
         """Finish what is begun, commit it, let go."""
+        self._is_stopped = True
+        self._cancel_orphaned()
         await self._stop_takeover()
-        if self._cycle is not None:
+        if self._cycle is not None and not self._is_broken:
             await self._cycle.commit_rest(_FINISH_COMMIT_S)
         self._membership = None
+        await self._stop_takeover()  # the last commit may have failed
         await self._end_cycle()
         await self._producer.close()
         await self._reader.close()
@@ -190,6 +220,8 @@ class Engine:
                 if isinstance(error, _REFUSED):
                     self.crash(error)
                     return
+                if self._tidying is not None:
+                    self._tidying.cancel()
                 if not has_complained:
                     log.warning("can't take partitions over yet, trying on: %r", error)
                     has_complained = True
@@ -203,6 +235,8 @@ class Engine:
         membership = self._membership
         if membership is None or not self._assigned:
             return
+        await self._end_cycle()
+        self._check_together()
         await self._producer.open()
         await self._reader.open()
         await self._producer.learn(list(self.config.output_topics))
@@ -219,8 +253,20 @@ class Engine:
         }
         changelogs = {TP(self.config.changelog, number): states[number] for number in states}
         began = asyncio.get_running_loop().time()
+        self._tidying = asyncio.create_task(
+            end_what_is_left_open(
+                self._producer,
+                self._reader,
+                [*changelogs, *(tp for tp in self._assigned if tp.topic in self._written)],
+                positions.owners,
+            )
+        )
         restored = await self._reader.restore(changelogs, await self._reader.ends(changelogs))
+        for state in states.values():
+            state.discard()  # what senders looked up meanwhile is of before
         self.states = states
+        if positions.claims:
+            await self._producer.commit({}, positions.claims, membership)
         await self.seek(positions.start)
         log.info(
             "took over %d partitions, restored %d changes in %.1f s",
@@ -241,6 +287,26 @@ class Engine:
             on_failure=self._on_commit_failed,
         )
         self._running = asyncio.create_task(self._run(self._cycle))
+
+    def _check_together(self) -> None:
+        """Raise PartitionsSplitError unless the same partition numbers of all topics that share
+        a state are here."""
+        numbers: dict[str, set[int]] = {topic: set() for topic in self.outboxes}
+        for topic, source in self.sources.items():
+            is_shared = source.is_read_first or source.is_timed or source.is_clock
+            if is_shared or topic in self._written:
+                numbers[topic] = set()
+        for tp in self._assigned:
+            if tp.topic in numbers:
+                numbers[tp.topic].add(tp.partition)
+        expected = self._state_partitions()
+        for topic, found in numbers.items():
+            if found != expected:
+                raise PartitionsSplitError(
+                    f"partitions {sorted(found)} of {topic} were assigned together with "
+                    f"{sorted(expected)} of others: were partitions added to a topic? All must "
+                    "have the same number; if they have, start the worker again"
+                )
 
     def _state_partitions(self) -> set[int]:
         first = [source.topic for source in self.sources.values() if source.is_read_first]
@@ -272,18 +338,27 @@ class Engine:
         except asyncio.CancelledError:
             raise
         except Exception as error:  # a task's exception would be seen by nobody
+            self._is_broken = True
             self.crash(error)
 
     async def _stop_takeover(self) -> None:
-        task, self._taking_over = self._taking_over, None
-        if task is not None and not task.done():
-            task.cancel()
-            await asyncio.wait([task])
+        for task in (self._taking_over, self._tidying):
+            if task is not None and not task.done():
+                task.cancel()
+                await asyncio.wait([task])
+        self._taking_over = self._tidying = None
 
     async def _end_cycle(self) -> None:
+        """End the cycle, if there is one; may be cancelled and called again, by whomever."""
         cycle, self._cycle = self._cycle, None
-        if cycle is None:
-            return
+        if cycle is not None:
+            # A task of its own: half of it would leave what was folded in the states, or a
+            # transaction open.
+            self._ending = asyncio.create_task(self._end(cycle))
+        if self._ending is not None:
+            await asyncio.shield(self._ending)
+
+    async def _end(self, cycle: Cycle) -> None:
         is_settled = await cycle.finish_commit(_FINISH_COMMIT_S)
         if self._running is not None:
             await asyncio.wait([self._running])
@@ -299,6 +374,7 @@ class Engine:
     # -- a commit that failed -------------------------------------------------------------------
 
     def _on_commit_failed(self, error: Exception) -> None:
+        log.warning("a commit failed, nothing of it counts: %r", error)
         if self._membership is None:
             return  # it is being revoked anyway
         if isinstance(error, _REFUSED):
@@ -312,19 +388,26 @@ class Engine:
         if not isinstance(error, KafkaError | TimeoutError | OSError):
             self.crash(error)  # a bug: trying again changes nothing
             return
-        log.warning("a commit failed, nothing of it counts: %r", error)
+        now = asyncio.get_running_loop().time()
+        # Two workers of one id must not race, and what fails for good must not spin.
+        is_again = now - self._last_failure < _RECOVER_CALMLY_S
+        self._last_failure = now
+        pause_s = _RECOVER_AGAIN_S if is_again or isinstance(error, ProducerFenced) else 0.0
         if isinstance(error, _FENCED):
             self._membership = None
             self._orphaned = asyncio.get_running_loop().call_later(
                 self.config.session_timeout_s + 30.0, self._on_orphaned
             )
-        self._taking_over = asyncio.create_task(self._recover(isinstance(error, ProducerFenced)))
+        self._taking_over = asyncio.create_task(self._recover(pause_s))
 
-    async def _recover(self, was_fenced: bool) -> None:
+    async def _recover(self, pause_s: float) -> None:
         """Drop the cycle; take the same partitions over again unless the group went on."""
-        await self._end_cycle()
-        if was_fenced:
-            await asyncio.sleep(_RECOVER_AGAIN_S)  # two workers of one id must not race
+        try:
+            await self._end_cycle()
+        except Exception as error:  # a task's exception would be seen by nobody
+            self.crash(error)
+            return
+        await asyncio.sleep(pause_s)
         if self._membership is not None:
             await self._take_over()
 

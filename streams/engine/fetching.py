@@ -57,11 +57,17 @@ class _FetchResult(fetcher.FetchResult):  # type: ignore[misc]
         for unpacked in self._partition_records:
             records.extend(unpacked)
             if max_records is not None and len(records) >= max_records:
-                self._update_position()
+                self._hand_over(records)
                 return records
-        self._update_position()
+        self._hand_over(records)
         self._partition_records = None
         return records
+
+    def _hand_over(self, records: list[Any]) -> None:
+        if records:
+            # Before the position moves: until whoever reads has them, it is ahead of them.
+            self._assignment.state_value(self._topic_partition).is_handing_over = True
+        self._update_position()
 
 
 def install() -> None:

@@ -71,7 +71,12 @@ class Window:
         self._next = committed
         remembered = state.peek(UNFINISHED, self._key)
         self._skip_to = remembered.last if remembered else -1
-        self._again = set(remembered.offsets) if remembered else set()
+        # Older ones are there when somebody set the group's offsets: nobody reads them any more.
+        self._again = (
+            {offset for offset in remembered.offsets if offset >= committed}
+            if remembered
+            else set()
+        )
         # A dict keeps the order of offsets: the first key is the oldest.
         self._unfinished: dict[int, None] = dict.fromkeys(sorted(self._again))
 

@@ -49,6 +49,8 @@ TRANSACTION_TIMEOUT_S = 10.0
 _RETRY_S = 0.005
 _MAX_BATCH_BYTES = 900_000  # below the broker's message.max.bytes of 1 MiB
 _WAIT_FOR_COORDINATOR_S = 30.0
+_STOP_S = 3.0
+_LONG_COMMIT_S = 10.0
 
 _RETRIABLE = (
     ConcurrentTransactions,
@@ -118,6 +120,21 @@ class TransactionalProducer:
         4. commit. The offsets returned lie behind the transaction's own marker. When this raises
         nothing is known: call `end`.
         """
+        # aiokafka waits for brokers as long as it takes, and says nothing.
+        impatient = asyncio.get_running_loop().call_later(
+            _LONG_COMMIT_S, log.warning, "a commit takes long: is Kafka away or slow?"
+        )
+        try:
+            return await self._commit(records, offsets, membership)
+        finally:
+            impatient.cancel()
+
+    async def _commit(
+        self,
+        records: dict[Destination, list[Pair]],
+        offsets: dict[TP, int],
+        membership: Membership,
+    ) -> dict[Destination, int]:
         producer = self._open_producer
         await producer.begin_transaction()
         written: list[tuple[Destination, int, asyncio.Future[Any]]] = []
@@ -287,8 +304,16 @@ def _raise_for(error_code: int) -> None:
 
 
 async def _stop_quietly(producer: AIOKafkaProducer) -> None:
-    # A fenced producer's stop can hang.
+    # A fenced producer's stop can hang, and so can one whose broker is away.
     try:
-        await asyncio.wait_for(producer.stop(), 3.0)
+        await asyncio.wait_for(producer.stop(), _STOP_S)
     except (KafkaError, TimeoutError, AssertionError) as error:
         log.debug("a producer did not stop well: %r", error)
+        # What it still tries would go on for as long as this process lives.
+        sender = producer._sender.sender_task
+        if sender is not None:
+            sender.cancel()
+        try:
+            await asyncio.wait_for(producer.client.close(), _STOP_S)
+        except (KafkaError, TimeoutError, OSError) as error:
+            log.debug("a producer's connections did not close well: %r", error)

@@ -8,7 +8,7 @@ Fields: the Kafka protocol guide (kafka.apache.org/protocol).
 
 from typing import Any, NamedTuple
 
-from aiokafka.errors import for_code
+from aiokafka.errors import IllegalGenerationError, for_code
 from aiokafka.protocol.api import Request, RequestStruct, Response
 from aiokafka.protocol.types import (
     Boolean,
@@ -111,8 +111,9 @@ class TxnOffsetCommit(Request[_TxnOffsetCommitStruct]):  # type: ignore[misc]
         offsets: dict[TP, int],
     ) -> None:
         if membership.generation < 0 or not membership.member_id:
-            # The broker takes this for a client without a group and fences nothing.
-            raise ValueError("no generation to commit under")
+            # The broker takes this for a client without a group and fences nothing. aiokafka
+            # has it when the session ended while the partitions were being assigned.
+            raise IllegalGenerationError("no generation to commit under")
         self._fields: tuple[Any, ...] = (
             transactional_id,
             membership.group,

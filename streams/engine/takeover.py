@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
 
 from streams import metrics
 from streams.engine.producer import TransactionalProducer
+from streams.engine.protocol import CommittedOffset
 from streams.engine.state import State
 from streams.engine.types import TP
 
@@ -30,6 +32,10 @@ class OffsetOutOfRangeError(Exception):
     """A committed offset that isn't in the log (any more): someone must decide what to do."""
 
 
+class ChangelogCutError(Exception):
+    """A changelog isn't whole (any more): what would be restored from it is wrong."""
+
+
 @dataclass(frozen=True)
 class Positions:
     """Where each source partition is read from, and where it ended just now."""
@@ -38,6 +44,11 @@ class Positions:
     end: dict[TP, int]
     is_new: set[TP]
     """Partitions of which the group has folded nothing yet."""
+    owners: dict[int, set[str]]
+    """By partition number, the transactional ids of who committed last, others than this one."""
+    claims: dict[TP, int]
+    """Offsets to commit again as they are, so that whoever comes next finds who was here, even
+    if this worker's first transaction is its last."""
 
 
 class LogReader:
@@ -75,7 +86,18 @@ class LogReader:
 
         Returns how many records were read. Waits for transactions that are pending before an
         end. May be cancelled: a state then is complete up to its position.
+
+        Raises ChangelogCutError where the log doesn't begin at 0 or ends before a position.
         """
+        begins = await self.beginnings(changelogs)
+        for tp, state in changelogs.items():
+            if begins[tp] > 0 or ends[tp] < state.position:
+                raise ChangelogCutError(
+                    f"{tp.topic}-{tp.partition} holds {begins[tp]} to {ends[tp]}, and this worker "
+                    f"knows it up to {state.position}: a part of what is remembered was deleted. "
+                    "The topic must have cleanup.policy=compact alone; begin anew with another "
+                    "DIALWATCH_GROUP"
+                )
         behind = {tp: state for tp, state in changelogs.items() if state.position < ends[tp]}
         if not behind:
             return 0
@@ -104,6 +126,10 @@ class LogReader:
             consumer.unsubscribe()
         metrics.RESTORED.set(1)
         return read
+
+    async def stable_ends(self, tps: Iterable[TP]) -> dict[TP, int]:
+        """Return the offsets before which no transaction is pending."""
+        return _plain(await self._open(self._records).end_offsets(_theirs(tps)))
 
     async def _connect(self, isolation_level: str) -> AIOKafkaConsumer:
         consumer = AIOKafkaConsumer(
@@ -135,7 +161,8 @@ async def settle(
 
     Raises OffsetOutOfRangeError where a committed offset isn't in the log.
     """
-    committed = await _stable_offsets(producer, group, tps)
+    found = await _stable_offsets(producer, group, tps)
+    committed = {tp: found[tp].offset for tp in tps}
     beginnings, ends = await reader.beginnings(tps), await reader.ends(tps)
     start = {}
     for tp in tps:
@@ -151,32 +178,84 @@ async def settle(
                 "read, or the topic was made anew. Decide what is to be lost and set the group's "
                 "offsets with kafka-consumer-groups --reset-offsets"
             )
-    return Positions(start, ends, {tp for tp in tps if committed[tp] < 0})
+    owners = _owners(found)
+    claims = {
+        tp.partition: tp
+        for tp in tps
+        if committed[tp] >= 0 and producer.transactional_id not in owners[tp.partition]
+    }
+    return Positions(
+        start,
+        ends,
+        is_new={tp for tp in tps if committed[tp] < 0},
+        owners={number: ids - {producer.transactional_id} for number, ids in owners.items()},
+        claims={tp: committed[tp] for tp in claims.values()},
+    )
+
+
+async def end_what_is_left_open(
+    producer: TransactionalProducer,
+    reader: LogReader,
+    tps: list[TP],
+    owners: dict[int, set[str]],
+) -> None:
+    """End the transactions that stay pending in partitions just taken over.
+
+    An owner that died before it sent its offsets leaves nothing that `settle` would see, but
+    nobody can read past what it wrote until its transaction times out: 10 s and more. Best
+    effort, and may be cancelled: without it everything is right and slower.
+    """
+    try:
+        ends, before = await reader.ends(tps), await reader.stable_ends(tps)
+        pending, ended = list(tps), set[str]()
+        while pending:
+            await asyncio.sleep(_PATIENCE_S)
+            stable = await reader.stable_ends(pending)
+            pending = [tp for tp in pending if stable[tp] < ends[tp]]
+            # Where it moves, live workers write.
+            stuck = {tp.partition for tp in pending if stable[tp] == before[tp]}
+            for owner in set().union(*(owners.get(number, set()) for number in stuck)) - ended:
+                log.info("ending what %s left open", owner)
+                await producer.end_transaction_of(owner)
+                ended.add(owner)
+            before = stable
+    except (KafkaError, TimeoutError, OSError) as error:
+        log.warning("could not end what another worker left open: %r", error)
 
 
 async def _stable_offsets(
     producer: TransactionalProducer, group: str, tps: list[TP]
-) -> dict[TP, int]:
+) -> dict[TP, CommittedOffset]:
     loop = asyncio.get_running_loop()
     began = loop.time()
-    found: dict[TP, int] = {}
+    found: dict[TP, CommittedOffset] = {}
     ended: set[str] = {producer.transactional_id}
     waiting = list(tps)
     while waiting:
         answer = await producer.committed_offsets(group, waiting, require_stable=True)
-        found.update((tp, it.offset) for tp, it in answer.items() if it.is_stable)
+        found.update((tp, it) for tp, it in answer.items() if it.is_stable)
         waiting = [tp for tp in waiting if tp not in found]
         if not waiting:
             break
         await asyncio.sleep(_ASK_AGAIN_S)
         if loop.time() - began > _PATIENCE_S:
             # Transactions of the dead would be pending until they time out: 10 s and more.
-            last = await producer.committed_offsets(group, waiting, require_stable=False)
-            for owner in {it.metadata for it in last.values() if it.metadata} - ended:
+            last = _owners(await producer.committed_offsets(group, tps, require_stable=False))
+            numbers = {tp.partition for tp in waiting}
+            for owner in set().union(*(last[number] for number in numbers)) - ended:
                 log.info("ending what %s left open", owner)
                 await producer.end_transaction_of(owner)
                 ended.add(owner)
     return found
+
+
+def _owners(offsets: dict[TP, CommittedOffset]) -> dict[int, set[str]]:
+    """Return by partition number the transactional ids of who committed what is committed."""
+    owners: dict[int, set[str]] = {tp.partition: set() for tp in offsets}
+    for tp, committed in offsets.items():
+        if committed.metadata:
+            owners[tp.partition].add(committed.metadata)
+    return owners
 
 
 def _theirs(tps: Iterable[TP]) -> list[TopicPartition]:

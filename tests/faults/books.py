@@ -1,0 +1,188 @@
+"""The books of an installation beside the oracle's: what went out, and what is remembered.
+
+The state is read from the changelog as a fresh worker would restore it, so that what is wrong in
+it and hasn't fired yet is seen too.
+"""
+
+from collections import Counter
+from decimal import Decimal
+from typing import Any
+
+from app.sandbox.server import Sandbox
+from streams.engine.outbox import UNFINISHED
+from streams.engine.state import State, Table
+from streams.times import DAY, parse_instant
+from tables import batches, runs
+from tables.store import (
+    ANNOUNCED,
+    BALANCES,
+    BATCHES,
+    CLOCKS,
+    CUSTOMERS,
+    LINES,
+    RECHARGES,
+    TALLIES,
+    Clock,
+)
+from tests.faults.history import RETENTION, RUN_LENGTH, SHARED_LINE, WINDOW, History
+from tests.installation import Installation
+from tests.oracle import Oracle, Run, comparable, normalized
+
+FINAL = {"sent", "skipped", "failed"}
+_RETENTION = int(RETENTION.total_seconds()) * DAY // 86_400
+_INSTANT_BYTES = 8
+
+
+async def compare(installation: Installation, history: History, sandbox: Sandbox) -> None:
+    """Raise AssertionError where anything is missing, too much or different."""
+    oracle = history.oracle
+    for topic in ("call-records", "recharges", "accounts", "ticks", "announcements"):
+        stored = len(await installation.read(topic))
+        assert stored == sum(event.topic == topic for event in history.published), topic
+
+    every = await installation.read_values("notifications")
+    shared = [one for one in every if one["cause"].get("line_id") == SHARED_LINE]
+    commands = [one for one in every if one["cause"].get("line_id") != SHARED_LINE]
+    assert comparable([normalized(one) for one in commands]) == comparable(oracle.noticed)
+    _compare_shared_line(shared, history)
+    assert len(await installation.read("dead-letters")) == oracle.invalid
+
+    ids = Counter(one["notification_id"] for one in every)
+    assert set(ids.values()) <= {1}
+    deliveries = [
+        one for one in await installation.read_values("deliveries") if one["status"] in FINAL
+    ]
+    assert Counter(one["notification_id"] for one in deliveries) == ids
+    assert not [one for one in deliveries if one["status"] == "failed"]
+    sent = {
+        channel: {
+            one["notification_id"]
+            for one in deliveries
+            if one["status"] == "sent" and one["channel"] == channel
+        }
+        for channel in ("inbox", "wechat", "sms")
+    }
+    inbox = Counter(one["message_id"] for one in await installation.read_values("inbox-messages"))
+    assert inbox == Counter(sent["inbox"])
+    phones = Counter(one.client_msg_id for one in sandbox.wechat.messages)
+    assert phones == Counter(sent["wechat"])
+    assert set(sandbox.gateway.texts) == sent["sms"]
+
+    states = await recovered(installation, history.partitions)
+    assert _remembered(states) == _expected(oracle, history)
+
+
+async def difference(installation: Installation, history: History) -> str:
+    """Say which commands are missing and which are too many."""
+    every = await installation.read_values("notifications")
+    found = Counter(
+        comparable([normalized(one) for one in every if one["cause"].get("line_id") != SHARED_LINE])
+    )
+    right = Counter(comparable(history.oracle.noticed))
+    return f"missing {list(right - found)[:3]}, too many {list(found - right)[:3]}"
+
+
+def shared_alerts(history: History) -> int:
+    """How often the shared line's run reaches its length."""
+    return sum(calls // RUN_LENGTH for calls in history.shared_calls)
+
+
+def _compare_shared_line(commands: list[dict[str, Any]], history: History) -> None:
+    """Each call is counted once, so there are so many alerts; whose calls were in which, nobody
+    can know."""
+    reached = {(one["cause"]["first_call_id"], one["cause"]["call_id"]) for one in commands}
+    assert len(reached) == shared_alerts(history)
+    firsts, lasts = {first for first, _ in reached}, {last for _, last in reached}
+    assert len(firsts) == len(lasts) == len(reached)
+    on_it = {
+        event.key
+        for event in history.published
+        if event.topic == "call-records"
+        and isinstance(event.value, dict)
+        and event.value["line_id"] == SHARED_LINE
+    }
+    assert {one["account_id"] for one in commands} <= on_it
+
+
+async def recovered(installation: Installation, partitions: int) -> list[State]:
+    """Return the states as the changelog holds them, read committed."""
+    states = [State(number) for number in range(partitions)]
+    for record in await installation.read_named(installation.topics.changelog):
+        states[record.partition].restore([(record.key, record.value)])
+    return states
+
+
+def _all_of(state: State, table: Table[Any]) -> dict[bytes, Any]:
+    return {key: state.peek(table, key) for key in state.keys(table)}
+
+
+def _remembered(states: list[State]) -> dict[str, Any]:
+    """The states in the oracle's words. What is over counts as forgotten, swept or not."""
+    found: dict[str, Any] = {name: {} for name in _NAMES}
+    retention = max(_RETENTION, int(WINDOW.total_seconds()) * DAY // 86_400)
+    for state in states:
+        assert not list(state.keys(UNFINISHED)), "a sender's record is unfinished"
+        clock = (state.peek(CLOCKS, b"") or Clock()).tick
+        for key, tally in _all_of(state, TALLIES).items():
+            name = key.decode()
+            if not runs.is_forgotten(tally.run, clock, retention):
+                found["runs"][name] = tally.run.count
+            batch = tally.batch
+            if batch is not None and not batches.is_forgotten(batch, clock, _RETENTION):
+                found["batches"][name, tally.submitted] = batch.size, batch.seen
+        for key, batch in _all_of(state, BATCHES).items():
+            if not batches.is_forgotten(batch, clock, _RETENTION):
+                instant = int.from_bytes(key[-_INSTANT_BYTES:], "big", signed=True)
+                found["batches"][key[:-_INSTANT_BYTES].decode(), instant] = batch.size, batch.seen
+        for key, line in _all_of(state, LINES).items():
+            if not runs.is_forgotten(line.run, clock, retention):
+                found["lines"][key.decode()] = line.run.count
+        for key, balance in _all_of(state, BALANCES).items():
+            found["balances"][key.decode()] = balance.latest
+            found["told_days"] |= {(key.decode(), day): True for day in balance.told_days}
+        for key, customer in _all_of(state, CUSTOMERS).items():
+            found["accounts"][key.decode()] = customer.name, customer.intent_classes
+        for key, known in _all_of(state, RECHARGES).items():
+            found["recharges"][key.decode()] = len(known.hashes) // 8
+        for key in state.keys(ANNOUNCED):
+            found["announced"][state.partition, key.decode()] = True
+    return found
+
+
+_NAMES = (
+    "runs", "batches", "lines", "balances", "told_days", "accounts", "recharges", "announced",
+)  # fmt: skip
+
+
+def _expected(oracle: Oracle, history: History) -> dict[str, Any]:
+    expected: dict[str, Any] = {name: {} for name in _NAMES}
+    kept = max(RETENTION, WINDOW)
+
+    def count(run: Run, key: str) -> int:
+        tick = oracle.last_tick.get(oracle.partition_of(key))
+        is_over = tick is not None and run.counted is not None and tick - run.counted > kept
+        return 0 if is_over else len(run.calls)
+
+    for place, counted in ((expected["runs"], oracle.runs), (expected["lines"], oracle.lines)):
+        place.update((key, count(run, key)) for key, run in counted.items() if count(run, key))
+    left = history.shared_calls[-1] % RUN_LENGTH
+    if left:
+        expected["lines"][SHARED_LINE] = left
+    for (name, submitted), batch in oracle.batches.items():
+        key = name, parse_instant(submitted.isoformat())
+        expected["batches"][key] = batch.size, len(batch.seen)
+    for name, balance in oracle.balances.items():
+        expected["balances"][name] = int(balance * Decimal(100))
+    for name, day in oracle.told_days:
+        expected["told_days"][name, day.toordinal()] = True
+    for name, account in oracle.accounts.items():
+        classes = "".join(account["intent_classes"])
+        expected["accounts"][name] = account["name"], classes
+    expected["recharges"] = dict(Counter(name for name, _ in oracle.recharges))
+    expected["announced"] = {
+        (partition, event.key): True
+        for event in history.published
+        if event.topic == "announcements"
+        for partition in range(history.partitions)
+    }
+    return expected
