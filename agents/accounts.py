@@ -82,7 +82,7 @@ class AccountsAgent:
         state = polled.state
         for record in polled.records:
             try:
-                tick = decode_tick(record.value)
+                tick = decode_tick(record.key, record.value)
             except InvalidRecordError as error:
                 bury(polled, self._topics, record, str(error))
                 continue

@@ -95,6 +95,8 @@ class Refold:
         self._topics = topics
         self._sources: dict[str, Source] = {one.topic: one for one in watching(rules, topics)}
         self._states = [State(number) for number in range(topics.partitions)]
+        self._no_state = State(-1)
+        """Of partitions that only `announcements` has: it may have more than the others."""
         self._on_command = on_command
         self._internal: deque[tuple[TP, _Internal]] = deque()
         self._folded = 0
@@ -119,7 +121,9 @@ class Refold:
                 state.apply()
 
     def _fold(self, tp: TP, records: list[Any]) -> None:
-        batch = Batch(tp, records, self._states[tp.partition], self._emit, lambda: None)
+        has_state = tp.partition < len(self._states)
+        state = self._states[tp.partition] if has_state else self._no_state
+        batch = Batch(tp, records, state, self._emit, lambda: None)
         self._sources[tp.topic].fold(batch)
 
     def _emit(self, output: Output) -> None:

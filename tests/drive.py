@@ -7,11 +7,24 @@ from zoneinfo import ZoneInfo
 
 from agents.rules import Rules
 from app.replay import Refold, _Internal
-from streams.engine.types import TP
+from streams.engine.types import TP, Output
 from streams.topics import Topics
 from tests.installation import Published
 
 PARTITIONS = 1
+
+
+class _Refold(Refold):
+    """Keeps what goes out to topics that a replay doesn't print."""
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self.others: list[Output] = []
+
+    def _emit(self, output: Output) -> None:
+        if output.topic != self._topics.notifications:
+            self.others.append(output)
+        super()._emit(output)
 
 
 class Drive:
@@ -19,7 +32,7 @@ class Drive:
 
     def __init__(self, **rules: Any) -> None:
         self.commands: list[dict[str, Any]] = []
-        self.refold = Refold(
+        self.refold = _Refold(
             Rules(**({"zone": ZoneInfo("Asia/Shanghai")} | rules)),
             Topics("", "g", PARTITIONS),
             lambda raw: self.commands.append(json.loads(raw)),
@@ -29,6 +42,19 @@ class Drive:
     @property
     def dead_letters(self) -> int:
         return self.refold.invalid
+
+    @property
+    def letters(self) -> list[Output]:
+        """The dead letters."""
+        return [one for one in self.refold.others if one.topic == "dead-letters"]
+
+    def reasons(self) -> list[str]:
+        """Why the dead letters are dead."""
+        return [dict(one.headers)["dialwatch.reason"].decode() for one in self.letters]
+
+    def segments(self) -> list[Output]:
+        """What the polls said of lines."""
+        return [one for one in self.refold.others if one.topic == "g-line-segments"]
 
     def take(self, records: Iterable[Published]) -> list[dict[str, Any]]:
         """Fold records; return the commands that came out of these."""

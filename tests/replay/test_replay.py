@@ -13,6 +13,7 @@ import pytest
 from app.replay import _Internal, _Log, fold_in_time
 from streams.engine.types import TP
 from tests.cli.test_commands import dialwatch
+from tests.drive import Drive
 from tests.installation import PARTITIONS, Installation, Published
 from tests.samples import account, announcement, call, recharge, ticks
 
@@ -44,6 +45,15 @@ def test_nothing_is_folded_beyond_what_others_may_still_bring() -> None:
     calls, ticks_ = log("c", 2, 1, 3, 5, 9), log("t", 4, 3, 6)
     assert folded([calls, ticks_], 5) == ["c1", "c3", "t3", "c5"]
     assert folded([calls, ticks_], None) == ["t6", "c9"]
+
+
+def test_announcements_may_have_more_partitions_than_the_others() -> None:
+    drive = Drive()
+    drive.take([account("acme")])
+    said = announcement("up")
+    record: Any = _Internal(0, 0, b"up", json.dumps(said.value).encode())
+    drive.refold.fold(TP("announcements", 7), [record])
+    assert len(drive.commands) == 2
 
 
 def history() -> list[Published]:
