@@ -1,7 +1,7 @@
 """All folds in memory: records in, commands and dead letters out. No Kafka."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -57,8 +57,25 @@ class Drive:
         return [one for one in self.refold.others if one.topic == "g-line-segments"]
 
     def take(self, records: Iterable[Published]) -> list[dict[str, Any]]:
-        """Fold records; return the commands that came out of these."""
+        """Fold records and what they cause; return the commands that came out of these."""
         before = len(self.commands)
+        self._fold(records, self.refold.fold)
+        return self.commands[before:]
+
+    def defer(self, records: Iterable[Published]) -> None:
+        """Fold records; what they cause in the group's own topics waits."""
+        self._fold(records, self.refold._fold)
+
+    def deferred(self) -> int:
+        """How many records of the group's own topics wait."""
+        return len(self.refold._internal)
+
+    def go_on(self) -> None:
+        """Fold the next record that waits."""
+        caused, record = self.refold._internal.popleft()
+        self.refold._fold(caused, [record])
+
+    def _fold(self, records: Iterable[Published], fold: Callable[[TP, list[Any]], None]) -> None:
         for topic, key, value, _ in records:
             raw = value
             if value is not None and not isinstance(value, bytes):
@@ -67,8 +84,7 @@ class Drive:
                 self._offset, self._offset, key.encode() if isinstance(key, str) else key, raw
             )
             self._offset += 1
-            self.refold.fold(TP(topic, 0), [record])  # type: ignore[list-item]
-        return self.commands[before:]
+            fold(TP(topic, 0), [record])
 
     def keys(self) -> int:
         """How many values the state holds."""
