@@ -38,7 +38,7 @@ from streams.times import parse_instant
 from streams.topics import Topics
 
 CONNECT_SECONDS = 15.0
-_POLL_MS = 200
+_POLL_MS = 20
 _FETCH_BYTES = 4 << 20
 # So much of one partition waits at most; and so often changed values become bytes again.
 _MOST_BUFFERED = 50_000
@@ -265,6 +265,7 @@ async def _replay(settings: Settings, rules: Rules, on_command: Callable[[bytes]
         auto_offset_reset="earliest",
         max_partition_fetch_bytes=_FETCH_BYTES,
         fetch_max_bytes=16 * _FETCH_BYTES,
+        fetch_max_wait_ms=_POLL_MS,
         check_crcs=False,
     )
     await consumer.start()
