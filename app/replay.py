@@ -195,6 +195,18 @@ def fold_in_time(logs: Iterable[_Log], up_to: int | None, fold: Callable[[TP, An
         folded += len(records)
 
 
+def read_up_to(unread: Iterable[_Log]) -> int | None:
+    """Return the timestamp up to which nothing more is to come of logs that aren't read to their
+    ends, None: there are none.
+
+    Timestamps are the producers', and clocks differ: where they go backwards the first record of
+    a log is folded all the same, or a replay of full buffers would stand still.
+    """
+    return min(
+        (max(log.records[0].timestamp, log.records[-1].timestamp) for log in unread), default=None
+    )
+
+
 def run_replay(
     settings: Settings,
     *,
@@ -325,7 +337,7 @@ async def _read(
         unread = [log for log in unread if not log.is_read]
         if any(not log.records for log in unread):
             continue
-        up_to = min((log.records[-1].timestamp for log in unread), default=None)
+        up_to = read_up_to(unread)
         folded = sum(
             fold_in_time(ours, up_to, refold.fold) for _, ours in sorted(partitions.items())
         )
