@@ -64,8 +64,13 @@ def local_datetime(instant: int, zone: tzinfo) -> datetime:
 
 
 def format_instant(instant: int, zone: tzinfo) -> str:
-    """Return an instant as RFC 3339 with the zone's offset."""
-    return local_datetime(instant, zone).isoformat()
+    """Return an instant as RFC 3339 with the zone's offset; in UTC where that has seconds, which
+    RFC 3339 has no place for (the sun's own time, in Shanghai until 1901)."""
+    local = local_datetime(instant, zone)
+    offset = local.utcoffset()
+    if offset is not None and offset.seconds % 60:
+        local = from_instant(instant)
+    return local.isoformat()
 
 
 def parse_money(text: str) -> int:

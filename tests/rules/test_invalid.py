@@ -1,10 +1,14 @@
 """What the contract calls invalid, topic by topic, and what it doesn't."""
 
 import json
+import re
 from collections.abc import Callable
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from streams.records import (
     InvalidRecordError,
@@ -16,6 +20,7 @@ from streams.records import (
     decode_tick,
 )
 from streams.times import format_instant, parse_instant
+from tables.texts import clock_text
 from tests.drive import Drive
 from tests.installation import Published
 from tests.rules.test_noticing import failures, scenarios
@@ -271,3 +276,22 @@ def test_a_call_with_an_emoji_cut_in_two_counts() -> None:
 )
 def test_times_are_rfc_3339_with_an_offset(text: str, expected: str) -> None:
     assert format_instant(parse_instant(text), ZONE) == expected
+
+
+@given(
+    instant=st.integers(
+        parse_instant("0001-01-01T00:00:00Z"), parse_instant("9999-12-31T23:59:59Z")
+    ),
+    zone=st.sampled_from(["Asia/Shanghai", "Africa/Monrovia", "Europe/Amsterdam", "Pacific/Apia"]),
+)
+def test_every_time_of_ours_is_one_that_the_contract_takes(instant: int, zone: str) -> None:
+    assert parse_instant(format_instant(instant, ZoneInfo(zone))) == instant
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", clock_text(instant, ZoneInfo(zone)))
+
+
+def test_a_zero_time_is_a_time() -> None:
+    drive = Drive()
+    zero = "0001-01-01T00:00:00Z"
+    (inbox, _) = drive.take([call("acme", 0, batch_size=1, submitted_at=zero, ended_at=zero)])
+    decode_notification(b"acme", json.dumps(inbox).encode())
+    assert inbox["content"].startswith("您在0001-01-01 08:05:43创建的")
