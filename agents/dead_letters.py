@@ -36,5 +36,6 @@ def dead_letter(
         None,
         key,
         value,
-        [(name, text.encode()) for name, text in headers.items()],
+        # A reason may repeat half a surrogate pair.
+        [(name, text.encode(errors="backslashreplace")) for name, text in headers.items()],
     )

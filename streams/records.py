@@ -268,21 +268,22 @@ def _decode_slowly(decoder: "msgspec.json.Decoder[Any]", value: bytes) -> Any | 
     try:
         # Which numbers an unknown field holds, and how long they are, is nobody's business.
         plain = json.loads(value.decode(), parse_constant=_refuse_constant, parse_int=_int_or_float)
-        if isinstance(plain, dict):
-            names = decoder.type.__struct_fields__
-            plain = {name: plain[name] for name in names if name in plain}
-        record = msgspec.convert(plain, decoder.type)
-    except msgspec.ValidationError as error:
-        raise InvalidRecordError(_field_reason(str(error))) from None
     except (ValueError, RecursionError):
         return None
-    for field in record.__struct_fields__:
-        content = getattr(record, field)
-        try:
-            encode(None if content is UNSET else content)
-        except UnicodeEncodeError:
-            raise InvalidRecordError(f"{field}: has half a surrogate pair") from None
-    return record
+    if isinstance(plain, dict):
+        names = decoder.type.__struct_fields__
+        plain = {name: plain[name] for name in names if name in plain}
+        for name, content in plain.items():
+            try:
+                encode(content)
+            except UnicodeEncodeError:
+                raise InvalidRecordError(f"{name}: has half a surrogate pair") from None
+            except RecursionError:
+                raise InvalidRecordError(f"{name}: is nested too deeply") from None
+    try:
+        return msgspec.convert(plain, decoder.type)
+    except msgspec.ValidationError as error:
+        raise InvalidRecordError(_field_reason(str(error))) from None
 
 
 def _refuse_constant(name: str) -> NoReturn:

@@ -43,10 +43,12 @@ def parse_instant(text: str) -> int:
         text = f"{shape[1]}{second}{shape[3] or ''}{shape[5]}"
     try:
         instant = to_instant(msgspec.convert(text, datetime))
+        if is_leap_second:
+            instant += SECOND
         from_instant(instant)
     except (msgspec.ValidationError, OverflowError):
         raise ValueError("is out of range") from None
-    return instant + SECOND if is_leap_second else instant
+    return instant
 
 
 def from_instant(instant: int) -> datetime:

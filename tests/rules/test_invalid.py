@@ -162,7 +162,8 @@ def test_a_missing_field_is_named_and_null_in_an_optional_field_is_the_same_as_n
         ("call-records", "ended_at", ["2019-01-30", "2019-01-30T15:52:10", "2019-01-30 15:52:10Z",
                                       "2019-01-30T15:52:10+0800", "2019-02-30T00:00:00Z",
                                       "2019-01-30T24:00:00Z", "2019-01-30T15:52:1012Z",
-                                      "2019-01-30T15:52:10+24:00", 1548834730, ""]),
+                                      "2019-01-30T15:52:10+24:00", "9999-12-31T23:59:60Z",
+                                      1548834730, ""]),
         ("recharges", "amount", ["0", "0.00", "-0.01", 5, "x"]),
         ("recharges", "balance", [None, "x", 1.5]),
         ("recharges", "completed_at", ["now", None]),
@@ -235,13 +236,15 @@ def test_a_dead_letter_is_the_original_with_a_reason_of_one_line_that_fits_besid
         Published("call-records", b"\xff", b"\xfe{"),
         Published("call-records", None, call("acme", 0).value),
         call("acme", 0, result=long),
+        call("acme", 0, result="\ud83d"),
         Published("recharges", "acme", None),
     ]
     drive.take(records)
-    assert [one.key for one in drive.letters] == [b"\xff", None, b"acme", b"acme"]
+    assert [one.key for one in drive.letters] == [b"\xff", None, b"acme", b"acme", b"acme"]
     assert drive.letters[0].value == b"\xfe{"
-    assert drive.letters[3].value is None
-    assert [one.partition(":")[0] for one in drive.reasons()] == ["value", "key", "result", "value"]
+    assert drive.letters[4].value is None
+    fields = ["value", "key", "result", "result", "value"]
+    assert [one.partition(":")[0] for one in drive.reasons()] == fields
     for letter in drive.letters:
         headers = {name: text.decode() for name, text in letter.headers}
         assert [*headers] == [
@@ -251,7 +254,7 @@ def test_a_dead_letter_is_the_original_with_a_reason_of_one_line_that_fits_besid
         assert len(headers["dialwatch.reason"]) <= 300
         parse_instant(headers["dialwatch.at"])
     assert [dict(one.headers)["dialwatch.offset"] for one in drive.letters] == [
-        b"0", b"1", b"2", b"3"
+        b"0", b"1", b"2", b"3", b"4"
     ]  # fmt: skip
 
 
@@ -282,7 +285,7 @@ def test_times_are_rfc_3339_with_an_offset(text: str, expected: str) -> None:
     instant=st.integers(
         parse_instant("0001-01-01T00:00:00Z"), parse_instant("9999-12-31T23:59:59Z")
     ),
-    zone=st.sampled_from(["Asia/Shanghai", "Africa/Monrovia", "Europe/Amsterdam", "Pacific/Apia"]),
+    zone=st.sampled_from(["Asia/Shanghai", "Africa/Monrovia", "America/St_Johns", "Pacific/Apia"]),
 )
 def test_every_time_of_ours_is_one_that_the_contract_takes(instant: int, zone: str) -> None:
     assert parse_instant(format_instant(instant, ZoneInfo(zone))) == instant
