@@ -2,8 +2,10 @@
 
 from typing import Any
 
+from msgspec.structs import replace
+
 from agents import reminders
-from agents.batches import forget_tally, forget_what_is_over, tally_of
+from agents.batches import forget_tally, forget_what_is_over, seen_by_a_tick, tally_of
 from agents.rules import Rules
 from agents.telling import bury, tell
 from streams.engine.state import State, Table
@@ -82,7 +84,7 @@ class AccountsAgent:
         state = polled.state
         for record in polled.records:
             try:
-                tick = decode_tick(record.value)
+                tick = decode_tick(record.key, record.value)
             except InvalidRecordError as error:
                 bury(polled, self._topics, record, str(error))
                 continue
@@ -122,5 +124,9 @@ def _sweep(state: State, rules: Rules, tick: int, passed: int) -> None:
             forget_what_is_over(state, key, tick, rules)
         else:
             line = state.peek(LINES, key)
-            if line is not None and runs.is_forgotten(line.run, tick, rules.run_retention):
+            if line is None:
+                continue
+            if runs.is_forgotten(line.run, tick, rules.run_retention):
                 state.delete(LINES, key)
+            elif not line.run.tick:
+                state.put(LINES, key, replace(line, run=seen_by_a_tick(line.run, tick)))

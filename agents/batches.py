@@ -4,10 +4,13 @@ What a batch is and when it is over is said in `tables/batches.py`; here it is f
 parked and forgotten.
 """
 
+from msgspec.structs import replace
+
 from agents.rules import Rules
 from streams.engine.state import State
 from tables import batches, runs
 from tables.batches import Batch, Page, Parked, batch_key, page_key
+from tables.runs import Run
 from tables.store import BATCHES, PAGES, PARKED, TALLIES
 from tables.tallies import Tally
 
@@ -85,7 +88,7 @@ def forget_what_is_over(state: State, key: bytes, clock: int, rules: Rules) -> N
         return
     left = Tally(balance=tally.balance)
     if not runs.is_forgotten(tally.run, clock, rules.run_retention):
-        left.run = tally.run
+        left.run = seen_by_a_tick(tally.run, clock)
     if tally.batch is not None:
         if batches.is_forgotten(tally.batch, clock, retention):
             _forget_pages(state, key, tally.submitted, tally.batch)
@@ -95,6 +98,12 @@ def forget_what_is_over(state: State, key: bytes, clock: int, rules: Rules) -> N
         state.delete(TALLIES, key)
     elif left != tally:
         state.put(TALLIES, key, left)
+
+
+def seen_by_a_tick(run: Run, clock: int) -> Run:
+    """Return a run as it is remembered after a tick: one that was counted before there was any
+    tick counts as counted on at the first, or it would never be forgotten."""
+    return run if run.tick else replace(run, tick=clock)
 
 
 def _park(state: State, key: bytes, submitted: int, batch: Batch) -> None:

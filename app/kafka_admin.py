@@ -154,9 +154,7 @@ class ClusterAdmin:
                         name=topic.name,
                         num_partitions=topic.partitions,
                         replication_factor=replication_factor,
-                        topic_configs={
-                            "cleanup.policy": "compact" if topic.compacted else "delete"
-                        },
+                        topic_configs=_configs(topic),
                     )
                     for topic in topics
                 ],
@@ -202,6 +200,13 @@ class ClusterAdmin:
                 f"Kafka at {self._brokers} stopped answering ({type(error).__name__}): check that "
                 "all brokers are up, and that their advertised.listeners lead there from here"
             ) from error
+
+
+def _configs(topic: Topic) -> dict[str, str]:
+    configs = {"cleanup.policy": "compact" if topic.compacted else "delete"}
+    if topic.max_message_bytes is not None:
+        configs["max.message.bytes"] = str(topic.max_message_bytes)
+    return configs
 
 
 def _check_created(name: str, error_code: int, message: str | None) -> None:

@@ -38,7 +38,7 @@ from streams.times import parse_instant
 from streams.topics import Topics
 
 CONNECT_SECONDS = 15.0
-_POLL_MS = 200
+_POLL_MS = 20
 _FETCH_BYTES = 4 << 20
 # So much of one partition waits at most; and so often changed values become bytes again.
 _MOST_BUFFERED = 50_000
@@ -95,6 +95,8 @@ class Refold:
         self._topics = topics
         self._sources: dict[str, Source] = {one.topic: one for one in watching(rules, topics)}
         self._states = [State(number) for number in range(topics.partitions)]
+        self._no_state = State(-1)
+        """Of partitions that only `announcements` has: it may have more than the others."""
         self._on_command = on_command
         self._internal: deque[tuple[TP, _Internal]] = deque()
         self._folded = 0
@@ -119,7 +121,9 @@ class Refold:
                 state.apply()
 
     def _fold(self, tp: TP, records: list[Any]) -> None:
-        batch = Batch(tp, records, self._states[tp.partition], self._emit, lambda: None)
+        has_state = tp.partition < len(self._states)
+        state = self._states[tp.partition] if has_state else self._no_state
+        batch = Batch(tp, records, state, self._emit, lambda: None)
         self._sources[tp.topic].fold(batch)
 
     def _emit(self, output: Output) -> None:
@@ -189,6 +193,18 @@ def fold_in_time(logs: Iterable[_Log], up_to: int | None, fold: Callable[[TP, An
         records = first.take(min(bounds, default=first.records[-1].timestamp))
         fold(first.tp, records)
         folded += len(records)
+
+
+def read_up_to(unread: Iterable[_Log]) -> int | None:
+    """Return the timestamp up to which nothing more is to come of logs that aren't read to their
+    ends, None: there are none.
+
+    Timestamps are the producers', and clocks differ: where they go backwards the first record of
+    a log is folded all the same, or a replay of full buffers would stand still.
+    """
+    return min(
+        (max(log.records[0].timestamp, log.records[-1].timestamp) for log in unread), default=None
+    )
 
 
 def run_replay(
@@ -261,6 +277,7 @@ async def _replay(settings: Settings, rules: Rules, on_command: Callable[[bytes]
         auto_offset_reset="earliest",
         max_partition_fetch_bytes=_FETCH_BYTES,
         fetch_max_bytes=16 * _FETCH_BYTES,
+        fetch_max_wait_ms=_POLL_MS,
         check_crcs=False,
     )
     await consumer.start()
@@ -320,7 +337,7 @@ async def _read(
         unread = [log for log in unread if not log.is_read]
         if any(not log.records for log in unread):
             continue
-        up_to = min((log.records[-1].timestamp for log in unread), default=None)
+        up_to = read_up_to(unread)
         folded = sum(
             fold_in_time(ours, up_to, refold.fold) for _, ours in sorted(partitions.items())
         )

@@ -7,6 +7,7 @@ some are secrets, and whether it may be shown is decided where the line for peop
 import base64
 import re
 from datetime import time
+from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -19,7 +20,6 @@ _TOPIC_NAME_LENGTH = 249
 _LONGEST_INTERNAL = len("-wechat-bulk-outbox")
 _LONGEST_CONTRACT = len("inbox-messages")
 _HOST = re.compile(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+(?:%[\w.-]+)?\]")
-_BARE_IPV6 = re.compile(r"[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*")
 _TIME_OF_DAY = re.compile(r"([01]\d|2[0-3]):([0-5]\d)")
 _FIELD_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 # What an HTTP header can carry after "Bearer ".
@@ -63,8 +63,11 @@ def _is_port(text: str) -> bool:
 
 
 def _host(value: str) -> str:
-    if not _HOST.fullmatch(value) and not _BARE_IPV6.fullmatch(value):
-        raise ValueError("must be a host name or an IP address, without a port")
+    if not _HOST.fullmatch(value):
+        try:
+            IPv6Address(value)
+        except ValueError:
+            raise ValueError("must be a host name or an IP address, without a port") from None
     return value
 
 

@@ -4,12 +4,13 @@ Decoding checks all that one record can show by itself; what needs memory (a bat
 changed) is the rules' to say. No state, no clients.
 """
 
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator
-from typing import Annotated, Any, Literal, Protocol, TypeVar, get_args
+from typing import Annotated, Any, Literal, NoReturn, Protocol, TypeVar, get_args
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from streams.times import parse_instant, parse_money
 
@@ -34,6 +35,7 @@ CHANNELS: tuple[Channel, ...] = get_args(Channel)
 # Far above any real batch, and exact in every JSON reader.
 _MAX_BATCH_SIZE = 2**53
 _MAX_MEMO = 50_000
+_LONGEST_NOTIFICATION_ID = 64
 
 
 class InvalidRecordError(ValueError):
@@ -138,12 +140,13 @@ class Notification(Struct, omit_defaults=True, gc=False):
 
 
 class _ForeignNotification(Notification, omit_defaults=True, gc=False):
-    """A command as other systems may spell it: what we wouldn't use, they may leave out."""
+    """A command as other systems may spell it: what its channel doesn't use, they may leave out."""
 
-    title: str = ""
-    content: str = ""
+    # Unset until `decode_notification` has looked at the channel.
+    title: str | UnsetType = UNSET  # type: ignore[assignment]
+    content: str | UnsetType = UNSET  # type: ignore[assignment]
     page: str | None = None
-    cause: dict[str, Any] = {}
+    cause: dict[str, Any] | UnsetType = UNSET  # type: ignore[assignment]
 
 
 class InboxMessage(Struct, gc=False):
@@ -246,9 +249,49 @@ def _decode(decoder: "msgspec.json.Decoder[Any]", value: bytes | None) -> Any:
         raise InvalidRecordError(_field_reason(str(error))) from None
     except RecursionError:
         raise InvalidRecordError("value: is nested too deeply") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise InvalidRecordError(f"value: is not strict JSON in UTF-8: {error}") from None
+    except msgspec.DecodeError as error:
+        record = _decode_slowly(decoder, value)
+        if record is None:
+            raise InvalidRecordError(f"value: is not strict JSON in UTF-8: {error}") from None
     return record
+
+
+def _decode_slowly(decoder: "msgspec.json.Decoder[Any]", value: bytes) -> Any | None:
+    """Return a record that msgspec refuses although its JSON is right; None: it isn't.
+
+    That is half a surrogate pair, escaped: a text that was cut in the middle of an emoji. In a
+    field that we ignore it must not cost the record; UTF-8 can't carry it, so one of ours can't
+    be so.
+    """
+    try:
+        # Which numbers an unknown field holds, and how long they are, is nobody's business.
+        plain = json.loads(value.decode(), parse_constant=_refuse_constant, parse_int=_int_or_float)
+    except (ValueError, RecursionError):
+        return None
+    if isinstance(plain, dict):
+        names = decoder.type.__struct_fields__
+        plain = {name: plain[name] for name in names if name in plain}
+        for name, content in plain.items():
+            try:
+                encode(content)
+            except UnicodeEncodeError:
+                raise InvalidRecordError(f"{name}: has half a surrogate pair") from None
+            except RecursionError:
+                raise InvalidRecordError(f"{name}: is nested too deeply") from None
+    try:
+        return msgspec.convert(plain, decoder.type)
+    except msgspec.ValidationError as error:
+        raise InvalidRecordError(_field_reason(str(error))) from None
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _int_or_float(digits: str) -> int | float:
+    return int(digits) if len(digits) < 20 else float(digits)
 
 
 def _field_reason(message: str) -> str:
@@ -349,6 +392,10 @@ def decode_account(key: bytes | None, value: bytes | None) -> Account | None:
     if value is None:
         if key is None:
             raise InvalidRecordError("key: is missing")
+        try:
+            key.decode()
+        except UnicodeDecodeError:
+            raise InvalidRecordError("key: is not UTF-8") from None
         return None
     account: Account = _decode(_account_decoder, value)
     _check_key(key, "account_id", account.account_id)
@@ -359,20 +406,44 @@ def decode_account(key: bytes | None, value: bytes | None) -> Account | None:
     return account
 
 
-def decode_tick(value: bytes | None) -> int:
-    """Return the instant of a valid tick. Raises InvalidRecordError."""
+def decode_tick(key: bytes | None, value: bytes | None) -> int:
+    """Return the instant of a valid tick, which has no key. Raises InvalidRecordError."""
     tick: Tick = _decode(_tick_decoder, value)
+    if key:
+        raise InvalidRecordError("key: a tick has none")
     return _check("at", parse_instant, tick.at)
 
 
 def decode_notification(key: bytes | None, value: bytes | None) -> Notification:
     """Return a valid command, ours or another system's. Raises InvalidRecordError."""
-    command: Notification = _decode(_notification_decoder, value)
+    command: _ForeignNotification = _decode(_notification_decoder, value)
     _check("occurred_at", parse_instant, command.occurred_at)
     if command.account_id is not None:
         _check_key(key, "account_id", command.account_id)
     elif command.channel != "wechat" or not command.openid:
         raise InvalidRecordError("account_id: is null, which only wechat with an openid may have")
-    if not command.content and not (command.channel == "wechat" and command.data is not None):
-        raise InvalidRecordError("content: is missing")
+    if len(command.notification_id) > _LONGEST_NOTIFICATION_ID:
+        raise InvalidRecordError(
+            f"notification_id: has more than {_LONGEST_NOTIFICATION_ID} characters"
+        )
+    if not command.notification_id.isascii():
+        raise InvalidRecordError("notification_id: is not ASCII")
+    _fill_what_is_left_out(command)
     return command
+
+
+def _fill_what_is_left_out(command: _ForeignNotification) -> None:
+    """Check that a command says what its channel tells; fill in what it doesn't."""
+    has_data = command.channel == "wechat" and command.data is not None
+    if command.title is UNSET:
+        if command.channel != "sms" and not has_data:
+            raise InvalidRecordError("title: is missing")
+        command.title = ""
+    if command.content is UNSET or not command.content:
+        if not has_data:
+            raise InvalidRecordError("content: is missing")
+        command.content = ""
+    if command.cause is UNSET:
+        if command.channel == "inbox":
+            raise InvalidRecordError("cause: is missing")
+        command.cause = {}

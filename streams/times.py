@@ -17,7 +17,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 # msgspec also takes a space for the T and an offset without a colon; RFC 3339, 5.6, does not.
 _SHAPE = re.compile(
-    r"(\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:)(\d\d)((?:\.\d+)?(?:[Zz]|[+-]\d\d:\d\d))", re.ASCII
+    r"(\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:)(\d\d)(?:(\.\d{1,6})(\d*))?([Zz]|[+-]\d\d:\d\d)", re.ASCII
 )
 _MONEY = re.compile(r"-?\d{1,15}(?:\.\d{1,2})?", re.ASCII)
 
@@ -30,20 +30,25 @@ def to_instant(moment: datetime) -> int:
 def parse_instant(text: str) -> int:
     """Return the instant of an RFC 3339 time with an offset.
 
-    Raises ValueError with what is wrong. A leap second counts as the second after :59.
+    Raises ValueError with what is wrong. A leap second counts as the second after :59. What is
+    finer than a microsecond is cut off, as everyone does who prints such times: rounded up it
+    could be another day.
     """
     shape = _SHAPE.fullmatch(text)
     if shape is None:
         raise ValueError("is no RFC 3339 time with an offset")
     is_leap_second = shape[2] == "60"
-    if is_leap_second:
-        text = f"{shape[1]}59{shape[3]}"
+    if is_leap_second or shape[4]:
+        second = "59" if is_leap_second else shape[2]
+        text = f"{shape[1]}{second}{shape[3] or ''}{shape[5]}"
     try:
         instant = to_instant(msgspec.convert(text, datetime))
+        if is_leap_second:
+            instant += SECOND
         from_instant(instant)
     except (msgspec.ValidationError, OverflowError):
         raise ValueError("is out of range") from None
-    return instant + SECOND if is_leap_second else instant
+    return instant
 
 
 def from_instant(instant: int) -> datetime:
@@ -61,8 +66,13 @@ def local_datetime(instant: int, zone: tzinfo) -> datetime:
 
 
 def format_instant(instant: int, zone: tzinfo) -> str:
-    """Return an instant as RFC 3339 with the zone's offset."""
-    return local_datetime(instant, zone).isoformat()
+    """Return an instant as RFC 3339 with the zone's offset; in UTC where that has seconds, which
+    RFC 3339 has no place for (the sun's own time, in Shanghai until 1901)."""
+    local = local_datetime(instant, zone)
+    offset = local.utcoffset()
+    if offset is not None and offset.seconds % 60:
+        local = from_instant(instant)
+    return local.isoformat()
 
 
 def parse_money(text: str) -> int:

@@ -29,6 +29,19 @@ CO_PARTITIONED = (
 )
 
 
+# What a worker writes.
+_WRITTEN = (
+    Source.NOTIFICATIONS,
+    Source.INBOX_MESSAGES,
+    Source.DELIVERIES,
+    Source.DEAD_LETTERS,
+)
+
+# A dead letter is the record and where it came from, a line segment what one poll says of a line:
+# both may be longer than anything that others could publish (1 MiB, the broker's default).
+_LONGEST_OF_OURS = 4 << 20
+
+
 @dataclass(frozen=True)
 class Topic:
     """One topic as `dialwatch topics create` makes it."""
@@ -36,6 +49,8 @@ class Topic:
     name: str
     partitions: int
     compacted: bool = False
+    max_message_bytes: int | None = None
+    """None: the broker's default."""
 
 
 @dataclass(frozen=True)
@@ -130,20 +145,28 @@ class Topics:
     def contract(self) -> list[Topic]:
         """The topics that other systems see."""
         return [
-            Topic(self.name(source), self.partitions, compacted=source is Source.ACCOUNTS)
+            Topic(
+                self.name(source),
+                self.partitions,
+                compacted=source is Source.ACCOUNTS,
+                max_message_bytes=_LONGEST_OF_OURS if source in _WRITTEN else None,
+            )
             for source in Source
         ]
 
     def internal(self) -> list[Topic]:
         """The topics that only this group's workers read."""
+        names = (
+            self.line_segments,
+            self.fan_outs,
+            self.wechat_outbox,
+            self.wechat_bulk_outbox,
+            self.sms_outbox,
+            self.sms_bulk_outbox,
+            self.changelog,
+        )
         return [
-            Topic(self.line_segments, self.partitions),
-            Topic(self.fan_outs, self.partitions),
-            Topic(self.wechat_outbox, self.partitions),
-            Topic(self.wechat_bulk_outbox, self.partitions),
-            Topic(self.sms_outbox, self.partitions),
-            Topic(self.sms_bulk_outbox, self.partitions),
-            Topic(self.changelog, self.partitions, compacted=True),
+            Topic(name, self.partitions, name == self.changelog, _LONGEST_OF_OURS) for name in names
         ]
 
     def outputs(self) -> tuple[str, ...]:

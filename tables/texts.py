@@ -50,7 +50,8 @@ def notification_id(scenario: Scenario, channel: Channel, *cause: str) -> str:
 
 def clock_text(instant: int, zone: tzinfo) -> str:
     """Return local `YYYY-MM-DD HH:MM:SS`."""
-    return local_datetime(instant, zone).strftime("%Y-%m-%d %H:%M:%S")
+    # strftime would leave out a year's leading zeros.
+    return local_datetime(instant, zone).isoformat(" ", "seconds")[:19]
 
 
 def money_text(fen: int) -> str:

@@ -1,17 +1,30 @@
 """All folds in memory: records in, commands and dead letters out. No Kafka."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 from zoneinfo import ZoneInfo
 
 from agents.rules import Rules
 from app.replay import Refold, _Internal
-from streams.engine.types import TP
+from streams.engine.types import TP, Output
 from streams.topics import Topics
 from tests.installation import Published
 
 PARTITIONS = 1
+
+
+class _Refold(Refold):
+    """Keeps what goes out to topics that a replay doesn't print."""
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self.others: list[Output] = []
+
+    def _emit(self, output: Output) -> None:
+        if output.topic != self._topics.notifications:
+            self.others.append(output)
+        super()._emit(output)
 
 
 class Drive:
@@ -19,7 +32,7 @@ class Drive:
 
     def __init__(self, **rules: Any) -> None:
         self.commands: list[dict[str, Any]] = []
-        self.refold = Refold(
+        self.refold = _Refold(
             Rules(**({"zone": ZoneInfo("Asia/Shanghai")} | rules)),
             Topics("", "g", PARTITIONS),
             lambda raw: self.commands.append(json.loads(raw)),
@@ -30,9 +43,39 @@ class Drive:
     def dead_letters(self) -> int:
         return self.refold.invalid
 
+    @property
+    def letters(self) -> list[Output]:
+        """The dead letters."""
+        return [one for one in self.refold.others if one.topic == "dead-letters"]
+
+    def reasons(self) -> list[str]:
+        """Why the dead letters are dead."""
+        return [dict(one.headers)["dialwatch.reason"].decode() for one in self.letters]
+
+    def segments(self) -> list[Output]:
+        """What the polls said of lines."""
+        return [one for one in self.refold.others if one.topic == "g-line-segments"]
+
     def take(self, records: Iterable[Published]) -> list[dict[str, Any]]:
-        """Fold records; return the commands that came out of these."""
+        """Fold records and what they cause; return the commands that came out of these."""
         before = len(self.commands)
+        self._fold(records, self.refold.fold)
+        return self.commands[before:]
+
+    def defer(self, records: Iterable[Published]) -> None:
+        """Fold records; what they cause in the group's own topics waits."""
+        self._fold(records, self.refold._fold)
+
+    def deferred(self) -> int:
+        """How many records of the group's own topics wait."""
+        return len(self.refold._internal)
+
+    def go_on(self) -> None:
+        """Fold the next record that waits."""
+        caused, record = self.refold._internal.popleft()
+        self.refold._fold(caused, [record])
+
+    def _fold(self, records: Iterable[Published], fold: Callable[[TP, list[Any]], None]) -> None:
         for topic, key, value, _ in records:
             raw = value
             if value is not None and not isinstance(value, bytes):
@@ -41,8 +84,7 @@ class Drive:
                 self._offset, self._offset, key.encode() if isinstance(key, str) else key, raw
             )
             self._offset += 1
-            self.refold.fold(TP(topic, 0), [record])  # type: ignore[list-item]
-        return self.commands[before:]
+            fold(TP(topic, 0), [record])
 
     def keys(self) -> int:
         """How many values the state holds."""

@@ -226,6 +226,11 @@ class Oracle:
         at = datetime.fromisoformat(tick["at"])
         if partition in self.last_tick and at < self.last_tick[partition]:
             return
+        if partition not in self.last_tick:
+            # What was counted before there was a tick counts as counted on at the first.
+            for key, run in [*self.runs.items(), *self.lines.items()]:
+                if self.partition_of(key) == partition:
+                    run.counted = at
         self.last_tick[partition] = at
         local = at.astimezone(self.zone)
         if local.time() >= self.reminder:

@@ -146,6 +146,7 @@ async def test_rubbish_goes_to_dead_letters_byte_for_byte_and_the_stream_goes_on
         (b"acme", b"\xff\xfe"),
         (b"acme", None),
         (b"acme", call("acme", 0, result="G").value),
+        (b"acme", b"[" + b" " * 1_048_450),  # the longest that a broker takes by default
         (b"acme", call("acme", 0, batch_index=1000).value),
         (b"acme", call("acme", 0, ended_at="2019-01-30 15:52:10").value),
     ]

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from app.replay import _Internal, _Log, fold_in_time
+from app.replay import _Internal, _Log, fold_in_time, read_up_to
 from streams.engine.types import TP
 from tests.cli.test_commands import dialwatch
+from tests.drive import Drive
 from tests.installation import PARTITIONS, Installation, Published
 from tests.samples import account, announcement, call, recharge, ticks
 
@@ -44,6 +45,26 @@ def test_nothing_is_folded_beyond_what_others_may_still_bring() -> None:
     calls, ticks_ = log("c", 2, 1, 3, 5, 9), log("t", 4, 3, 6)
     assert folded([calls, ticks_], 5) == ["c1", "c3", "t3", "c5"]
     assert folded([calls, ticks_], None) == ["t6", "c9"]
+
+
+def test_timestamps_that_go_backwards_dont_stop_it() -> None:
+    calls, ticks_ = log("c", 2, 9, 8, 1), log("t", 4, 7)
+    seen = []
+    while calls.records or ticks_.records:
+        up_to = read_up_to(one for one in (calls, ticks_) if one.records)
+        more = folded([calls, ticks_], up_to)
+        assert more
+        seen += more
+    assert seen == ["t7", "c9", "c8", "c1"]
+
+
+def test_announcements_may_have_more_partitions_than_the_others() -> None:
+    drive = Drive()
+    drive.take([account("acme")])
+    said = announcement("up")
+    record: Any = _Internal(0, 0, b"up", json.dumps(said.value).encode())
+    drive.refold.fold(TP("announcements", 7), [record])
+    assert len(drive.commands) == 2
 
 
 def history() -> list[Published]:

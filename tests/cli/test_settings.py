@@ -1,0 +1,132 @@
+"""The contract's table of settings: defaults, what each variable takes, what is refused."""
+
+from pathlib import Path
+
+from tests.cli.test_commands import dialwatch
+
+DEFAULTS = {
+    "KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:9092",
+    "KAFKA_SECURITY_PROTOCOL": "PLAINTEXT",
+    "KAFKA_SASL_MECHANISM": "",
+    "KAFKA_SASL_USERNAME": "",
+    "KAFKA_SASL_PASSWORD": "",
+    "KAFKA_SSL_CAFILE": "",
+    "KAFKA_SSL_CERTFILE": "",
+    "KAFKA_SSL_KEYFILE": "",
+    "GROUP": "dialwatch",
+    "TOPIC_PREFIX": "",
+    "PARTITIONS": "8",
+    "REPLICATION_FACTOR": "1",
+    "DATADIR": "data",
+    "REDIS_URL": "redis://127.0.0.1:6379/0",
+    "TIMEZONE": "Asia/Shanghai",
+    "RUN_LENGTH": "100",
+    "RUN_WINDOW_HOURS": "24",
+    "REMINDER_TIME": "09:00",
+    "EXPIRY_NOTICE_DAYS": "7",
+    "BATCH_RETENTION_DAYS": "7",
+    "SESSION_TIMEOUT_SECONDS": "10",
+    "TICK_SECONDS": "60",
+    "WECHAT_BASE_URL": "https://api.weixin.qq.com",
+    "WECHAT_APP_ID": "",
+    "WECHAT_APP_SECRET": "",
+    "WECHAT_TEMPLATE_ID": "",
+    "WECHAT_FIELDS": "first,keyword1,keyword2,keyword3,keyword4,remark",
+    "WECHAT_RATE": "50.0",
+    "WECHAT_CALLBACK_TOKEN": "",
+    "WECHAT_ENCODING_AES_KEY": "",
+    "WECHAT_ENCODING_AES_KEY_PREVIOUS": "",
+    "WECHAT_MINIPROGRAM_APP_ID": "",
+    "WECHAT_CALL_PAGE": "pages/call/detail?call_id={call_id}",
+    "WECHAT_HOME_PAGE": "pages/index/index",
+    "SMS_URL": "",
+    "SMS_TOKEN": "",
+    "SMS_SIGNATURE": "硅基智能",
+    "WEB_HOST": "127.0.0.1",
+    "WEB_PORT": "6066",
+    "WEB_TOKEN": "",
+}
+# One wrong value for every variable that has any.
+WRONG = {
+    "KAFKA_BOOTSTRAP_SERVERS": "kafka-1",
+    "KAFKA_SECURITY_PROTOCOL": "TLS",
+    "KAFKA_SASL_MECHANISM": "NONE",
+    "KAFKA_SSL_CAFILE": "/nowhere/ca.pem",
+    "KAFKA_SSL_CERTFILE": "/nowhere/cert.pem",
+    "KAFKA_SSL_KEYFILE": "/nowhere/key.pem",
+    "GROUP": "dial watch",
+    "TOPIC_PREFIX": "a/b",
+    "PARTITIONS": "0",
+    "REPLICATION_FACTOR": "x",
+    "REDIS_URL": "http://127.0.0.1:6379",
+    "TIMEZONE": "Shanghai",
+    "RUN_LENGTH": "0",
+    "RUN_WINDOW_HOURS": "-1",
+    "REMINDER_TIME": "24:00",
+    "EXPIRY_NOTICE_DAYS": "seven",
+    "BATCH_RETENTION_DAYS": "0",
+    "SESSION_TIMEOUT_SECONDS": "0",
+    "TICK_SECONDS": "-1",
+    "WECHAT_BASE_URL": "api.weixin.qq.com",
+    "WECHAT_FIELDS": "first,keyword1",
+    "WECHAT_RATE": "0",
+    "WECHAT_CALLBACK_TOKEN": "!!",
+    "WECHAT_ENCODING_AES_KEY": "too-short",
+    "WECHAT_ENCODING_AES_KEY_PREVIOUS": "too-short",
+    "WECHAT_CALL_PAGE": "pages/{call}",
+    "SMS_URL": "sms.example.com",
+    "SMS_TOKEN": "two words",
+    "WEB_HOST": "127.0.0.1:6066",
+    "WEB_PORT": "65536",
+    "WEB_TOKEN": "two words",
+}
+OTHERS = {
+    "KAFKA_BOOTSTRAP_SERVERS": "kafka-1:9092,[::1]:9093",
+    "KAFKA_SECURITY_PROTOCOL": "SASL_SSL",
+    "KAFKA_SASL_MECHANISM": "SCRAM-SHA-256",
+    "KAFKA_SASL_USERNAME": "me",
+    "GROUP": "g.1_2-3",
+    "TOPIC_PREFIX": "staging.",
+    "PARTITIONS": "1",
+    "TIMEZONE": "America/St_Johns",
+    "RUN_LENGTH": "1",
+    "REMINDER_TIME": "00:00",
+    "TICK_SECONDS": "0",
+    "WECHAT_FIELDS": ",thing1,thing2,thing3,time4,",
+    "WECHAT_BASE_URL": "http://127.0.0.1:6067",
+    "WECHAT_CALL_PAGE": "p?id={call_id}",
+    "WEB_HOST": "0.0.0.0",  # the value is what is tested
+    "WEB_PORT": "0",
+}
+
+
+def variables(values: dict[str, str]) -> dict[str, str]:
+    return {f"DIALWATCH_{name}": value for name, value in values.items()}
+
+
+def shown(stdout: str) -> dict[str, str]:
+    return dict(line.removeprefix("DIALWATCH_").split("=", 1) for line in stdout.splitlines())
+
+
+def test_the_defaults_are_those_of_the_contract_and_empty_is_not_set(tmp_path: Path) -> None:
+    for given in ({}, dict.fromkeys(DEFAULTS, "")):
+        ended = dialwatch("config", directory=tmp_path, variables=variables(given))
+        assert shown(ended.stdout) == DEFAULTS
+
+
+def test_every_variable_is_one_line_when_every_one_is_wrong(tmp_path: Path) -> None:
+    ended = dialwatch("worker", directory=tmp_path, variables=variables(WRONG))
+    assert (ended.returncode, ended.stdout) == (2, "")
+    named = [line.removeprefix("dialwatch: ").split(":")[0] for line in ended.stderr.splitlines()]
+    assert sorted(named) == sorted(variables(WRONG))
+
+
+def test_every_variable_is_read_from_dot_env_too_and_the_environment_goes_first(
+    tmp_path: Path,
+) -> None:
+    lines = [f"{name}={value}" for name, value in variables(OTHERS).items()]
+    (tmp_path / ".env").write_text("\n".join([*lines, "DIALWATCH_KAFKA_SASL_PASSWORD=secret"]))
+    ended = dialwatch("config", directory=tmp_path, variables={"DIALWATCH_GROUP": "first"})
+    expected = DEFAULTS | OTHERS | {"GROUP": "first", "KAFKA_SASL_PASSWORD": "***"}
+    assert shown(ended.stdout) == expected
+    assert "secret" not in ended.stdout + ended.stderr
