@@ -25,12 +25,11 @@ program = typer.Typer(
     name="dialwatch",
     help="Watches an outbound-call platform's events on Kafka and tells its customers what they "
     "must know.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-topics = typer.Typer(no_args_is_help=True, help="The topics of the installation.")
+topics = typer.Typer(help="The topics of the installation.")
 program.add_typer(topics, name="topics")
 
 _is_verbose = False
@@ -42,8 +41,21 @@ def _show_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@program.callback()
+@topics.callback(invoke_without_command=True)
+def _topics(context: typer.Context) -> None:
+    _help_without_command(context)
+
+
+def _help_without_command(context: typer.Context) -> None:
+    """Show what there is to whom names no command: wrong usage, and no reason for one line."""
+    if context.invoked_subcommand is None:
+        print(context.get_help(), file=sys.stderr)
+        raise typer.Exit(2)
+
+
+@program.callback(invoke_without_command=True)
 def _options(
+    context: typer.Context,
     show_version: Annotated[
         bool,
         typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
@@ -53,6 +65,7 @@ def _options(
     ] = False,
 ) -> None:
     global _is_verbose  # noqa: PLW0603 (the error of a command is shown after its context ended)
+    _help_without_command(context)
     _is_verbose = verbose
     set_up_logs(is_verbose=verbose)
 
@@ -195,7 +208,7 @@ def _run() -> int:
     except typer.Exit as exit_:
         return exit_.exit_code
     except TyperException as error:
-        return _complain(error.format_message(), code=2)
+        return _complain(f"{error.format_message()} (--help shows what there is)", code=2)
     except (typer.Abort, KeyboardInterrupt):
         return 130
     except SettingsError as error:

@@ -76,7 +76,7 @@ def fetch(directory: Path | None = None, progress: Progress | None = None) -> li
     directory = directory or cache_dir() / "jars"
     missing = [jar for jar in jars if not jar.is_at(directory / jar.filename)]
     if missing:
-        check_disk(directory, NEEDED_BYTES)
+        check_disk(directory, NEEDED_BYTES, "set XDG_CACHE_HOME to a directory on another disk")
         with _staging(directory) as staging:
             _download(missing, staging, directory, progress or (lambda done, total: None))
     return [directory / jar.filename for jar in jars]
