@@ -89,7 +89,7 @@ def create() -> None:
     print(f"{len(made)} topics created", file=sys.stderr)
 
 
-@program.command()
+@program.command(short_help="Fold the topics again and print what comes out.")
 def replay(
     since: Annotated[
         str | None, typer.Option(help="Only commands that occurred at or after this time.")
@@ -121,7 +121,7 @@ def replay(
     )
 
 
-@program.command()
+@program.command(short_help="Run a real Kafka, Valkey and stand-ins until Ctrl-C.")
 def local(
     directory: Annotated[
         Path | None, typer.Option(help="Keep the data here; without it they end with the stack.")
@@ -145,19 +145,22 @@ def local(
     )
 
 
-@program.command()
+@program.command(short_help="Run the whole product once on this machine.")
 def demo(
     calls: Annotated[int, typer.Option(min=1000, help="How many calls the dialer makes.")] = 20_000,
     seed: Annotated[int, typer.Option(help="Another seed, other calls.")] = 1,
     stay: Annotated[bool, typer.Option(help="Keep everything up until Ctrl-C.")] = False,
+    show: Annotated[
+        int, typer.Option(min=0, help="How many messages of each kind and channel are printed.")
+    ] = 2,
 ) -> int:
     """Run the whole product once on this machine: stack, worker and a simulated dialer."""
     from app.demo import run_demo  # noqa: PLC0415
 
-    return run_demo(calls=calls, seed=seed, stay=stay)
+    return run_demo(calls=calls, seed=seed, stay=stay, shown=show)
 
 
-@program.command()
+@program.command(short_help="Run the stand-in for WeChat and SMS until Ctrl-C.")
 def sandbox(
     host: Annotated[str, typer.Option()] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535)] = 6067,
@@ -169,7 +172,7 @@ def sandbox(
     run_sandbox(host=host, port=port, seed=seed)
 
 
-@program.command("send-test")
+@program.command("send-test", short_help="Send one real WeChat message, say what became of it.")
 def send_test(
     account: Annotated[str, typer.Option(help="The account that gets the message.")],
     timeout_s: Annotated[float, typer.Option(min=1)] = 60.0,
@@ -180,7 +183,7 @@ def send_test(
     return run_send_test(load_settings(), account=account, timeout_s=timeout_s)
 
 
-@program.command()
+@program.command(short_help="Check all that a worker needs, a line each.")
 def doctor() -> int:
     """Check Kafka, topics, Redis, WeChat and the clock; one line each with what to do."""
     from app.doctor import run_doctor  # noqa: PLC0415

@@ -32,7 +32,8 @@ _FOLDER = Path(__file__).parent
 _HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; "
-    "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
@@ -109,6 +110,7 @@ class WebServer:
         view = self._view
         page = self._template.render(
             view=view,
+            ranges=_ranges,
             now=datetime.now(view.settings.zone),
             uptime=_duration(time.monotonic() - view.began),
             noticed=_matrix(counted(metrics.NOTIFICATIONS)),
@@ -146,6 +148,17 @@ def _matrix(
         for name in scenarios
     ]
     return [(name, row) for name, row in rows if any(row)]
+
+
+def _ranges(numbers: list[int]) -> str:
+    """Return sorted numbers for people: 0–3, 5."""
+    parts: list[list[int]] = []
+    for number in numbers:
+        if parts and number == parts[-1][-1] + 1:
+            parts[-1].append(number)
+        else:
+            parts.append([number])
+    return ", ".join(str(part[0]) if len(part) == 1 else f"{part[0]}–{part[-1]}" for part in parts)
 
 
 def _duration(seconds: float) -> str:

@@ -85,13 +85,14 @@ class WorkerView:
         return found
 
     def holds(self) -> list[HoldView]:
-        """Return which channels send nothing now, and why."""
-        seen = (
-            [hold for sender in self.worker.senders for hold in sender.holds()]
-            if (self.worker)
-            else []
-        )
-        return list(dict.fromkeys(seen))
+        """Return which channels send nothing now, and why; of several alike the first to end."""
+        found: dict[tuple[str, str, str | None], HoldView] = {}
+        for sender in self.worker.senders if self.worker else ():
+            for hold in sender.holds():
+                known = found.setdefault((hold.channel, hold.reason, hold.scope), hold)
+                if hold.until < known.until:
+                    found[hold.channel, hold.reason, hold.scope] = hold
+        return list(found.values())
 
     def lags(self) -> list[tuple[str, int, int, float]]:
         """Return (topic, partition, records behind, seconds behind), and set the metrics."""
