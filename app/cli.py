@@ -17,6 +17,7 @@ import typer
 from typer.exceptions import TyperException
 
 from app.errors import CommandError, SettingsError
+from app.local import LEAST_CALLS
 from app.local.errors import LocalStackError
 from app.logs import set_up_logs
 from app.settings import load_settings
@@ -147,7 +148,9 @@ def local(
 
 @program.command(short_help="Run the whole product once on this machine.")
 def demo(
-    calls: Annotated[int, typer.Option(min=1000, help="How many calls the dialer makes.")] = 20_000,
+    calls: Annotated[
+        int, typer.Option(min=LEAST_CALLS, help="How many calls the dialer makes.")
+    ] = 20_000,
     seed: Annotated[int, typer.Option(help="Another seed, other calls.")] = 1,
     stay: Annotated[bool, typer.Option(help="Keep everything up until Ctrl-C.")] = False,
     show: Annotated[

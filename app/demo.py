@@ -85,7 +85,7 @@ def run_demo(*, calls: int, seed: int, stay: bool, shown: int = SHOWN_OF_EACH) -
     directory = Path(tempfile.mkdtemp(prefix="dialwatch-demo-"))
     os.chdir(directory)
     try:
-        code = _run(console, directory, calls=calls, seed=seed, stay=stay, shown=shown)
+        code = run_in(directory, console, calls=calls, seed=seed, stay=stay, shown=shown)
     except (CommandError, LocalStackError):
         raise  # its line names a log in the directory, so that stays
     except BaseException:
@@ -97,9 +97,10 @@ def run_demo(*, calls: int, seed: int, stay: bool, shown: int = SHOWN_OF_EACH) -
     return code
 
 
-def _run(
-    console: Console, directory: Path, *, calls: int, seed: int, stay: bool, shown: int
+def run_in(
+    directory: Path, console: Console, *, calls: int, seed: int, stay: bool, shown: int
 ) -> int:
+    """Run it with all its files in `directory`, which is left as it is at the end."""
     phones = Phones(console, shown)
     with contextlib.ExitStack() as running:
         with progress_shown(console) as progress:

@@ -72,7 +72,8 @@ async def _connect(settings: Settings, timeout_s: float | None) -> AIOKafkaAdmin
             except _AWAY as error:
                 await client.close()
                 reason = _plain(complaints[-1] if complaints else repr(error))
-        if timeout_s is not None and now() - begun >= timeout_s:
+        is_hopeless = "AuthenticationFailed" in reason  # a command needn't wait for a right
+        if timeout_s is not None and (is_hopeless or now() - begun >= timeout_s):
             raise KafkaAwayError(
                 f"Kafka doesn't answer at {settings.kafka_bootstrap_servers} ({reason}): "
                 f"start it, or set {_BROKERS} and the security settings beside it"
@@ -89,10 +90,10 @@ async def _connect(settings: Settings, timeout_s: float | None) -> AIOKafkaAdmin
 
 
 def _plain(complaint: str) -> str:
-    """Return what is wrong without Python's way of saying it: "Connection refused"."""
+    """Return what is wrong without the clients' way of saying it: "Connection refused"."""
     found = re.search(r"\[Errno (-?\d+)\] ([^'\"]*)", complaint)
     if found is None:
-        return complaint
+        return re.sub(r'^Unable connect to "[^"]*": (\[Error \d+\] )?', "", complaint)
     number = int(found[1])  # below zero: the resolver's, which has its own words
     return os.strerror(number) if number > 0 else found[2].strip(" ()")
 

@@ -4,6 +4,7 @@ It starts before Kafka is there and stops last, so that it can always say how th
 """
 
 import asyncio
+import logging
 import os
 import time
 from collections.abc import Awaitable, Callable
@@ -23,6 +24,8 @@ from app.web.sending import add_sending_routes
 from app.web.view import WorkerView, counted
 from streams import metrics
 from streams.records import SCENARIOS
+
+log = logging.getLogger(__name__)
 
 STOP_SECONDS = 2.0
 # WeChat's callback refuses more than 64 KiB itself; this only bounds what is read at all.
@@ -79,6 +82,8 @@ class WebServer:
                 f"can't listen on {settings.web_host}:{settings.web_port} ({reason}): end what "
                 "listens there, or set DIALWATCH_WEB_HOST and DIALWATCH_WEB_PORT"
             ) from None
+        host, port = self._runner.addresses[0][:2]
+        log.info("the page is at http://%s:%d/", f"[{host}]" if ":" in host else host, port)
         self._sampling = asyncio.create_task(self._sample())
 
     async def stop(self) -> None:
