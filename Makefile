@@ -24,8 +24,8 @@ run: setup ## Run the whole product once on this machine: real Kafka, worker, si
 
 demo: run
 
-test: setup ## Pass all tests, on a real Kafka
-	@$(BIN)/python -m pytest -q $(ARGS)
+test: setup ## Pass all tests but those in a browser, on a real Kafka
+	@$(BIN)/python -m pytest -q -m 'not browser' $(ARGS)
 
 test-browser: setup ## Look at the worker's page in a real browser (Chromium; see .ci/run)
 	@$(BIN)/python -m pytest -q -m browser $(ARGS)

@@ -47,6 +47,7 @@ from streams.topics import Source, Topics
 ZONE = ZoneInfo("Asia/Shanghai")
 SHOWN_OF_EACH = 2
 PATIENCE_SECONDS = 120.0
+QUIET_SECONDS = 1.0
 _MOST_UNSENT = 50_000
 _COLOURS = {"WeChat": "bold green", "SMS": "bold cyan", "Inbox": "bold blue"}
 _FINAL = ("sent", "skipped", "failed")
@@ -60,6 +61,8 @@ class Story:
     folded: int = 0
     first_publish: float = 0.0
     all_folded: float = 0.0
+    quiet_since: float | None = None
+    """Since when the worker has had nothing more to do, after everything was published."""
     scenarios: Counter[tuple[str, str]] = field(default_factory=Counter)
     deliveries: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     noticed: set[str] = field(default_factory=set)
@@ -68,10 +71,16 @@ class Story:
     dead_letters: Counter[str] = field(default_factory=Counter)
 
     def is_over(self) -> bool:
-        """Has every notification ended, and WeChat said what became of what it took?"""
+        """Has every notification ended, and WeChat said what became of what it took?
+
+        What the calls gave reason for may still be on its way for a moment (a line's calls go
+        through a topic of their own), so the worker must have been quiet for a while.
+        """
+        if self.quiet_since is None or time.monotonic() - self.quiet_since < QUIET_SECONDS:
+            return False
         sent = self.deliveries["wechat", "sent", ""]
         said = sum(self.deliveries["wechat", later, ""] for later in ("delivered", "undelivered"))
-        return bool(self.all_folded) and self.noticed <= self.ended and said >= sent
+        return self.noticed <= self.ended and said >= sent
 
 
 def run_demo(*, calls: int, seed: int, stay: bool, shown: int = SHOWN_OF_EACH) -> int:
@@ -237,7 +246,7 @@ async def _play(
                 if time.monotonic() > deadline:
                     raise CommandError(
                         f"{len(story.noticed - story.ended)} notifications have not ended, or "
-                        f"WeChat's word on some is missing; the worker's log: {worker.log}"
+                        f"WeChat's word on some is missing: see the worker's log, {worker.log}"
                     )
         finally:
             watching.cancel()
@@ -312,13 +321,19 @@ async def _watch(brokers: str, topics: Topics, story: Story, phones: Phones) -> 
 
 
 def _look(worker: WorkerProcess, topics: Topics, story: Story, *, is_all: bool) -> None:
-    """Ask the worker how many calls it has folded."""
+    """Ask the worker how many calls it has folded, and whether there is anything left to do."""
     with contextlib.suppress(OSError):
+        left = 0.0
         for name, value in _samples(worker.get("/metrics")[1]):
             if name == f'dialwatch_records_total{{topic="{topics.calls}"}}':
                 story.folded = int(value)
-    if is_all and story.folded >= story.published and not story.all_folded:
-        story.all_folded = time.monotonic()
+            elif name.startswith(("dialwatch_lag_records{", "dialwatch_pending_commands{")):
+                left += value
+        now = time.monotonic()
+        if not is_all or story.folded < story.published:
+            return
+        story.all_folded = story.all_folded or now
+        story.quiet_since = None if left else story.quiet_since or now
 
 
 def _samples(text: str) -> Iterator[tuple[str, float]]:

@@ -1,6 +1,7 @@
 // Renews <main> every other second, without a flash and without losing the place; can be paused.
 // Without JavaScript the page is right all the same, and as old as it is.
 const every = 2000;
+const here = location.pathname + location.search;
 const button = document.getElementById("pause");
 const word = document.getElementById("refresh");
 let isPaused = location.hash === "#paused";
@@ -15,7 +16,7 @@ async function renew() {
   if (isPaused || document.hidden) return;
   const main = document.querySelector("main");
   try {
-    const answer = await fetch(location.pathname, {cache: "no-store", signal: AbortSignal.timeout(5000)});
+    const answer = await fetch(here, {cache: "no-store", signal: AbortSignal.timeout(5000)});
     if (!answer.ok) throw new Error(answer.status);
     const page = new DOMParser().parseFromString(await answer.text(), "text/html");
     if (isPaused) return;
@@ -31,7 +32,7 @@ async function renew() {
 
 button.addEventListener("click", () => {
   isPaused = !isPaused;
-  history.replaceState(null, "", isPaused ? "#paused" : location.pathname);
+  history.replaceState(null, "", here + (isPaused ? "#paused" : ""));
   show();
   renew();
 });

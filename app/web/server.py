@@ -12,14 +12,17 @@ from datetime import datetime
 from pathlib import Path
 
 from aiohttp import web
+from aiokafka.errors import KafkaError
 from jinja2 import Environment, FileSystemLoader, select_autoescape
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
 from redis.asyncio import Redis
 
 from app.errors import CommandError
 from app.publisher import Publisher
+from app.web.access import refusal
 from app.web.callback import add_callback_routes
 from app.web.history import SAMPLE_SECONDS
+from app.web.recent import DeliveryLine, LetterLine, read_recent
 from app.web.sending import add_sending_routes
 from app.web.view import WorkerView, counted
 from streams import metrics
@@ -28,6 +31,7 @@ from streams.records import SCENARIOS
 log = logging.getLogger(__name__)
 
 STOP_SECONDS = 2.0
+FILTERS = ("scenario", "channel", "status")
 # WeChat's callback refuses more than 64 KiB itself; this only bounds what is read at all.
 MOST_BODY_BYTES = 1 << 20
 
@@ -53,6 +57,7 @@ class WebServer:
         app.router.add_get("/ready", self._ready)
         app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/", self._page)
+        app.router.add_get("/recent", self._recent)
         for name in ("page.css", "page.js"):
             app.router.add_get(f"/{name}", _file(name))
         topics = settings.topics
@@ -63,7 +68,8 @@ class WebServer:
         app.on_response_prepare.append(_add_headers)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=STOP_SECONDS)
         pages = Environment(loader=FileSystemLoader(_FOLDER), autoescape=select_autoescape())
-        self._template = pages.get_template("page.html")
+        self._page_template = pages.get_template("page.html")
+        self._recent_template = pages.get_template("recent.html")
         self._sampling: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -113,7 +119,7 @@ class WebServer:
 
     async def _page(self, request: web.Request) -> web.Response:
         view = self._view
-        page = self._template.render(
+        page = self._page_template.render(
             view=view,
             ranges=_ranges,
             now=datetime.now(view.settings.zone),
@@ -122,6 +128,35 @@ class WebServer:
             deliveries=counted(metrics.DELIVERIES),
             dead_letters=counted(metrics.DEAD_LETTERS),
             rebalances=int(metrics.REBALANCES._value.get()),
+        )
+        return web.Response(text=page, content_type="text/html")
+
+    async def _recent(self, request: web.Request) -> web.Response:
+        refused = refusal(request, self._view.settings)
+        if refused is not None:
+            return refused
+        view = self._view
+        wanted = {name: request.query[name] for name in FILTERS if name in request.query}
+        deliveries: list[DeliveryLine] = []
+        letters: list[LetterLine] = []
+        trouble = view.not_ready()
+        if view.worker is not None:
+            try:
+                deliveries, letters = await read_recent(
+                    view.settings.kafka_client_options(),
+                    view.worker.topics,
+                    view.settings.zone,
+                    wanted,
+                )
+            except (KafkaError, OSError) as error:
+                trouble = f"Kafka doesn't answer ({type(error).__name__})"
+        page = self._recent_template.render(
+            view=view,
+            now=datetime.now(view.settings.zone),
+            wanted=wanted,
+            deliveries=deliveries,
+            letters=letters,
+            trouble=trouble,
         )
         return web.Response(text=page, content_type="text/html")
 
