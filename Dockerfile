@@ -1,4 +1,4 @@
-# A worker. Build: docker build -t dialwatch .   Run: docker run --env-file .env dialwatch
+# A worker. Build: docker build -t dialwatch .   Run: docker run --env-file .env -p 6066:6066 dialwatch
 FROM python:3.12-slim
 WORKDIR /dialwatch
 COPY requirements.lock pyproject.toml README.md ./

@@ -1,11 +1,13 @@
 # `make` alone explains itself.
-PYTHON ?= python3
+# The first Python that is new enough; `make PYTHON=/path/to/python3.12 …` names another.
+PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 python3.11,$(shell \
+	$(name) -c 'import sys; sys.version_info < (3, 11) or print("$(name)")' 2>/dev/null)))
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test check format test-faults bench lock clean
+.PHONY: help setup run demo test test-browser check format test-faults bench lock clean
 
 help: ## Show this
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -13,20 +15,20 @@ help: ## Show this
 setup: $(STAMP) ## Install the program and all it needs into .venv, as the lock file says
 
 $(STAMP): requirements.lock pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "dialwatch needs Python 3.11 or newer: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "python3 can't make a virtual environment: install its venv module (Debian: python3-venv)"; exit 1; }
-	@echo "Installing what requirements.lock names into $(VENV)"
-	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.lock
-	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
-	@touch $@
+	@$(or $(PYTHON),false) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+		echo "dialwatch needs Python 3.11 or newer, and $(if $(PYTHON),$(PYTHON) is none,there is none): install one, or name yours: make PYTHON=/path/to/python3 $(MAKECMDGOALS)" >&2; exit 1; }
+	@$(PYTHON) -m app.local.set_up $(VENV)
 
 run: setup ## Run the whole product once on this machine: real Kafka, worker, simulated dialer
 	@$(BIN)/dialwatch demo $(ARGS)
 
 demo: run
 
-test: setup ## Pass all tests, on a real Kafka
-	@$(BIN)/python -m pytest -q $(ARGS)
+test: setup ## Pass all tests but those in a browser, on a real Kafka
+	@$(BIN)/python -m pytest -q -m 'not browser' $(ARGS)
+
+test-browser: setup ## Look at the worker's page in a real browser (Chromium; see .ci/run)
+	@$(BIN)/python -m pytest -q -m browser $(ARGS)
 
 check: setup ## What CI looks at besides the tests: style and types
 	@$(BIN)/ruff check .

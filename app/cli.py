@@ -17,6 +17,7 @@ import typer
 from typer.exceptions import TyperException
 
 from app.errors import CommandError, SettingsError
+from app.local import LEAST_CALLS
 from app.local.errors import LocalStackError
 from app.logs import set_up_logs
 from app.settings import load_settings
@@ -25,12 +26,11 @@ program = typer.Typer(
     name="dialwatch",
     help="Watches an outbound-call platform's events on Kafka and tells its customers what they "
     "must know.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-topics = typer.Typer(no_args_is_help=True, help="The topics of the installation.")
+topics = typer.Typer(help="The topics of the installation.")
 program.add_typer(topics, name="topics")
 
 _is_verbose = False
@@ -42,8 +42,21 @@ def _show_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@program.callback()
+@topics.callback(invoke_without_command=True)
+def _topics(context: typer.Context) -> None:
+    _help_without_command(context)
+
+
+def _help_without_command(context: typer.Context) -> None:
+    """Show what there is to whom names no command: wrong usage, and no reason for one line."""
+    if context.invoked_subcommand is None:
+        print(context.get_help(), file=sys.stderr)
+        raise typer.Exit(2)
+
+
+@program.callback(invoke_without_command=True)
 def _options(
+    context: typer.Context,
     show_version: Annotated[
         bool,
         typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
@@ -53,6 +66,7 @@ def _options(
     ] = False,
 ) -> None:
     global _is_verbose  # noqa: PLW0603 (the error of a command is shown after its context ended)
+    _help_without_command(context)
     _is_verbose = verbose
     set_up_logs(is_verbose=verbose)
 
@@ -76,7 +90,7 @@ def create() -> None:
     print(f"{len(made)} topics created", file=sys.stderr)
 
 
-@program.command()
+@program.command(short_help="Fold the topics again and print what comes out.")
 def replay(
     since: Annotated[
         str | None, typer.Option(help="Only commands that occurred at or after this time.")
@@ -108,7 +122,7 @@ def replay(
     )
 
 
-@program.command()
+@program.command(short_help="Run a real Kafka, Valkey and stand-ins until Ctrl-C.")
 def local(
     directory: Annotated[
         Path | None, typer.Option(help="Keep the data here; without it they end with the stack.")
@@ -132,19 +146,24 @@ def local(
     )
 
 
-@program.command()
+@program.command(short_help="Run the whole product once on this machine.")
 def demo(
-    calls: Annotated[int, typer.Option(min=1000, help="How many calls the dialer makes.")] = 20_000,
+    calls: Annotated[
+        int, typer.Option(min=LEAST_CALLS, help="How many calls the dialer makes.")
+    ] = 20_000,
     seed: Annotated[int, typer.Option(help="Another seed, other calls.")] = 1,
     stay: Annotated[bool, typer.Option(help="Keep everything up until Ctrl-C.")] = False,
+    show: Annotated[
+        int, typer.Option(min=0, help="How many messages of each kind and channel are printed.")
+    ] = 2,
 ) -> int:
     """Run the whole product once on this machine: stack, worker and a simulated dialer."""
     from app.demo import run_demo  # noqa: PLC0415
 
-    return run_demo(calls=calls, seed=seed, stay=stay)
+    return run_demo(calls=calls, seed=seed, stay=stay, shown=show)
 
 
-@program.command()
+@program.command(short_help="Run the stand-in for WeChat and SMS until Ctrl-C.")
 def sandbox(
     host: Annotated[str, typer.Option()] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535)] = 6067,
@@ -156,7 +175,7 @@ def sandbox(
     run_sandbox(host=host, port=port, seed=seed)
 
 
-@program.command("send-test")
+@program.command("send-test", short_help="Send one real WeChat message, say what became of it.")
 def send_test(
     account: Annotated[str, typer.Option(help="The account that gets the message.")],
     timeout_s: Annotated[float, typer.Option(min=1)] = 60.0,
@@ -167,7 +186,7 @@ def send_test(
     return run_send_test(load_settings(), account=account, timeout_s=timeout_s)
 
 
-@program.command()
+@program.command(short_help="Check all that a worker needs, a line each.")
 def doctor() -> int:
     """Check Kafka, topics, Redis, WeChat and the clock; one line each with what to do."""
     from app.doctor import run_doctor  # noqa: PLC0415
@@ -195,7 +214,7 @@ def _run() -> int:
     except typer.Exit as exit_:
         return exit_.exit_code
     except TyperException as error:
-        return _complain(error.format_message(), code=2)
+        return _complain(f"{error.format_message()} (--help shows what there is)", code=2)
     except (typer.Abort, KeyboardInterrupt):
         return 130
     except SettingsError as error:

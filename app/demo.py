@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import secrets
+import shutil
 import tempfile
 import threading
 import time
@@ -21,19 +22,22 @@ from pathlib import Path
 from zoneinfo import ZoneInfo
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from app.errors import CommandError
 from app.local.dialer import Dialer, Event
+from app.local.errors import LocalStackError
 from app.local.run import progress_shown
 from app.local.stack import Stack
 from app.local.worker import WorkerProcess
 from app.sandbox.callbacks import Callback
 from app.sandbox.run import running_sandbox
 from app.sandbox.server import Sandbox
-from app.sandbox.sms import Text
+from app.sandbox.sms import Text as Sms
 from app.sandbox.wechat import Message
 from app.settings import PREFIX, load_settings
 from app.topics_admin import create_topics
@@ -43,7 +47,9 @@ from streams.topics import Source, Topics
 ZONE = ZoneInfo("Asia/Shanghai")
 SHOWN_OF_EACH = 2
 PATIENCE_SECONDS = 120.0
+QUIET_SECONDS = 1.0
 _MOST_UNSENT = 50_000
+_COLOURS = {"WeChat": "bold green", "SMS": "bold cyan", "Inbox": "bold blue"}
 _FINAL = ("sent", "skipped", "failed")
 
 
@@ -55,6 +61,8 @@ class Story:
     folded: int = 0
     first_publish: float = 0.0
     all_folded: float = 0.0
+    quiet_since: float | None = None
+    """Since when the worker has had nothing more to do, after everything was published."""
     scenarios: Counter[tuple[str, str]] = field(default_factory=Counter)
     deliveries: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     noticed: set[str] = field(default_factory=set)
@@ -63,29 +71,46 @@ class Story:
     dead_letters: Counter[str] = field(default_factory=Counter)
 
     def is_over(self) -> bool:
-        """Has every notification ended, and WeChat said what became of what it took?"""
+        """Has every notification ended, and WeChat said what became of what it took?
+
+        What the calls gave reason for may still be on its way for a moment (a line's calls go
+        through a topic of their own), so the worker must have been quiet for a while.
+        """
+        if self.quiet_since is None or time.monotonic() - self.quiet_since < QUIET_SECONDS:
+            return False
         sent = self.deliveries["wechat", "sent", ""]
         said = sum(self.deliveries["wechat", later, ""] for later in ("delivered", "undelivered"))
-        return bool(self.all_folded) and self.noticed <= self.ended and said >= sent
+        return self.noticed <= self.ended and said >= sent
 
 
-def run_demo(*, calls: int, seed: int, stay: bool) -> int:
-    """Run it; return the exit code: 1 when something promised didn't happen."""
+def run_demo(*, calls: int, seed: int, stay: bool, shown: int = SHOWN_OF_EACH) -> int:
+    """Run it, printing the first `shown` messages of each kind; return the exit code: 1
+    when something promised didn't happen."""
     console = Console(highlight=False)
     # What is set up here for another installation must not leak into this one.
     for name in [name for name in os.environ if name.startswith(PREFIX)]:
         del os.environ[name]
     before = Path.cwd()
-    with tempfile.TemporaryDirectory(prefix="dialwatch-demo-") as directory:
-        os.chdir(directory)
-        try:
-            return _run(console, Path(directory), calls=calls, seed=seed, stay=stay)
-        finally:
-            os.chdir(before)
+    directory = Path(tempfile.mkdtemp(prefix="dialwatch-demo-"))
+    os.chdir(directory)
+    try:
+        code = run_in(directory, console, calls=calls, seed=seed, stay=stay, shown=shown)
+    except (CommandError, LocalStackError):
+        raise  # its line names a log in the directory, so that stays
+    except BaseException:
+        shutil.rmtree(directory, ignore_errors=True)
+        raise
+    finally:
+        os.chdir(before)
+    shutil.rmtree(directory, ignore_errors=True)
+    return code
 
 
-def _run(console: Console, directory: Path, *, calls: int, seed: int, stay: bool) -> int:
-    phones = Phones(console)
+def run_in(
+    directory: Path, console: Console, *, calls: int, seed: int, stay: bool, shown: int
+) -> int:
+    """Run it with all its files in `directory`, which is left as it is at the end."""
+    phones = Phones(console, shown)
     with contextlib.ExitStack() as running:
         with progress_shown(console) as progress:
             stack = running.enter_context(Stack(directory / "stack", progress=progress))
@@ -100,24 +125,31 @@ def _run(console: Console, directory: Path, *, calls: int, seed: int, stay: bool
         worker = WorkerProcess(directory / "worker", environment | _callback(sandbox))
         sandbox.driver.callback.url = f"{worker.url}/receive/wechat/callback"
         settings = load_settings(kafka_bootstrap_servers=stack.bootstrap_servers)
-        asyncio.run(create_topics(settings))
-        running.callback(worker.stop)
-        worker.start()
-        console.print(
-            f"Kafka at {stack.bootstrap_servers}, the worker's page at {worker.url}/ , "
-            f"the phones at {environment['DIALWATCH_WECHAT_BASE_URL']}/ \n"
-        )
+        with console.status("Starting the worker"):
+            asyncio.run(create_topics(settings))
+            running.callback(worker.stop)
+            worker.start()
+        places = Table.grid(padding=(0, 2))
+        places.add_row("Kafka", stack.bootstrap_servers)
+        places.add_row("the worker's page", f"{worker.url}/")
+        places.add_row("the customers' phones", f"{environment['DIALWATCH_WECHAT_BASE_URL']}/")
+        console.print(places)
+        if shown:
+            console.print(f"\nThe first {shown} messages of each kind, as customers see them:\n")
         story = asyncio.run(
             _play(console, phones, stack.bootstrap_servers, settings.topics, worker, calls, seed)
         )
-        _summarize(console, story, sandbox)
+        _summarize(console, story, sandbox, calls)
         if stay:
-            console.print("Everything stays up. Ctrl-C ends it.")
+            console.print("\nEverything stays up until Ctrl-C:")
+            console.print(places)
             with contextlib.suppress(KeyboardInterrupt):
                 while True:
                     time.sleep(1.0)
                     stack.check()
                     worker.check()
+            with console.status("Stopping"):
+                running.close()
         missing = [name for name in SCENARIOS if not any(key[0] == name for key in story.scenarios)]
         for name in missing:
             console.print(f"no {name} was noticed, and the dialer gave reason for one")
@@ -138,14 +170,15 @@ def _callback(sandbox: Sandbox) -> dict[str, str]:
 class Phones:
     """Prints the first messages of each kind as the customer sees them."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, shown: int) -> None:
         self.console = console
+        self._most = shown
         self._shown: Counter[str] = Counter()
         self._lock = threading.Lock()
 
-    def on_arrival(self, message: Message | Text) -> None:
+    def on_arrival(self, message: Message | Sms) -> None:
         """Called in the stand-in's thread."""
-        if isinstance(message, Text):
+        if isinstance(message, Sms):
             self._show(f"SMS to {message.phone}", message.text[:16], [message.text])
             return
         lines = list(message.data.values())
@@ -162,11 +195,12 @@ class Phones:
         kind = f"{head.split(maxsplit=1)[0]} {kind}"
         with self._lock:
             self._shown[kind] += 1
-            if self._shown[kind] > SHOWN_OF_EACH:
+            if self._shown[kind] > self._most:
                 return
-            self.console.print(f"[bold]{head}[/bold]")
-            for line in lines:
-                self.console.print(f"  {line}", markup=False, soft_wrap=True)
+            # In one piece, or the bars are drawn anew after each line.
+            message = Text(head, style=_COLOURS[head.split(maxsplit=1)[0]])
+            message.append("".join(f"\n  {line}" for line in lines), style="not bold default")
+            self.console.print(message, end="\n\n", soft_wrap=True)
 
 
 async def _play(
@@ -212,7 +246,7 @@ async def _play(
                 if time.monotonic() > deadline:
                     raise CommandError(
                         f"{len(story.noticed - story.ended)} notifications have not ended, or "
-                        f"WeChat's word on some is missing; the worker's log: {worker.log}"
+                        f"WeChat's word on some is missing: see the worker's log, {worker.log}"
                     )
         finally:
             watching.cancel()
@@ -287,13 +321,19 @@ async def _watch(brokers: str, topics: Topics, story: Story, phones: Phones) -> 
 
 
 def _look(worker: WorkerProcess, topics: Topics, story: Story, *, is_all: bool) -> None:
-    """Ask the worker how many calls it has folded."""
+    """Ask the worker how many calls it has folded, and whether there is anything left to do."""
     with contextlib.suppress(OSError):
+        left = 0.0
         for name, value in _samples(worker.get("/metrics")[1]):
             if name == f'dialwatch_records_total{{topic="{topics.calls}"}}':
                 story.folded = int(value)
-    if is_all and story.folded >= story.published and not story.all_folded:
-        story.all_folded = time.monotonic()
+            elif name.startswith(("dialwatch_lag_records{", "dialwatch_pending_commands{")):
+                left += value
+        now = time.monotonic()
+        if not is_all or story.folded < story.published:
+            return
+        story.all_folded = story.all_folded or now
+        story.quiet_since = None if left else story.quiet_since or now
 
 
 def _samples(text: str) -> Iterator[tuple[str, float]]:
@@ -303,24 +343,34 @@ def _samples(text: str) -> Iterator[tuple[str, float]]:
             yield name, float(value)
 
 
-def _summarize(console: Console, story: Story, sandbox: Sandbox) -> None:
+def _summarize(console: Console, story: Story, sandbox: Sandbox, calls: int) -> None:
     seconds = max(story.all_folded - story.first_publish, 0.001)
     console.print(
-        f"\n[bold]{story.published:,} calls in {seconds:.1f} s: {story.published / seconds:,.0f} "
-        "calls/s[/bold] (published, watched and committed exactly once)"
+        f"\n[bold]{calls:,} calls in {seconds:.1f} s: {calls / seconds:,.0f} calls/s[/bold], from "
+        "the first one published to the last one committed.\n"
+        f"The dialer published {story.published - calls:,} records more, repeats and rubbish.\n"
     )
-    noticed = Table("scenario", "inbox", "wechat", "sms", title="Noticed", title_justify="left")
+    noticed = _table("Noticed", "scenario", "inbox", "wechat", "sms")
     for scenario in SCENARIOS:
         counts = [story.scenarios[scenario, channel] for channel in ("inbox", "wechat", "sms")]
-        noticed.add_row(scenario, *(str(count or "–") for count in counts))
+        noticed.add_row(scenario, *(f"{count:,}" if count else "–" for count in counts))
     console.print(noticed)
-    became = Table("channel", "status", "why", "messages", title="Deliveries", title_justify="left")
+    became = _table("\nWhat became of them", "channel", "status", "messages", "why")
     for (channel, status, reason), count in sorted(story.deliveries.items()):
-        became.add_row(channel, status, reason, str(count))
+        became.add_row(channel, status, f"{count:,}", reason)
     console.print(became)
     letters = ", ".join(f"{name} {count}" for name, count in sorted(story.dead_letters.items()))
     console.print(
-        f"Dead letters by field: {letters or 'none'}. On the phones: "
-        f"{len(sandbox.wechat.messages)} WeChat messages, {len(sandbox.gateway.texts)} SMS; "
-        f"in the inboxes: {story.inbox}."
+        f"\nOn the phones: {len(sandbox.wechat.messages):,} WeChat messages, "
+        f"{len(sandbox.gateway.texts):,} SMS; in the inboxes: {story.inbox:,}.\n"
+        f"Dead letters by the field that was wrong: {letters or 'none'}."
     )
+
+
+def _table(title: str, *columns: str) -> Table:
+    """An empty table with its numbers on the right."""
+    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
+    for column in columns:
+        is_number = column in {"inbox", "wechat", "sms", "messages"}
+        table.add_column(column, justify="right" if is_number else "left")
+    return table

@@ -5,6 +5,9 @@ What Kafka answers is returned as plain values; which topics there should be is 
 
 import asyncio
 import logging
+import os
+import re
+import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
@@ -68,13 +71,15 @@ async def _connect(settings: Settings, timeout_s: float | None) -> AIOKafkaAdmin
                 return client
             except _AWAY as error:
                 await client.close()
-                reason = complaints[-1] if complaints else repr(error)
-        if timeout_s is not None and now() - begun >= timeout_s:
+                reason = _plain(complaints[-1] if complaints else repr(error))
+        is_hopeless = "AuthenticationFailed" in reason  # a command needn't wait for a right
+        if timeout_s is not None and (is_hopeless or now() - begun >= timeout_s):
             raise KafkaAwayError(
                 f"Kafka doesn't answer at {settings.kafka_bootstrap_servers} ({reason}): "
                 f"start it, or set {_BROKERS} and the security settings beside it"
             )
-        if now() >= next_word:
+        # A command that gives up soon says so once; a person at a terminal wants to know before.
+        if now() >= next_word and (timeout_s is None or sys.stderr.isatty()):
             log.warning(
                 "Kafka doesn't answer at %s (%s); waiting for it",
                 settings.kafka_bootstrap_servers,
@@ -82,6 +87,15 @@ async def _connect(settings: Settings, timeout_s: float | None) -> AIOKafkaAdmin
             )
             next_word = now() + SAY_AGAIN_SECONDS
         await asyncio.sleep(RETRY_SECONDS)
+
+
+def _plain(complaint: str) -> str:
+    """Return what is wrong without the clients' way of saying it: "Connection refused"."""
+    found = re.search(r"\[Errno (-?\d+)\] ([^'\"]*)", complaint)
+    if found is None:
+        return re.sub(r'^Unable connect to "[^"]*": (\[Error \d+\] )?', "", complaint)
+    number = int(found[1])  # below zero: the resolver's, which has its own words
+    return os.strerror(number) if number > 0 else found[2].strip(" ()")
 
 
 @contextmanager

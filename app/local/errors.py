@@ -16,10 +16,10 @@ def needs_extra(error: ModuleNotFoundError) -> LocalStackError:
     )
 
 
-def check_disk(directory: Path, needed_bytes: int) -> None:
+def check_disk(directory: Path, needed_bytes: int, other: str = "choose another directory") -> None:
     """Refuse to begin what the disk has no room for.
 
-    Raises LocalStackError. `directory` need not exist yet.
+    Raises LocalStackError. `directory` need not exist yet; `other` is what else may be done.
     """
     existing = directory.absolute()
     while not existing.exists():
@@ -28,5 +28,5 @@ def check_disk(directory: Path, needed_bytes: int) -> None:
     if free < needed_bytes:
         raise LocalStackError(
             f"no room on the disk of {directory}: {needed_bytes // 1_000_000} MB are needed, "
-            f"{free // 1_000_000} MB are free; make room or choose another directory"
+            f"{free // 1_000_000} MB are free; make room or {other}"
         )

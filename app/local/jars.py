@@ -45,8 +45,8 @@ class Jar:
         try:
             with path.open("rb") as file:
                 return hashlib.file_digest(file, "sha256").hexdigest() == self.sha256
-        except FileNotFoundError:
-            return False
+        except OSError:
+            return False  # why it can't be read shows when it is written
 
 
 def read_lock(path: Path = LOCK_FILE) -> list[Jar]:
@@ -65,18 +65,20 @@ def cache_dir() -> Path:
     return Path(root) / "dialwatch"
 
 
-def fetch(directory: Path | None = None, progress: Progress | None = None) -> list[Path]:
-    """All jars, checked; those that are missing or damaged are downloaded first.
+def fetch(
+    directory: Path | None = None, progress: Progress | None = None, lock: Path = LOCK_FILE
+) -> list[Path]:
+    """All jars of the lock file, checked; those that are missing or damaged are downloaded first.
 
     Several processes may do this at once: a jar appears under its name only when it is whole.
     `progress` is called only when something has to be downloaded.
     Raises LocalStackError with a line that says what to do.
     """
-    jars = read_lock()
+    jars = read_lock(lock)
     directory = directory or cache_dir() / "jars"
     missing = [jar for jar in jars if not jar.is_at(directory / jar.filename)]
     if missing:
-        check_disk(directory, NEEDED_BYTES)
+        check_disk(directory, NEEDED_BYTES, "set XDG_CACHE_HOME to a directory on another disk")
         with _staging(directory) as staging:
             _download(missing, staging, directory, progress or (lambda done, total: None))
     return [directory / jar.filename for jar in jars]

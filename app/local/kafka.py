@@ -100,7 +100,9 @@ class Kafka(Service):
             str(find_java()),
             f"-Xmx{self._heap_mb}m",
             "-XX:+ExitOnOutOfMemoryError",
-            "-XX:-UsePerfData",  # a file in /tmp that a kill leaves behind
+            # A kill leaves no file behind in /tmp: neither statistics nor unpacked libraries.
+            "-XX:-UsePerfData",
+            f"-Djava.io.tmpdir={self._temporary()}",
             "-Djava.awt.headless=true",
             f"-Dlog4j2.configurationFile={logging}",
             "-cp",
@@ -134,10 +136,26 @@ class Kafka(Service):
     def _data(self) -> Path:
         return self.directory / "data"
 
+    def _temporary(self) -> Path:
+        path = self.directory / "tmp"
+        shutil.rmtree(path, ignore_errors=True)
+        path.mkdir()
+        return path
+
+    def listeners(self) -> dict[str, str]:
+        """Return where it listens, by listener; clients use PLAINTEXT."""
+        return {
+            "PLAINTEXT": f"{HOST}:{self.port}",
+            "CONTROLLER": f"{HOST}:{self._controller_port}",
+        }
+
     def _write_properties(self) -> Path:
+        listeners = {name: f"{name}://{place}" for name, place in self.listeners().items()}
         settings = self._settings | {
-            "listeners": f"PLAINTEXT://{HOST}:{self.port},CONTROLLER://{HOST}:{self._controller_port}",
-            "advertised.listeners": f"PLAINTEXT://{HOST}:{self.port}",
+            "listeners": ",".join(listeners.values()),
+            "advertised.listeners": ",".join(
+                place for name, place in listeners.items() if name != "CONTROLLER"
+            ),
             "controller.quorum.voters": self.voters(),
             "log.dirs": self._data,
         }

@@ -4,28 +4,43 @@ It starts before Kafka is there and stops last, so that it can always say how th
 """
 
 import asyncio
+import logging
+import os
 import time
+from collections.abc import Awaitable, Callable
+from datetime import datetime
 from pathlib import Path
 
 from aiohttp import web
+from aiokafka.errors import KafkaError
 from jinja2 import Environment, FileSystemLoader, select_autoescape
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
 from redis.asyncio import Redis
 
 from app.errors import CommandError
 from app.publisher import Publisher
+from app.web.access import refusal
 from app.web.callback import add_callback_routes
+from app.web.history import SAMPLE_SECONDS
+from app.web.recent import DeliveryLine, LetterLine, read_recent
 from app.web.sending import add_sending_routes
-from app.web.view import WorkerView
+from app.web.view import WorkerView, counted
+from streams import metrics
+from streams.records import SCENARIOS
+
+log = logging.getLogger(__name__)
 
 STOP_SECONDS = 2.0
+FILTERS = ("scenario", "channel", "status")
 # WeChat's callback refuses more than 64 KiB itself; this only bounds what is read at all.
 MOST_BODY_BYTES = 1 << 20
 
 _FOLDER = Path(__file__).parent
 _HEADERS = {
     "Cache-Control": "no-store",
-    "Content-Security-Policy": "default-src 'self'; style-src 'self' 'unsafe-inline'",
+    "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; "
+    "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
@@ -42,6 +57,9 @@ class WebServer:
         app.router.add_get("/ready", self._ready)
         app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/", self._page)
+        app.router.add_get("/recent", self._recent)
+        for name in ("page.css", "page.js"):
+            app.router.add_get(f"/{name}", _file(name))
         topics = settings.topics
         add_callback_routes(
             app, settings=settings, topics=topics, publish=publisher.publish, redis=redis
@@ -50,7 +68,9 @@ class WebServer:
         app.on_response_prepare.append(_add_headers)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=STOP_SECONDS)
         pages = Environment(loader=FileSystemLoader(_FOLDER), autoescape=select_autoescape())
-        self._template = pages.get_template("page.html")
+        self._page_template = pages.get_template("page.html")
+        self._recent_template = pages.get_template("recent.html")
+        self._sampling: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Listen. Raises CommandError where the port is taken or the host isn't ours."""
@@ -61,14 +81,21 @@ class WebServer:
             await site.start()
         except OSError as error:
             await self._runner.cleanup()
-            reason = (error.strerror or str(error)).split("] ")[-1]
+            # asyncio puts the address and more into the error's own text.
+            known = error.errno is not None and error.errno > 0
+            reason = os.strerror(error.errno) if known else error.strerror  # type: ignore[arg-type]
             raise CommandError(
                 f"can't listen on {settings.web_host}:{settings.web_port} ({reason}): end what "
                 "listens there, or set DIALWATCH_WEB_HOST and DIALWATCH_WEB_PORT"
             ) from None
+        host, port = self._runner.addresses[0][:2]
+        log.info("the page is at http://%s:%d/", f"[{host}]" if ":" in host else host, port)
+        self._sampling = asyncio.create_task(self._sample())
 
     async def stop(self) -> None:
         """Let go of the port; requests under way are finished first."""
+        if self._sampling is not None:
+            self._sampling.cancel()
         await self._runner.cleanup()
 
     async def _health(self, request: web.Request) -> web.Response:
@@ -92,37 +119,95 @@ class WebServer:
 
     async def _page(self, request: web.Request) -> web.Response:
         view = self._view
-        page = self._template.render(
-            version=view.version,
-            uptime_s=int(time.monotonic() - view.began),
-            group=view.settings.group,
-            zone=view.settings.timezone,
-            not_ready=view.not_ready(),
-            warnings=view.warnings(),
-            partitions=view.partitions(),
-            holds=view.holds(),
-            lags=view.lags(),
-            counts=_counts(),
-            settings=view.settings.shown(),
+        page = self._page_template.render(
+            view=view,
+            ranges=_ranges,
+            now=datetime.now(view.settings.zone),
+            uptime=_duration(time.monotonic() - view.began),
+            noticed=_matrix(counted(metrics.NOTIFICATIONS)),
+            deliveries=counted(metrics.DELIVERIES),
+            dead_letters=counted(metrics.DEAD_LETTERS),
+            rebalances=int(metrics.REBALANCES._value.get()),
         )
         return web.Response(text=page, content_type="text/html")
+
+    async def _recent(self, request: web.Request) -> web.Response:
+        refused = refusal(request, self._view.settings)
+        if refused is not None:
+            return refused
+        view = self._view
+        wanted = {name: request.query[name] for name in FILTERS if name in request.query}
+        deliveries: list[DeliveryLine] = []
+        letters: list[LetterLine] = []
+        trouble = view.not_ready()
+        if view.worker is not None:
+            try:
+                deliveries, letters = await read_recent(
+                    view.settings.kafka_client_options(),
+                    view.worker.topics,
+                    view.settings.zone,
+                    wanted,
+                )
+            except (KafkaError, OSError) as error:
+                trouble = f"Kafka doesn't answer ({type(error).__name__})"
+        page = self._recent_template.render(
+            view=view,
+            now=datetime.now(view.settings.zone),
+            wanted=wanted,
+            deliveries=deliveries,
+            letters=letters,
+            trouble=trouble,
+        )
+        return web.Response(text=page, content_type="text/html")
+
+    async def _sample(self) -> None:
+        while True:
+            self._view.sample()
+            await asyncio.sleep(SAMPLE_SECONDS)
 
 
 async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
     response.headers.update(_HEADERS)
 
 
-def _counts() -> dict[str, list[tuple[tuple[str, ...], int]]]:
-    """Return the counters that people ask for, with their labels' values."""
-    wanted = {
-        "dialwatch_notifications": ("scenario", "channel"),
-        "dialwatch_deliveries": ("channel", "status", "reason"),
-        "dialwatch_dead_letters": ("topic", "reason"),
-    }
-    found: dict[str, list[tuple[tuple[str, ...], int]]] = {name: [] for name in wanted}
-    for family in REGISTRY.collect():
-        for sample in family.samples:
-            if family.name in wanted and sample.name.endswith("_total"):
-                values = tuple(sample.labels[label] for label in wanted[family.name])
-                found[family.name].append((values, int(sample.value)))
-    return {name: sorted(rows) for name, rows in found.items()}
+def _file(name: str) -> Callable[[web.Request], Awaitable[web.FileResponse]]:
+    async def serve(request: web.Request) -> web.FileResponse:
+        return web.FileResponse(_FOLDER / name)
+
+    return serve
+
+
+def _matrix(
+    counts: list[tuple[tuple[str, ...], float]],
+) -> list[tuple[str, list[int]]]:
+    """Return for each scenario how many commands went to each of the three channels."""
+    found = {(scenario, channel): int(count) for (scenario, channel), count in counts}
+    scenarios = [*SCENARIOS, *sorted({name for name, _ in found} - set(SCENARIOS))]
+    rows = [
+        (name, [found.get((name, channel), 0) for channel in ("inbox", "wechat", "sms")])
+        for name in scenarios
+    ]
+    return [(name, row) for name, row in rows if any(row)]
+
+
+def _ranges(numbers: list[int]) -> str:
+    """Return sorted numbers for people: 0–3, 5."""
+    parts: list[list[int]] = []
+    for number in numbers:
+        if parts and number == parts[-1][-1] + 1:
+            parts[-1].append(number)
+        else:
+            parts.append([number])
+    return ", ".join(str(part[0]) if len(part) == 1 else f"{part[0]}–{part[-1]}" for part in parts)
+
+
+def _duration(seconds: float) -> str:
+    """Return a time span for people, in its two largest units."""
+    minutes, s = divmod(int(seconds), 60)
+    hours, m = divmod(minutes, 60)
+    days, h = divmod(hours, 24)
+    if days:
+        return f"{days} d {h} h"
+    if hours:
+        return f"{h} h {m} min"
+    return f"{m} min {s} s" if m else f"{s} s"

@@ -4,11 +4,15 @@ It exists before the worker does, so that operators can see what a start is wait
 """
 
 import time
+from collections import Counter
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
+
+from prometheus_client.metrics import MetricWrapperBase
 
 from agents.send import HoldView
-from app.settings import Settings
+from app.settings import Settings, variable
+from app.web.history import History, Sample, sparkline
 from streams import metrics
 
 if TYPE_CHECKING:
@@ -16,6 +20,26 @@ if TYPE_CHECKING:
 
 # Faust's longest poll interval; nothing polled for longer means that the reading hangs.
 STUCK_SECONDS = 300.0
+
+
+class TopicView(NamedTuple):
+    """How far one topic is read, all of this worker's partitions together."""
+
+    name: str
+    partitions: int
+    folded: int
+    per_second: float | None
+    records_behind: int
+    seconds_behind: float
+    sparkline: str
+
+
+class ProviderView(NamedTuple):
+    """What messages depend on, and how it is; `is_well` None: it isn't used."""
+
+    name: str
+    is_well: bool | None
+    state: str
 
 
 class WorkerView:
@@ -28,6 +52,7 @@ class WorkerView:
         self.worker: Worker | None = None
         """None: it still waits for Kafka."""
         self.is_stopping = False
+        self._history = History()
         metrics.BUILD.labels(self.version).set(1)
 
     def stuck(self) -> str | None:
@@ -60,13 +85,14 @@ class WorkerView:
         return found
 
     def holds(self) -> list[HoldView]:
-        """Return which channels send nothing now, and why."""
-        seen = (
-            [hold for sender in self.worker.senders for hold in sender.holds()]
-            if (self.worker)
-            else []
-        )
-        return list(dict.fromkeys(seen))
+        """Return which channels send nothing now, and why; of several alike the first to end."""
+        found: dict[tuple[str, str, str | None], HoldView] = {}
+        for sender in self.worker.senders if self.worker else ():
+            for hold in sender.holds():
+                known = found.setdefault((hold.channel, hold.reason, hold.scope), hold)
+                if hold.until < known.until:
+                    found[hold.channel, hold.reason, hold.scope] = hold
+        return list(found.values())
 
     def lags(self) -> list[tuple[str, int, int, float]]:
         """Return (topic, partition, records behind, seconds behind), and set the metrics."""
@@ -79,6 +105,74 @@ class WorkerView:
             rows.append((tp.topic, tp.partition, lag.records, lag.seconds))
         return rows
 
+    def sample(self) -> None:
+        """Remember how things stand now."""
+        behind: Counter[str] = Counter()
+        for topic, _, records, _ in self.lags():
+            behind[topic] += records
+        folded = {labels[0]: value for labels, value in counted(metrics.RECORDS)}
+        self._history.add(Sample(time.monotonic(), folded, behind))
+
+    def topics(self) -> list[TopicView]:
+        """Return how far each topic is read: those of the contract first, then the internal."""
+        folded = {labels[0]: value for labels, value in counted(metrics.RECORDS)}
+        found: dict[str, list[tuple[int, float]]] = {}
+        for topic, _, records, seconds in self.lags():
+            found.setdefault(topic, []).append((records, seconds))
+        internal = {topic.name for topic in self.settings.topics.internal()}
+        return [
+            TopicView(
+                topic,
+                len(rows),
+                int(folded.get(topic, 0)),
+                self._history.per_second(topic),
+                sum(records for records, _ in rows),
+                max(seconds for _, seconds in rows),
+                sparkline(self._history.lags(topic)),
+            )
+            for topic, rows in sorted(found.items(), key=lambda one: (one[0] in internal, one[0]))
+        ]
+
+    def providers(self) -> list[ProviderView]:
+        """Return how Redis, WeChat and the SMS gateway are, as far as sending has shown."""
+        senders = self.worker.senders if self.worker else ()
+        if any(sender.store_is_away for sender in senders):
+            redis = ProviderView("Redis", False, "doesn't answer: messages wait")
+        else:
+            redis = ProviderView("Redis", True if self.worker else None, "in use")
+        held = {hold.channel: hold for hold in self.holds() if hold.scope is None}
+        skipped = {
+            "wechat": "skipped: not set up" if self.settings.missing_to_send_wechat() else None,
+            "sms": "skipped: no gateway is set" if self.settings.sms_url is None else None,
+        }
+        found = [redis]
+        for channel, name in (("wechat", "WeChat"), ("sms", "SMS")):
+            hold, why_not = held.get(channel), skipped[channel]
+            if why_not is not None:
+                found.append(ProviderView(name, None, why_not))
+            elif hold is not None:
+                found.append(ProviderView(name, False, f"on hold: {hold.reason}"))
+            else:
+                found.append(ProviderView(name, True, "open"))
+        return found
+
+    def waiting(self) -> dict[str, int]:
+        """Return how many messages of each channel are begun and not finished."""
+        return {labels[0]: int(value) for labels, value in counted(metrics.PENDING)}
+
+    def token_s(self) -> float | None:
+        """Return how long the WeChat token lives at least; None: none was needed yet."""
+        return metrics.TOKEN_SECONDS._value.get() or None
+
+    def settings_shown(self) -> list[tuple[str, str, bool]]:
+        """Return (variable, value, whether somebody chose it) of every setting, secrets masked."""
+        fields = type(self.settings).model_fields
+        chosen = {
+            variable(name): str(getattr(self.settings, name)) != str(field.default)
+            for name, field in fields.items()
+        }
+        return [(name, value, chosen[name]) for name, value in self.settings.shown().items()]
+
     def warnings(self) -> list[str]:
         """Return what the settings leave out, one line each."""
         said = []
@@ -88,3 +182,14 @@ class WorkerView:
         if self.settings.sms_url is None:
             said.append("SMS are skipped: set DIALWATCH_SMS_URL")
         return said
+
+
+def counted(metric: MetricWrapperBase) -> list[tuple[tuple[str, ...], float]]:
+    """Return the values of a metric with the values of its labels, in the order of these."""
+    rows = [
+        (tuple(sample.labels.values()), sample.value)
+        for family in metric.collect()
+        for sample in family.samples
+        if not sample.name.endswith("_created")
+    ]
+    return sorted(rows)

@@ -32,6 +32,11 @@ async def test_a_worker_without_kafka_is_well_but_not_ready_and_says_why(tmp_pat
         status, body = worker.get("/ready")
         assert status == 503
         assert "127.0.0.1:1" in json.loads(body)["reason"]
+        assert worker.get("/metrics")[0] == 200
+        status, page = worker.get("/")
+        assert (status, "waiting for Kafka at 127.0.0.1:1" in page) == (200, True)
+        status, page = worker.get("/recent")
+        assert (status, "waiting for Kafka at 127.0.0.1:1" in page) == (200, True)
         worker.terminate()
         assert worker.wait_exit() == 0
         assert "127.0.0.1:1" in worker.log.read_text()
@@ -71,3 +76,34 @@ async def test_ready_metrics_and_page_of_a_worker_at_work(installation: Installa
     assert "do-not-show-me" not in page + metrics
     worker.terminate()
     assert worker.wait_exit() == 0
+
+
+@pytest.mark.broker
+async def test_the_newest_deliveries_and_dead_letters_can_be_looked_at(
+    installation: Installation,
+) -> None:
+    worker = installation.worker()
+    rubbish = call("account-01", 0, result="G")
+    runs = [call("account-01", index, result="F") for index in range(100)]
+    await installation.publish([account("account-01", openid=None), rubbish, *runs])
+    await installation.wait_for("deliveries", lambda seen: len(seen) == 2)
+    status, page = worker.get("/recent")
+    assert status == 200
+    assert "no openid" in page
+    assert "unreachable_run" in page
+    assert "result" in page  # the dead letter's reason
+    assert "ac…01" in page
+    for whole in ("account-01", "13700000000", "openid_account"):
+        assert whole not in page
+    _, only_inbox = worker.get("/recent?channel=inbox&status=sent")
+    assert "no openid" not in only_inbox
+    assert "unreachable_run" in only_inbox
+
+
+@pytest.mark.broker
+async def test_with_a_token_the_newest_deliveries_are_for_whom_has_it(
+    installation: Installation,
+) -> None:
+    worker = installation.worker(DIALWATCH_WEB_TOKEN="ops-token")
+    assert worker.get("/recent")[0] == 401
+    assert worker.get("/")[0] == 200

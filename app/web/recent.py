@@ -1,0 +1,132 @@
+"""The newest deliveries and dead letters, read from their topics when somebody looks.
+
+Customers' data: whoever serves it asks `access.py` first. Accounts are masked all the same, and
+what a record holds stays in Kafka; here is only where it lies and what became of it.
+"""
+
+import asyncio
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, NamedTuple
+from zoneinfo import ZoneInfo
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from streams.topics import Topics
+
+SHOWN = 100
+# Each commit leaves a mark in the log, so that there are more offsets than records.
+_OFFSETS_BACK = 200
+_READ_SECONDS = 3.0
+
+
+class DeliveryLine(NamedTuple):
+    """What became of one command."""
+
+    at: str
+    account: str
+    scenario: str
+    channel: str
+    status: str
+    why: str
+    attempts: int
+    notification: str
+
+
+class LetterLine(NamedTuple):
+    """Where an invalid record lies, and what is wrong with it."""
+
+    at: str
+    topic: str
+    partition: str
+    offset: str
+    reason: str
+
+
+async def read_recent(
+    client_options: dict[str, Any], topics: Topics, zone: ZoneInfo, wanted: Mapping[str, str]
+) -> tuple[list[DeliveryLine], list[LetterLine]]:
+    """Return the newest of both, newest first; of deliveries those whose fields are as `wanted`.
+
+    Takes up to some seconds. Raises KafkaError or OSError where Kafka is away.
+    """
+    consumer = AIOKafkaConsumer(
+        **client_options,
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        isolation_level="read_committed",
+    )
+    await consumer.start()
+    try:
+        records = await _tail(consumer, [topics.deliveries, topics.dead_letters], topics.partitions)
+    finally:
+        await consumer.stop()
+    deliveries = [_delivery(one.value, zone) for one in records[topics.deliveries]]
+    letters = [_letter(one, zone) for one in records[topics.dead_letters]]
+    chosen = [
+        line
+        for line in deliveries
+        if all(getattr(line, field) == value for field, value in wanted.items())
+    ]
+    return chosen[:SHOWN], letters[:SHOWN]
+
+
+async def _tail(
+    consumer: AIOKafkaConsumer, names: list[str], partitions: int
+) -> dict[str, list[Any]]:
+    """Return the last records of topics, newest first, as they are in a worker's process: with
+    everything but the name of their topic (see `streams/engine/fetching.py`)."""
+    tps = [TopicPartition(name, number) for name in names for number in range(partitions)]
+    consumer.assign(tps)
+    begins, ends = await consumer.beginning_offsets(tps), await consumer.end_offsets(tps)
+    for tp in tps:
+        consumer.seek(tp, max(begins[tp], ends[tp] - _OFFSETS_BACK))
+    records: dict[str, list[Any]] = {name: [] for name in names}
+    now = asyncio.get_running_loop().time
+    deadline = now() + _READ_SECONDS
+    # What an open transaction holds back isn't waited for.
+    while now() < deadline and [tp for tp in tps if await consumer.position(tp) < ends[tp]]:
+        for tp, batch in (await consumer.getmany(timeout_ms=200)).items():
+            records[tp.topic] += batch
+    for found in records.values():
+        found.sort(key=lambda record: record.timestamp, reverse=True)
+    return records
+
+
+def _delivery(value: bytes, zone: ZoneInfo) -> DeliveryLine:
+    said = json.loads(value)
+    return DeliveryLine(
+        at=_moment(said["at"], zone),
+        account=masked(said.get("account_id") or ""),
+        scenario=said["scenario"],
+        channel=said["channel"],
+        status=said["status"],
+        why=said.get("error") or "",
+        attempts=said["attempts"],
+        notification=said["notification_id"],
+    )
+
+
+def _letter(record: Any, zone: ZoneInfo) -> LetterLine:
+    headers = {name: value.decode(errors="replace") for name, value in record.headers}
+    return LetterLine(
+        at=_moment(headers.get("dialwatch.at", ""), zone),
+        topic=headers.get("dialwatch.topic", ""),
+        partition=headers.get("dialwatch.partition", ""),
+        offset=headers.get("dialwatch.offset", ""),
+        reason=headers.get("dialwatch.reason", ""),
+    )
+
+
+def masked(name: str) -> str:
+    """Return enough of an account's id to tell it from its neighbours, and no more."""
+    return f"{name[:2]}…{name[-2:]}" if len(name) > 5 else "…" if name else "–"
+
+
+def _moment(text: str, zone: ZoneInfo) -> str:
+    """Return a time for people, without its zone: that is said once, on the page."""
+    try:
+        return datetime.fromisoformat(text).astimezone(zone).strftime("%Y-%m-%d %H:%M:%S")
+    except ValueError:
+        return text
