@@ -173,7 +173,7 @@ def parse_rules(setting: str) -> Mapping[int, Rule]:
         do = _OVERRIDABLE.get(shape[2]) if shape else None
         if shape is None or do is None:
             raise ValueError(
-                "must be rows CODE=ACTION:SECONDS:TRIES separated by commas, an action being one of "
+                "must be rows CODE=ACTION:SECONDS:TRIES separated by commas, with the actions "
                 + ", ".join(_OVERRIDABLE)
             )
         code, after_s, tries = int(shape[1]), shape[3], shape[4]
