@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test test-browser check format test-faults bench lock clean
+.PHONY: help setup run demo test test-browser check format test-faults test-sending fuzz bench lock clean
 
 help: ## Show this
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -51,3 +51,9 @@ lock: setup ## Pin the newest versions that pyproject.toml allows
 
 clean: ## Remove what was installed and cached here
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+
+fuzz: setup ## Throw a million bodies at the WeChat callback (ARGS="--bodies n --seed n")
+	@$(BIN)/python -m tests.wechat.fuzz $(ARGS)
+
+test-sending: setup ## 100,000 notifications through the faulty stand-in, each customer once
+	@$(BIN)/python -m tests.send.long $(ARGS)

@@ -7,6 +7,7 @@ from typing import Literal, Protocol
 
 from msgspec import Struct
 
+from agents.holds import Holds
 from agents.outcomes import Outcome, Refused, Skipped
 from streams.records import Account, Channel, Delivery, Notification
 
@@ -37,6 +38,8 @@ class SendingChannel(Protocol):
     """One way to reach a customer. Expected failures are outcomes; an exception is a bug."""
 
     name: Channel
+    holds: Holds
+    """What stops everybody who sends by it: several agents may."""
     doubt_limit_s: float | None
     """How long the provider is known to drop a repeated `message_id`; None: for good."""
 

@@ -12,18 +12,18 @@ from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import tzinfo
-from typing import NamedTuple
 
 from agents.admission import Admission
 from agents.channel import Ledger, SendingChannel
 from agents.clock import Clock, wall_clock
 from agents.dead_letters import dead_letter
+from agents.holds import HoldView
 from agents.outcomes import Refused
 from agents.patience import Patience
 from agents.settle import Job, Lookup, RevokedError, Settler
 from streams.engine.outbox import Finish, OutboxRecord
 from streams.engine.types import Output
-from streams.metrics import DELIVERIES, HOLDS, PENDING
+from streams.metrics import DELIVERIES, PENDING
 from streams.records import (
     Delivery,
     InvalidRecordError,
@@ -31,24 +31,14 @@ from streams.records import (
     decode_notification,
     encode,
 )
-from streams.times import SECOND, format_instant
+
+__all__ = ["HoldView", "SendAgent"]
 
 _log = logging.getLogger(__name__)
 
 MOST_AT_ONCE = 64
 MOST_PENDING = 5000
 GRACE_SECONDS = 3.0
-
-
-class HoldView(NamedTuple):
-    """A hold as operators see it."""
-
-    channel: str
-    reason: str
-    scope: str | None
-    """The only template that waits; None: everything does."""
-    until: str
-    """RFC 3339: when the next probe goes."""
 
 
 @dataclass
@@ -94,14 +84,12 @@ class SendAgent:
         self._dead_letters = dead_letters
         self._zone = zone
         self._grace_s = grace_s
-        self._now = now
-        self._admission = Admission(most_at_once, random, self._on_holds_change)
         self._patience = Patience(f"sending by {channel.name}", random)
         self._settler = Settler(
             channel,
             ledger=ledger,
             lookup=lookup,
-            admission=self._admission,
+            admission=Admission(most_at_once, channel.holds),
             patience=self._patience,
             zone=zone,
             now=now,
@@ -110,7 +98,6 @@ class SendAgent:
         self._lanes: dict[tuple[int, str], _Lane] = {}
         self._pending: dict[int, int] = {}
         self._finish: Finish | None = None
-        self._shown_holds: set[str] = set()
 
     def bind(self, finish: Finish) -> None:
         """Take what is to be called once for every record that is done."""
@@ -173,15 +160,8 @@ class SendAgent:
         return self._patience.is_away
 
     def holds(self) -> list[HoldView]:
-        """Return what is on hold, for `/ready`."""
-        clock = asyncio.get_running_loop().time()
-        views = []
-        for scope, hold in self._admission.holds().items():
-            until = self._now() + int(max(0.0, hold.until - clock) * SECOND)
-            views.append(
-                HoldView(self._channel.name, hold.reason, scope, format_instant(until, self._zone))
-            )
-        return views
+        """Return what of the channel is on hold, for `/ready`."""
+        return self._channel.holds.views(self._zone)
 
     async def _work_off(self, partition: int, customer: str, lane: _Lane) -> None:
         """Finish a customer's commands one by one, until there are no more."""
@@ -250,16 +230,6 @@ class SendAgent:
     def _count(self, partition: int, change: int) -> None:
         self._pending[partition] = self.pending(partition) + change
         PENDING.labels(self._channel.name).inc(change)
-
-    def _on_holds_change(self) -> None:
-        reasons = {hold.reason for hold in self._admission.holds().values()}
-        for reason in reasons - self._shown_holds:
-            _log.warning("%s is on hold: %s", self._channel.name, reason)
-        for reason in self._shown_holds - reasons:
-            _log.info("%s is no longer on hold: %s", self._channel.name, reason)
-        for reason in reasons | self._shown_holds:
-            HOLDS.labels(self._channel.name, reason).set(reason in reasons)
-        self._shown_holds = reasons
 
 
 def _reason(delivery: Delivery) -> str:

@@ -5,7 +5,7 @@ provider may have the message.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import tzinfo
 from typing import Protocol
@@ -158,23 +158,30 @@ class Settler:
             if left_s is not None and left_s <= 0:
                 return Refused(UNCERTAIN)
             try:
-                async with asyncio.timeout(left_s):
+                # Around the attempt too: the store or the pace may make it wait until it is late.
+                async with asyncio.timeout(left_s) as limit:
                     await self._wait(entry, message)
-                    turn = await self._admission.enter(
-                        message.scope, in_doubt=entry.doubt_since is not None
-                    )
+                    outcome = await self._take_turn(job, message)
             except TimeoutError:
+                if not limit.expired():
+                    raise
                 return Refused(UNCERTAIN)
-            outcome = None
-            try:
-                faster, outcome = await self._attempt(job, message)
-            finally:
-                customer = command.account_id or message.recipient
-                self._admission.leave(turn, customer, outcome)
-            if faster is not None:
-                return faster
-            if isinstance(outcome, Sent | Skipped | Refused):
+            if isinstance(outcome, Entry | Sent | Skipped | Refused):
                 return outcome
+
+    async def _take_turn(self, job: Job, message: Message) -> Outcome | Entry:
+        """Wait for admission and make one attempt; see `_attempt`."""
+        entry = job.entry
+        turn = await self._admission.enter(message.scope, in_doubt=entry.doubt_since is not None)
+        faster, outcome = None, None
+        try:
+            faster, outcome = await self._attempt(job, message)
+        finally:
+            self._admission.leave(turn, job.command.account_id or message.recipient, outcome)
+        if faster is not None:
+            return faster
+        assert outcome is not None  # noqa: S101 - one of the two there is
+        return outcome
 
     async def _prepare(self, command: Notification) -> Message | Skipped | Refused:
         account_id = command.account_id
@@ -199,9 +206,13 @@ class Settler:
         attempts, doubt_since = entry.attempts, entry.doubt_since
         entry.attempts += 1
         entry.not_before = None
-        if doubt_since is None:
-            entry.doubt_since = self._now()
-        faster = await self._ask(lambda: self._ledger.write(notification_id, entry))
+
+        def begin() -> Awaitable[Entry | None]:
+            # Anew each time it is asked: while the store is away nothing can be in doubt.
+            entry.doubt_since = self._now() if doubt_since is None else doubt_since
+            return self._ledger.write(notification_id, entry)
+
+        faster = await self._ask(begin)
         if faster is not None:
             return faster, None
         job.is_sending = True

@@ -173,6 +173,14 @@ def _aes_key(value: SecretStr) -> SecretStr:
     return value
 
 
+def _wechat_rules(value: str) -> str:
+    if value:
+        from app.wechat.outcomes import parse_rules  # noqa: PLC0415 (few installations have any)
+
+        parse_rules(value)
+    return value
+
+
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Days = Annotated[int, Field(ge=1, le=36_500)]
 Hours = Annotated[int, Field(ge=1, le=876_000)]
@@ -189,6 +197,7 @@ RedisUrl = Annotated[str, AfterValidator(_redis_url)]
 ReadableFile = Annotated[str, AfterValidator(_file)]
 DataDirectory = Annotated[Path, AfterValidator(_datadir)]
 WechatFields = Annotated[str, AfterValidator(_wechat_fields)]
+WechatRules = Annotated[str, AfterValidator(_wechat_rules)]
 CallPage = Annotated[str, AfterValidator(_call_page)]
 BearerToken = Annotated[SecretStr, AfterValidator(_bearer_token)]
 CallbackToken = Annotated[SecretStr, AfterValidator(_callback_token)]

@@ -111,6 +111,7 @@ class Settings(BaseSettings):
         "first,keyword1,keyword2,keyword3,keyword4,remark",
         examples=[",thing1,thing2,thing3,time4,"],
     )
+    wechat_rules: kinds.WechatRules = Field("", examples=["43117=refuse,45009=hold_today:900"])
     wechat_rate: float = Field(50.0, gt=0, le=100_000, allow_inf_nan=False, examples=["50"])
     wechat_callback_token: kinds.CallbackToken | None = None
     wechat_encoding_aes_key: kinds.AesKey | None = None

@@ -10,6 +10,7 @@ import httpx
 import msgspec
 
 from agents.channel import LaterWord, Message
+from agents.holds import Holds
 from agents.outcomes import Outcome, Refused, Sent, Skipped, TryLater, Unclear
 from app.http import Answer, NoAnswer, post
 from streams.records import Account, Channel, Notification
@@ -53,6 +54,7 @@ class SmsChannel:
     def __init__(
         self, http: httpx.AsyncClient, *, url: str | None, token: str | None, signature: str
     ) -> None:
+        self.holds = Holds(self.name)
         self._http = http
         self._url = url
         self._token = token

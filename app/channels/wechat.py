@@ -2,6 +2,7 @@
 
 import logging
 from collections import deque
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -11,13 +12,25 @@ from redis.asyncio import Redis
 
 from agents.channel import LaterWord, Message, StoreAwayError
 from agents.clock import Clock, wall_clock
+from agents.holds import Holds
 from agents.outcomes import Held, Outcome, Refused, Skipped, TryLater
 from app.channels.pace import Pace, RecipientPace
+from app.channels.refusals import Refusals
 from app.http import Answer
 from app.wechat.client import WechatClient
 from app.wechat.fields import UnfitFieldError, parse_fields
 from app.wechat.message import Template, payload
-from app.wechat.outcomes import Circumstances, Do, StaleToken, outcome, rid, rule_for
+from app.wechat.outcomes import (
+    RULES,
+    Circumstances,
+    Do,
+    Rule,
+    StaleToken,
+    outcome,
+    parse_rules,
+    rid,
+    rule_for,
+)
 from app.wechat.receipts import Receipt, Receipts
 from app.wechat.subscriptions import Subscriptions
 from app.wechat.token import Tokens
@@ -29,8 +42,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-# What WeChat guarantees about a repeated client_msg_id.
-DOUBT_LIMIT_SECONDS = 600.0
+# WeChat guarantees ten minutes for a repeated client_msg_id; the repeat must have arrived by then.
+DOUBT_LIMIT_SECONDS = 590.0
 REFUSED_TOKEN_HOLD_SECONDS = 60.0
 
 
@@ -49,9 +62,11 @@ class WechatChannel:
         *,
         template: Template,
         rate: float,
+        rules: Mapping[int, Rule] = RULES,
         now: Clock = wall_clock,
     ) -> None:
-        """`rate`: most sends a second. `now` returns instants."""
+        """`rate`: most sends a second. `rules`: what codes mean. `now` returns instants."""
+        self.holds = Holds(self.name, now=now)
         self._client = client
         self._tokens = tokens
         self._receipts = receipts
@@ -59,7 +74,9 @@ class WechatChannel:
         self._template = template
         self._pace = Pace(rate)
         self._recipient_pace = RecipientPace()
+        self._rules = rules
         self._now = now
+        self._template_refusals = Refusals()
         self._restricted: deque[str] = deque(maxlen=20)
 
     async def prepare(
@@ -108,11 +125,16 @@ class WechatChannel:
         self, token: str, message: Message, *, is_repeat: bool
     ) -> Outcome | StaleToken:
         answer = await self._client.send_template(token, message.body)
-        rule = rule_for(answer)
+        rule = rule_for(answer, self._rules)
         if rule is not None and rule.is_overload:
             self._pace.on_overload()
         if rule is not None and rule.do is Do.REFUSE_OR_HOLD:
             self._restricted.append(message.recipient)
+        template_refusals = 0
+        if rule is not None and rule.do is Do.HOLD_TEMPLATE:
+            template_refusals = self._template_refusals.count(message.scope)
+        elif rule is not None and rule.do is Do.ACCEPT:
+            self._template_refusals.forget(message.scope)
         result = outcome(
             answer,
             Circumstances(
@@ -121,7 +143,9 @@ class WechatChannel:
                 is_own_template=message.scope == self._template.template_id,
                 is_repeat=is_repeat,
                 recipients_hit=len(set(self._restricted)),
+                template_refusals=template_refusals,
             ),
+            self._rules,
         )
         if rule is not None and rule.do is Do.REFUSE_STRANGER:
             # Only saves the next attempt: WeChat would refuse it all the same.
@@ -180,4 +204,5 @@ def build_wechat(settings: "Settings", redis: Redis, http: httpx.AsyncClient) ->
             home_page=settings.wechat_home_page,
         ),
         rate=settings.wechat_rate,
+        rules=parse_rules(settings.wechat_rules),
     )

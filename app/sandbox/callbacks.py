@@ -15,6 +15,7 @@ from xml.sax.saxutils import escape
 import httpx
 from msgspec import Struct
 
+from app.sandbox.attacks import Attack, forge
 from app.wechat import crypto
 
 log = logging.getLogger(__name__)
@@ -41,17 +42,46 @@ class CallbackDriver:
     def __init__(self, app_id: str, now: Callable[[], float], http: httpx.AsyncClient) -> None:
         self.callback = Callback()
         self.refused = 0
-        self._app_id = app_id
+        self.app_id = app_id
         self._now = now
         self._http = http
         self._places = asyncio.Semaphore(MOST_AT_ONCE)
 
     async def send(self, openid: str, event: str, **fields: str) -> int | None:
         """Send one event; return the last status, None where nobody answered or no URL is set."""
-        callback = self.callback
-        if not callback.url:
+        if not self.callback.url:
             return None
-        said = {
+        said = self.said(openid, event, fields)
+        status: int | None = None
+        async with self._places:
+            for _ in range(TRIES):
+                status, text = await self.post(*self.request(said))
+                if status == 200 and text in {"success", ""}:
+                    return status
+        self.refused += 1
+        return status
+
+    async def attack(self, attack: Attack, openid: str) -> list[int | None]:
+        """Send the requests of an attack, once each; return the statuses."""
+        return [
+            (await self.post(forged.query, forged.body))[0]
+            for forged in forge(self, attack, openid)
+        ]
+
+    async def post(self, query: dict[str, str], body: bytes) -> tuple[int | None, str]:
+        """Return the status and the text; None where nobody answered."""
+        try:
+            answer = await self._http.post(
+                self.callback.url, params=query, content=body, timeout=ANSWER_SECONDS
+            )
+        except httpx.HTTPError as error:
+            log.debug("the callback did not answer: %r", error)
+            return None, ""
+        return answer.status_code, answer.text
+
+    def said(self, openid: str, event: str, fields: dict[str, str]) -> dict[str, str]:
+        """Return an event's fields."""
+        return {
             "ToUserName": "gh_sandbox",
             "FromUserName": openid,
             "CreateTime": str(int(self._now())),
@@ -59,43 +89,45 @@ class CallbackDriver:
             "Event": event,
             **fields,
         }
-        status: int | None = None
-        async with self._places:
-            for _ in range(TRIES):
-                query, body = self.request(said)
-                try:
-                    answer = await self._http.post(
-                        callback.url, params=query, content=body, timeout=ANSWER_SECONDS
-                    )
-                    status = answer.status_code
-                    if status == 200 and answer.text in {"success", ""}:
-                        return status
-                except httpx.HTTPError as error:
-                    log.debug("the callback did not answer: %r", error)
-        self.refused += 1
-        return status
 
-    def request(self, said: dict[str, str]) -> tuple[dict[str, str], bytes]:
-        """Return the query and the body of one event, as the mode wants it."""
+    def request(
+        self,
+        said: dict[str, str],
+        *,
+        age_s: int = 0,
+        wrap: Callable[[bytes], bytes] = lambda body: body,
+    ) -> tuple[dict[str, str], bytes]:
+        """Return the query and the body of one event, as the mode wants it.
+
+        `wrap` is done to what counts: to the clear body, or to what is encrypted.
+        """
         callback = self.callback
-        timestamp, nonce = str(int(self._now())), secrets.token_hex(5)
+        if callback.mode == "plain":
+            return self.query(said, None, age_s=age_s), wrap(self.write(said))
+        message = wrap(self.write(said))
+        sealed = crypto.encrypt(callback.encoding_aes_key, self.app_id, message)
+        outer = {} if callback.mode == "safe" else dict(said)
+        outer |= {"ToUserName": said["ToUserName"], "Encrypt": sealed}
+        return self.query(said, sealed, age_s=age_s), self.write(outer)
+
+    def query(self, said: dict[str, str], sealed: str | None, *, age_s: int = 0) -> dict[str, str]:
+        """Return the query of one request, signed; `sealed` None: in clear."""
+        token = self.callback.token
+        timestamp, nonce = str(int(self._now()) - age_s), secrets.token_hex(5)
         query = {
-            "signature": _signature(callback.token, timestamp, nonce),
+            "signature": _signature(token, timestamp, nonce),
             "timestamp": timestamp,
             "nonce": nonce,
             "openid": said["FromUserName"],
         }
-        outer: dict[str, str] = {} if callback.mode == "safe" else dict(said)
-        if callback.mode != "plain":
-            sealed = crypto.encrypt(
-                callback.encoding_aes_key, self._app_id, _write(said, callback.is_json)
-            )
-            query |= {
-                "encrypt_type": "aes",
-                "msg_signature": _signature(callback.token, timestamp, nonce, sealed),
-            }
-            outer |= {"ToUserName": said["ToUserName"], "Encrypt": sealed}
-        return query, _write(outer, callback.is_json)
+        if sealed is not None:
+            query["encrypt_type"] = "aes"
+            query["msg_signature"] = _signature(token, timestamp, nonce, sealed)
+        return query
+
+    def write(self, fields: dict[str, str]) -> bytes:
+        """Return a body in the console's format."""
+        return _write(fields, self.callback.is_json)
 
 
 def _signature(*parts: str) -> str:

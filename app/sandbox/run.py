@@ -13,9 +13,14 @@ from app.errors import CommandError
 from app.local.run import Companion
 from app.local.service import free_port
 from app.local.stack import Stack
+from app.sandbox.callbacks import Callback
 from app.sandbox.server import APP_ID, APP_SECRET, SMS_TOKEN, TEMPLATE_ID, OnArrival, Sandbox
 
 HOST = "127.0.0.1"
+# Of the stand-in's own console; they open nothing but a worker that is set up with them.
+CALLBACK_TOKEN = "sandboxcallback"  # noqa: S105
+AES_KEY = "sandbox0aes0key0sandbox0aes0key0sandbox0aes"
+WORKER_URL = "http://127.0.0.1:6066"
 
 
 def settings_for(port: int, host: str = HOST) -> dict[str, str]:
@@ -30,6 +35,20 @@ def settings_for(port: int, host: str = HOST) -> dict[str, str]:
     }
 
 
+def callback_settings() -> dict[str, str]:
+    """Return the variables with which a worker believes this stand-in's callbacks."""
+    return {
+        "DIALWATCH_WECHAT_CALLBACK_TOKEN": CALLBACK_TOKEN,
+        "DIALWATCH_WECHAT_ENCODING_AES_KEY": AES_KEY,
+    }
+
+
+def usual_callback(worker_url: str = WORKER_URL) -> Callback:
+    """Return what leads to a worker with `callback_settings`, in safe mode."""
+    url = f"{worker_url}/receive/wechat/callback"
+    return Callback(url=url, token=CALLBACK_TOKEN, encoding_aes_key=AES_KEY, mode="safe")
+
+
 def run_sandbox(*, host: str, port: int, seed: int) -> None:
     """Run until SIGINT or SIGTERM; print the settings that lead here on stdout."""
 
@@ -38,9 +57,12 @@ def run_sandbox(*, host: str, port: int, seed: int) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, end.set)
         bound = port or free_port()
-        runner = await _listen(Sandbox(seed), host, bound)
-        for name, value in settings_for(bound, host).items():
+        sandbox = Sandbox(seed)
+        sandbox.driver.callback = usual_callback()
+        runner = await _listen(sandbox, host, bound)
+        for name, value in (settings_for(bound, host) | callback_settings()).items():
             print(f"{name}={value}", flush=True)
+        print(f"Events go to a worker at {WORKER_URL} .", file=sys.stderr)
         print(f"The phones are at http://{host}:{bound}/ . Ctrl-C ends it.", file=sys.stderr)
         await end.wait()
         await runner.cleanup()
@@ -53,8 +75,9 @@ def sandbox_companion(port: int = 0) -> Companion:
 
     @contextmanager
     def run(stack: Stack) -> Iterator[Mapping[str, str]]:
-        with running_sandbox(port) as (_, environment):
-            yield environment
+        with running_sandbox(port) as (sandbox, environment):
+            sandbox.driver.callback = usual_callback()
+            yield environment | callback_settings()
 
     return run
 

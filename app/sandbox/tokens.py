@@ -13,6 +13,9 @@ LIFETIME_SECONDS = 7200
 GRACE_SECONDS = 300
 FORCED_A_DAY = 20
 FORCED_SECONDS_APART = 30
+STABLE_A_MINUTE = 10_000
+STABLE_A_DAY = 500_000
+CLASSIC_A_DAY = 2000
 
 
 @dataclass
@@ -39,6 +42,18 @@ class Tokens:
     _classic: _Family = field(default_factory=_Family)
     _issued: set[str] = field(default_factory=set)
     _forced: list[float] = field(default_factory=list)
+    _counts: dict[tuple[str, str], tuple[float, int]] = field(default_factory=dict)
+
+    def quota_error(self, family: str) -> int:
+        """Count a request and return the errcode it earns; 0: none. The day is any 24 hours."""
+        now = self.now()
+        counts = self._counts
+        for period, seconds in (("minute", 60), ("day", 86_400)):
+            began, number = counts.get((family, period), (now, 0))
+            counts[family, period] = (now, 1) if now - began >= seconds else (began, number + 1)
+        if counts[family, "day"][1] > (STABLE_A_DAY if family == "stable" else CLASSIC_A_DAY):
+            return 45009
+        return 45011 if family == "stable" and counts[family, "minute"][1] > STABLE_A_MINUTE else 0
 
     def stable(self, *, force_refresh: bool) -> tuple[str, int]:
         """Return the token and the seconds it has left."""

@@ -10,9 +10,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from app.sandbox.faults import Dice, Faults
+from app.sandbox.limits import Quotas
 
 REMEMBERED_SECONDS = 600.0
 LONGEST_URL = 1024
+FIELDS = ("first", "keyword1", "keyword2", "keyword3", "keyword4", "remark")
 _OPENID = re.compile(r"[A-Za-z0-9_-]{4,64}")
 _KINDS: dict[str, Callable[[str], bool]] = {
     "thing": lambda text: 0 < len(text) <= 20,
@@ -31,20 +33,33 @@ ERRORS = {
     -1: "system error",
     40001: "invalid credential, access_token is invalid or not latest, could get access_token "
     "by getStableAccessToken, more details at https://mmbizurl.cn/s/JtxxFh33r",
+    40002: "invalid grant_type",
     40003: "invalid openid",
     40013: "invalid appid",
     40014: "invalid access_token",
+    40036: "invalid template_id size",
     40037: "invalid template_id",
     40039: "invalid url size",
     40125: "invalid appsecret",
+    40164: "invalid ip 127.0.0.1, not in whitelist",
     40241: "message is duplicate in 60 seconds",
+    40249: "the content is blocked",
     41001: "access_token missing",
     42001: "access_token expired",
     43002: "require POST method",
     43004: "require subscribe",
     43101: "user refuse to accept the msg",
+    43116: "this template is restricted",
+    43117: "send to this user too frequently",
     45009: "reach max api daily quota limit",
+    45011: "api minute-quota reach limit, must slower retry next minute",
     47001: "data format error",
+    48001: "api unauthorized",
+    48006: "forbid to clear quota because of reaching the limit",
+    89501: "this ip is waiting for the confirmation of the administrator",
+    89503: "this ip needs the confirmation of the administrator",
+    89506: "this ip was refused twice, ask again after 24 hours",
+    89507: "this ip was refused, ask again after 1 hour",
 }
 
 
@@ -62,9 +77,20 @@ class Message:
     at: float
 
 
+@dataclass(frozen=True)
+class Taken:
+    """What became of a request to send: an errcode, or a msgid and, unless it is a repeat, a
+    message that arrives."""
+
+    code: int = 0
+    text: str = ""
+    msgid: int = 0
+    message: Message | None = None
+
+
 @dataclass
 class Accounts:
-    """The official account's side: followers, template, quota, and the phones."""
+    """The official account's side: followers, templates, quotas, and the phones."""
 
     template_id: str
     dice: Dice
@@ -72,25 +98,71 @@ class Accounts:
     messages: list[Message] = field(default_factory=list)
     strangers: set[str] = field(default_factory=set)
     """Openids that don't follow (any more)."""
-    refusing: set[str] = field(default_factory=set)
-    """Openids that refused the template."""
-    daily_quota: int = 100_000
+    refusing: set[tuple[str, str]] = field(default_factory=set)
+    """Openids that refused a template, and the template. No event tells of it."""
+    templates: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Their field names."""
+    banned: set[str] = field(default_factory=set)
+    """Templates that WeChat restricts."""
+    blocked_words: set[str] = field(default_factory=set)
+    """Content that WeChat doesn't let through."""
     accepted: int = 0
     repeats: int = 0
-    _known: dict[tuple[str, str], tuple[float, str]] = field(default_factory=dict)
+    _known: dict[tuple[str, str], tuple[float, int]] = field(default_factory=dict)
 
-    def check(self, body: Any) -> tuple[int, str]:
+    def __post_init__(self) -> None:
+        self.templates.setdefault(self.template_id, FIELDS)
+        self.quotas = Quotas(self.now)
+
+    def take(self, body: Any, faults: Faults) -> Taken:
+        """1. what is wrong with the request, 2. a repeat, 3. what the quotas say, 4. it arrives."""
+        code, text = self._check(body)
+        if code:
+            return Taken(code, text)
+        openid, client_msg_id, now = body["touser"], body.get("client_msg_id"), self.now()
+        known = self._known.get((openid, client_msg_id or ""))
+        if client_msg_id and known and now - known[0] < REMEMBERED_SECONDS:
+            self.repeats += 1
+            if faults.duplicate_reply == "error_40241":
+                return Taken(40241)
+            is_same = faults.duplicate_reply == "ok_same_msgid"
+            return Taken(msgid=known[1] if is_same else self.dice.msgid())
+        data = {name: item["value"] for name, item in body["data"].items()}
+        code = self.quotas.error(openid, f"{body['template_id']} {data}")
+        if code:
+            return Taken(code)
+        msgid = self.dice.msgid()
+        if client_msg_id:
+            self._known[openid, client_msg_id] = (now, msgid)
+        message = Message(
+            str(msgid),
+            openid,
+            body["template_id"],
+            client_msg_id,
+            data,
+            body.get("url"),
+            body.get("miniprogram"),
+            now,
+        )
+        self.messages.append(message)
+        self.accepted += 1
+        return Taken(msgid=msgid, message=message)
+
+    def _check(self, body: Any) -> tuple[int, str]:
         """Return the errcode that a request earns, 0 for none, and what names the culprit."""
         if not isinstance(body, dict) or not isinstance(body.get("data"), dict):
             return 47001, ""
-        openid = body.get("touser")
+        openid, template_id = body.get("touser"), body.get("template_id")
         if not isinstance(openid, str) or not _OPENID.fullmatch(openid):
             return 40003, ""
         if openid in self.strangers:
             return 43004, ""
-        if body.get("template_id") != self.template_id:
-            return 40037, ""
-        if openid in self.refusing:
+        if not isinstance(template_id, str) or template_id not in self.templates:
+            is_long_enough = len(str(template_id)) == len(self.template_id)
+            return (40037 if is_long_enough else 40036), ""
+        if template_id in self.banned:
+            return 43116, ""
+        if (openid, template_id) in self.refusing:
             return 43101, ""
         if len(body.get("url") or "") > LONGEST_URL:
             return 40039, ""
@@ -99,32 +171,6 @@ class Accounts:
             fits = _KINDS.get(name.rstrip("0123456789"))
             if not isinstance(value, str) or (fits is not None and not fits(value)):
                 return 47003, f"argument invalid! data.{name}.value invalid"
-        if self.accepted >= self.daily_quota:
-            return 45009, ""
+            if any(word in value for word in self.blocked_words):
+                return 40249, ""
         return 0, ""
-
-    def accept(self, body: dict[str, Any], faults: Faults) -> tuple[int, Message | None]:
-        """Take a message that `check` found good. None: a repeat, nothing arrives."""
-        now = self.now()
-        openid, client_msg_id = body["touser"], body.get("client_msg_id")
-        known = self._known.get((openid, client_msg_id or ""))
-        if client_msg_id and known and now - known[0] < REMEMBERED_SECONDS:
-            self.repeats += 1
-            same = faults.duplicate_reply == "ok_same_msgid"
-            return int(known[1]) if same else self.dice.msgid(), None
-        msgid = self.dice.msgid()
-        if client_msg_id:
-            self._known[openid, client_msg_id] = (now, str(msgid))
-        message = Message(
-            str(msgid),
-            openid,
-            body["template_id"],
-            client_msg_id,
-            {name: item["value"] for name, item in body["data"].items()},
-            body.get("url"),
-            body.get("miniprogram"),
-            now,
-        )
-        self.messages.append(message)
-        self.accepted += 1
-        return msgid, message

@@ -7,6 +7,7 @@ matched, the answer is 503, and all that is done until then may be done twice.
 import logging
 import time
 from collections.abc import Awaitable
+from contextlib import suppress
 from hashlib import blake2b
 from typing import Literal, Protocol
 
@@ -18,13 +19,22 @@ from agents.channel import LaterWord, StoreAwayError
 from agents.clock import wall_clock
 from app.settings import Settings
 from app.store import store_errors
-from app.wechat.callback import WINDOW_SECONDS, Console, Heard, Refused, hear, verify_address
+from app.wechat.callback import (
+    MOST_BODY_BYTES,
+    WINDOW_SECONDS,
+    Console,
+    Heard,
+    Refused,
+    hear,
+    request_name,
+    verify_address,
+)
 from app.wechat.events import EventError, job_error, msgid_of, to_event
 from app.wechat.receipts import Receipts
 from app.wechat.subscriptions import Subscriptions
 from streams.metrics import DELIVERIES
 from streams.records import Delivery, WechatEvent, encode
-from streams.times import format_instant
+from streams.times import format_instant, parse_instant
 from streams.topics import Topics
 
 _log = logging.getLogger(__name__)
@@ -34,6 +44,8 @@ PATH = "/receive/wechat/callback"
 _DONE_SECONDS = 2 * WINDOW_SECONDS
 # Shorter than the 5 s after which WeChat tries again.
 _BEGUN_SECONDS = 4
+_BEGUN, _DONE = b"begun:", b"done:"
+_ADDRESS_CHECK = b"the check of the address"
 
 
 class _BeingHandledError(Exception):
@@ -67,22 +79,27 @@ class _Callback:
 
     async def verify(self, request: web.Request) -> web.Response:
         echo = verify_address(self._console, request.query, time.time())
-        return _refusal(echo) if isinstance(echo, Refused) else web.Response(text=echo)
+        if isinstance(echo, Refused):
+            return _refusal(echo)
+        # Without Redis the address can be set up all the same: it changes nothing.
+        with suppress(StoreAwayError), store_errors():
+            key = self._key("request", request_name(request.query))
+            await self._redis.set(key, _DONE + _ADDRESS_CHECK, ex=_DONE_SECONDS, nx=True)
+        return web.Response(text=echo)
 
     async def receive(self, request: web.Request) -> web.Response:
         """1. refuse what isn't WeChat's, 2. a repeat, of the request or of the event in another
         one, gets the first one's answer, 3. publish and match, 4. only then call it done."""
-        try:
-            body = await request.read()
-        except web.HTTPRequestEntityTooLarge:
+        body = await _read(request)
+        if body is None:
             return _refusal(Refused("the body is longer than 64 KiB"))
         heard = hear(self._console, request.query, body, time.time())
         if isinstance(heard, Refused):
             return _refusal(heard)
         try:
             event = to_event(heard.fields, self._console.app_id, self._settings.zone)
-            if event is not None:
-                await self._handle_once(event, heard)
+            if not await self._handle_once(event, heard):
+                return _refusal(Refused("the signature was used for another body"))
         except EventError as error:
             return _refusal(Refused(str(error)))
         except (StoreAwayError, KafkaError, _BeingHandledError) as error:
@@ -90,20 +107,51 @@ class _Callback:
             return web.Response(text="try again", status=503)
         return web.Response(text="success")
 
-    async def _handle_once(self, event: WechatEvent, heard: Heard) -> None:
-        """Raises _BeingHandledError when another request with the same is under way."""
-        keys = [self._key("request", heard.nonce), self._key("event", event.event_id)]
+    async def _handle_once(self, event: WechatEvent | None, heard: Heard) -> bool:
+        """Return whether the request may say this; then it is done, now or before.
+
+        `event` None: a person's message, which is heard and left alone.
+        Raises _BeingHandledError when another request with the same is under way.
+        """
+        request = self._key("request", heard.request)
+        said = heard.said.encode()
         with store_errors():
-            for key in keys:
-                if await self._redis.set(key, b"begun", nx=True, ex=_BEGUN_SECONDS):
-                    continue
-                if await self._redis.get(key) == b"done":
-                    return
+            if not await self._begin(request, said):
+                standing = await self._redis.get(request)
+                if standing == _DONE + said:
+                    return True
+                if standing is not None and standing != _BEGUN + said:
+                    return False
                 raise _BeingHandledError
-        await self._handle(event)
+        begun = {request: _DONE + said}
+        try:
+            if event is not None and await self._is_new(event, begun):
+                await self._handle(event)
+            with store_errors():
+                async with self._redis.pipeline(transaction=True) as pipe:
+                    for key, value in begun.items():
+                        pipe.set(key, value, ex=_DONE_SECONDS)
+                    await pipe.execute()
+        except BaseException:
+            # WeChat may ask again at once, and that must count.
+            with suppress(StoreAwayError), store_errors():
+                await self._redis.delete(*begun)
+            raise
+        return True
+
+    async def _is_new(self, event: WechatEvent, begun: dict[str, bytes]) -> bool:
+        """Whether no other request brought this event; then it is noted in `begun`."""
+        key = self._key("event", event.event_id)
         with store_errors():
-            for key in keys:
-                await self._redis.set(key, b"done", ex=_DONE_SECONDS)
+            if await self._begin(key):
+                begun[key] = _DONE
+                return True
+            if await self._redis.get(key) == _DONE:
+                return False
+        raise _BeingHandledError
+
+    async def _begin(self, key: str, said: bytes = b"") -> bool:
+        return bool(await self._redis.set(key, _BEGUN + said, nx=True, ex=_BEGUN_SECONDS))
 
     async def _handle(self, event: WechatEvent) -> None:
         await self._publish(self._topics.wechat_events, event.openid.encode(), encode(event))
@@ -111,9 +159,9 @@ class _Callback:
             case "templatesendjobfinish":
                 await self._finish_job(event)
             case "unsubscribe":
-                await self._subscriptions.on_unsubscribe(event.openid)
+                await self._subscriptions.on_unsubscribe(event.openid, parse_instant(event.at))
             case "subscribe":
-                await self._subscriptions.on_subscribe(event.openid)
+                await self._subscriptions.on_subscribe(event.openid, parse_instant(event.at))
 
     async def _finish_job(self, event: WechatEvent) -> None:
         msgid = msgid_of(event.fields)
@@ -143,6 +191,16 @@ class _Callback:
     def _key(self, kind: str, name: str) -> str:
         digest = blake2b(name.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
         return f"{self._settings.group}:wechat:{kind}:{digest}"
+
+
+async def _read(request: web.Request) -> bytes | None:
+    """Return the body; None as soon as it is too long."""
+    body = bytearray()
+    async for part in request.content.iter_any():
+        body += part
+        if len(body) > MOST_BODY_BYTES:
+            return None
+    return bytes(body)
 
 
 def _refusal(refused: Refused) -> web.Response:

@@ -2,10 +2,16 @@
 
 The mode is our settings': while no AES key is set the clear body counts, with one only what is
 encrypted does. A request can't choose.
+
+The signature of plain mode doesn't cover the body, so that whoever has seen one could write any
+body under it. Therefore a signature opens one body once (see `Heard.request` and `Heard.said`): the
+same body again is a repeat, another one is refused, and after the window all are. What is left to
+somebody who reads the traffic is to be faster than WeChat; only an AES key closes that.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 from app.wechat import crypto
@@ -54,8 +60,10 @@ class Heard:
     """A request of WeChat's."""
 
     fields: Mapping[str, str]
-    nonce: str
+    request: str
     """Names the request: a repeat of it carries the same."""
+    said: str = ""
+    """Names what it said: under one `request` nothing else may ever be said."""
 
 
 def verify_address(console: Console, query: Mapping[str, str], now_s: float) -> str | Refused:
@@ -105,8 +113,7 @@ def _hear_plain(console: Console, query: Mapping[str, str], body: bytes) -> Hear
     fields = read_fields(body)
     if "Encrypt" in fields and "MsgType" not in fields:
         return Refused("the body is encrypted and DIALWATCH_WECHAT_ENCODING_AES_KEY is not set")
-    # It doesn't cover the body: who replays one can only repeat it.
-    return Heard(fields, f"{query['timestamp']}:{query.get('nonce', '')}:{given}")
+    return Heard(fields, request_name(query), blake2b(body, digest_size=16).hexdigest())
 
 
 def _hear_encrypted(console: Console, query: Mapping[str, str], body: bytes) -> Heard | Refused:
@@ -117,6 +124,10 @@ def _hear_encrypted(console: Console, query: Mapping[str, str], body: bytes) -> 
     if not crypto.is_signed(given, *_signed(console, query), sealed):
         return Refused("the msg_signature is wrong")
     opened = crypto.decrypt(console.aes_keys, console.app_id, sealed)
-    return Heard(
-        read_fields(opened.message), f"{query['timestamp']}:{query.get('nonce', '')}:{given}"
-    )
+    # The signature covers what counts of the body, and is part of the request's name.
+    return Heard(read_fields(opened.message), f"{request_name(query)}:{given}")
+
+
+def request_name(query: Mapping[str, str]) -> str:
+    """Return what a clear signature is bound to: the address check's opens no event later."""
+    return f"{query.get('timestamp', '')}:{query.get('nonce', '')}"

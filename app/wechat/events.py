@@ -1,5 +1,6 @@
 """WeChat's events, from their XML or JSON to the record that the platform reads. Pure."""
 
+import re
 from collections.abc import Mapping
 from datetime import tzinfo
 from hashlib import blake2b
@@ -14,9 +15,9 @@ from streams.times import SECOND, format_instant
 _MOST_FIELDS = 100
 _DEEPEST = 8
 _SCENE_PREFIX = "qrscene_"
-_SCENE_EVENTS = frozenset({"subscribe", "scan"})
 # Beside them stands everything else WeChat sent, as `fields`.
 _OWN_FIELDS = frozenset({"FromUserName", "CreateTime", "Event"})
+_SECONDS = re.compile(r"[0-9]{1,12}")
 _LATEST_SECONDS = 253_402_300_799  # the year 9999
 
 
@@ -43,7 +44,7 @@ def to_event(fields: Mapping[str, str], app_id: str, zone: tzinfo) -> WechatEven
         if not fields.get(name):
             raise EventError(f"{name} is missing")
     created = fields["CreateTime"]
-    if not (created.isascii() and created.isdigit()) or int(created[:20]) > _LATEST_SECONDS:
+    if _SECONDS.fullmatch(created) is None or int(created) > _LATEST_SECONDS:
         raise EventError("CreateTime is no time")
     event, openid = fields["Event"], fields["FromUserName"]
     # Two results of one second differ only in their MsgID.
@@ -72,9 +73,15 @@ def job_error(status: str) -> str | None:
 
 
 def _scene(event: str, key: str) -> str | None:
-    if event.lower() not in _SCENE_EVENTS:
-        return None
-    return key.removeprefix(_SCENE_PREFIX) or None
+    """Return the scene of the QR code. A new follower's has a prefix, and none came by a code
+    whose key hasn't; a follower's own is as it was made."""
+    match event.lower():
+        case "subscribe" if key.startswith(_SCENE_PREFIX):
+            return key.removeprefix(_SCENE_PREFIX) or None
+        case "scan":
+            return key or None
+        case _:
+            return None
 
 
 def _read_json(body: bytes) -> dict[str, str]:

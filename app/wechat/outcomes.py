@@ -1,5 +1,7 @@
 """What WeChat's answers mean: every code in one table, and what is done about it.
 
+Operators replace rows of it with `DIALWATCH_WECHAT_RULES`; see `parse_rules`.
+
 Codes and their meaning: official per-API list and global table, public SDKs, reports of users.
 The list is open, so that an unknown code has a row too. Pure: no clock, no I/O, no log.
 """
@@ -42,6 +44,8 @@ class Rule(Struct, frozen=True):
     """Pause of TRY_LATER (None: back off) or length of a hold until the next probe."""
     most_tries: int | None = None
     """None: as often as it takes."""
+    slow_tries: int = 0
+    """Of HOLD_TEMPLATE: so many times it is tried again, slowly, before the template is held."""
     is_overload: bool = False
     """A sign to send more slowly."""
 
@@ -63,6 +67,8 @@ class Circumstances(Struct, frozen=True, kw_only=True):
     """An earlier attempt may have been taken."""
     recipients_hit: int = 1
     """Different recipients that lately got this answer."""
+    template_refusals: int = 1
+    """How often in a row this template was refused."""
 
 
 MINUTE = 60.0
@@ -88,7 +94,7 @@ RULES: Mapping[int, Rule] = {
     40033: _REFUSE,  # \uxxxx escapes
     40035: _REFUSE,  # parameters
     40036: _HOLD_TEMPLATE,  # template id, length
-    40037: _HOLD_TEMPLATE,  # template id unknown; seen to pass within minutes
+    40037: Rule(Do.HOLD_TEMPLATE, MINUTE, slow_tries=3),  # unknown; seen to pass within minutes
     40038: _REFUSE,  # body
     40039: _REFUSE,  # url, length
     40066: _REFUSE,  # API path
@@ -118,8 +124,8 @@ RULES: Mapping[int, Rule] = {
     44002: _REFUSE,  # body empty
     45002: _REFUSE,  # body too long
     # The day's quota. It begins anew at midnight in Shanghai, or when an operator clears it: a
-    # probe now and then finds out.
-    45009: Rule(Do.HOLD_TODAY, 15 * MINUTE),
+    # probe a minute finds out.
+    45009: Rule(Do.HOLD_TODAY, MINUTE),
     45011: Rule(Do.TRY_NEXT_MINUTE, is_overload=True),  # the minute's quota
     45015: _REFUSE,  # customer-service messages only
     45035: _HOLD,  # IP not in the list
@@ -148,7 +154,37 @@ MANY_RECIPIENTS = 5
 
 # Another system's template is its own trouble: its message is given up after some tries rather
 # than kept in front of the customer's other messages for good.
-_FOREIGN_TEMPLATE = Rule(Do.TRY_LATER, 20.0, most_tries=4)
+SLOW_SECONDS = 20.0
+_FOREIGN_TEMPLATE = Rule(Do.TRY_LATER, SLOW_SECONDS, most_tries=4)
+
+_OVERRIDE = re.compile(r"(-?\d{1,6})=([a-z_]+)(?::(\d{1,6}(?:\.\d+)?))?(?::([1-9]\d?))?")
+_OVERRIDABLE = {do.name.lower(): do for do in Do}
+
+
+def parse_rules(setting: str) -> Mapping[int, Rule]:
+    """Return the table with an operator's rows in place of ours.
+
+    A row is `CODE=ACTION`, `CODE=ACTION:SECONDS` or `CODE=ACTION:SECONDS:TRIES`, with an action
+    of `Do` in lower case; rows are separated by commas. Raises ValueError with what is wrong.
+    """
+    rules = dict(RULES)
+    for row in filter(None, (part.strip() for part in setting.split(","))):
+        shape = _OVERRIDE.fullmatch(row)
+        do = _OVERRIDABLE.get(shape[2]) if shape else None
+        if shape is None or do is None:
+            raise ValueError(
+                "must be rows CODE=ACTION:SECONDS:TRIES separated by commas, with the actions "
+                + ", ".join(_OVERRIDABLE)
+            )
+        code, after_s, tries = int(shape[1]), shape[3], shape[4]
+        rules[code] = Rule(
+            do,
+            float(after_s) if after_s else None,
+            int(tries) if tries else None,
+            is_overload=rules.get(code, UNKNOWN).is_overload,
+        )
+    return rules
+
 
 _RID = re.compile(r"[\s,]*(?:hints?: *\[[^\]]*\]|rid: *[\w-]+)", re.IGNORECASE)
 _MOST_TEXT = 200
@@ -208,6 +244,8 @@ def outcome(
         case Do.HOLD_TODAY:
             left_s = _left_s(circumstances.now, DAY)
             return Held(text, min(rule.after_s or left_s, left_s), code)
+        case Do.HOLD_TEMPLATE if circumstances.template_refusals <= rule.slow_tries:
+            return TryLater(text, SLOW_SECONDS, code)
         case Do.HOLD_TEMPLATE:
             return Held(text, rule.after_s or MINUTE, code, scope=circumstances.template_id)
         case Do.CHECK_DUPLICATE:

@@ -1,11 +1,25 @@
 """Who doesn't follow the official account: said by WeChat's events, or by its refusals."""
 
+from collections.abc import Awaitable
+from typing import cast
+
 from redis.asyncio import Redis
 
 from app.store import store_errors
 
 # A refusal may be a passing fault of WeChat's, and no event takes it back.
 _REFUSAL_SECONDS = 86400
+# WeChat repeats an event for seconds: by then it is known which of two was the later one.
+_ORDER_SECONDS = 3600
+
+# What an unsubscribe that had to be repeated says is no longer true after the next subscribe.
+_ON_EVENT = """
+local last = redis.call('GET', KEYS[2])
+if last and tonumber(ARGV[1]) < tonumber(last) then return 0 end
+redis.call('SET', KEYS[2], ARGV[1], 'EX', ARGV[3])
+if ARGV[2] == '1' then redis.call('DEL', KEYS[1]) else redis.call('SET', KEYS[1], 'event') end
+return 1
+"""
 
 
 class Subscriptions:
@@ -16,15 +30,13 @@ class Subscriptions:
         self._redis = redis
         self._prefix = prefix
 
-    async def on_unsubscribe(self, openid: str) -> None:
-        """Send this customer nothing until the next subscribe."""
-        with store_errors():
-            await self._redis.set(self._key(openid), b"event")
+    async def on_unsubscribe(self, openid: str, at: int) -> None:
+        """Send this customer nothing until the next subscribe. `at`: the event's instant."""
+        await self._on_event(openid, at, follows=False)
 
-    async def on_subscribe(self, openid: str) -> None:
+    async def on_subscribe(self, openid: str, at: int) -> None:
         """Send to this customer again."""
-        with store_errors():
-            await self._redis.delete(self._key(openid))
+        await self._on_event(openid, at, follows=True)
 
     async def on_refusal(self, openid: str) -> None:
         """WeChat says that this customer doesn't follow: send nothing for a day."""
@@ -35,6 +47,12 @@ class Subscriptions:
         """Whether messages to this customer are skipped."""
         with store_errors():
             return bool(await self._redis.exists(self._key(openid)))
+
+    async def _on_event(self, openid: str, at: int, *, follows: bool) -> None:
+        keys = (self._key(openid), f"{self._prefix}:wechat:follows-since:{openid}")
+        arguments = (str(at), str(int(follows)), str(_ORDER_SECONDS))
+        with store_errors():
+            await cast("Awaitable[int]", self._redis.eval(_ON_EVENT, 2, *keys, *arguments))
 
     def _key(self, openid: str) -> str:
         return f"{self._prefix}:wechat:unsubscribed:{openid}"

@@ -9,6 +9,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 
 from agents.channel import Entry, LaterWord, Message, StoreAwayError
+from agents.holds import Holds
 from agents.outcomes import Outcome, Refused, Sent, Skipped
 from agents.send import SendAgent
 from streams.engine.outbox import OutboxRecord
@@ -90,6 +91,7 @@ class FakeChannel:
     words: dict[str, LaterWord] = field(default_factory=dict)
     attempts: list[tuple[float, str, bool]] = field(default_factory=list)
     """(moment, message id, is_repeat) of every call."""
+    holds: Holds = field(default_factory=lambda: Holds("wechat", now=now, random=lambda: 0.0))
     under_way: int = 0
     most_under_way: int = 0
 

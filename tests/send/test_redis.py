@@ -85,12 +85,23 @@ async def test_of_a_word_and_an_answer_at_the_same_moment_exactly_one_sees_the_o
 async def test_an_unsubscribed_customer_stays_so_until_the_next_subscribe(redis: Redis) -> None:
     subscriptions = Subscriptions(redis, "g")
     assert not await subscriptions.is_unsubscribed("o1")
-    await subscriptions.on_unsubscribe("o1")
+    await subscriptions.on_unsubscribe("o1", 5)
     assert await subscriptions.is_unsubscribed("o1")
     await subscriptions.on_refusal("o1")
     assert await redis.ttl("g:wechat:unsubscribed:o1") == -1
-    await subscriptions.on_subscribe("o1")
+    await subscriptions.on_subscribe("o1", 6)
     assert not await subscriptions.is_unsubscribed("o1")
+
+
+async def test_an_unsubscribe_that_had_to_be_repeated_does_not_undo_a_later_subscribe(
+    redis: Redis,
+) -> None:
+    subscriptions = Subscriptions(redis, "g")
+    await subscriptions.on_subscribe("o1", 1_548_834_731_000_000)
+    await subscriptions.on_unsubscribe("o1", 1_548_834_730_000_000)
+    assert not await subscriptions.is_unsubscribed("o1")
+    await subscriptions.on_unsubscribe("o1", 1_548_834_731_000_000)
+    assert await subscriptions.is_unsubscribed("o1")
 
 
 async def test_a_refusal_is_believed_for_a_day(redis: Redis) -> None:

@@ -218,6 +218,7 @@ def test_a_hold_stops_everybody_counts_as_no_attempt_and_loses_nothing() -> None
         await asyncio.sleep(1)
         (view,) = world.agent.holds()
         assert (view.channel, view.reason, view.scope) == ("wechat", "45009", None)
+        assert view.detail == "daily quota"
         assert view.until == "2019-01-30T16:52:10.050000+08:00"
         await world.done()
         assert world.agent.holds() == []
@@ -228,6 +229,86 @@ def test_a_hold_stops_everybody_counts_as_no_attempt_and_loses_nothing() -> None
     assert [round(moment) for moment in moments[:3]] == [0, 3600, 7200]
     assert all(delivery.attempts == 1 for delivery in world.deliveries())
     assert all(status == ["sent"] for status in world.statuses().values())
+
+
+def test_what_one_agent_of_a_channel_learns_holds_the_other_too() -> None:
+    channel = answering(Held("daily quota", 60, 45009), Sent("1"))
+    urgent, bulk = World(channel), World(channel)
+    other = World(FakeChannel())
+
+    async def main() -> None:
+        urgent.take(notification("n0", "a"))
+        await asyncio.sleep(1)
+        bulk.take(*[notification(f"b{i}", f"b{i}") for i in range(20)])
+        other.take(notification("o", "a"))
+        await asyncio.sleep(30)
+        # As one: the page shows each hold once.
+        assert urgent.agent.holds() == bulk.agent.holds() != []
+        assert other.agent.holds() == []
+        await urgent.done()
+        await bulk.done()
+        await other.done()
+
+    run_virtually(main())
+    moments = [round(moment) for moment, _, _ in channel.attempts]
+    # One finds out; after a minute one probe of the two agents opens for both.
+    assert moments[:2] == [0, 60]
+    assert len(moments) == 1 + 1 + 20
+    assert channel.moments("n0")[1] == pytest.approx(60, abs=0.2)
+    assert {status for world in (urgent, bulk) for (status,) in world.statuses().values()} == {
+        "sent"
+    }
+
+
+def test_a_repeat_that_the_store_delays_beyond_ten_minutes_is_not_sent() -> None:
+    world = World(answering(Unclear("ReadTimeout"), takes_s=10))
+
+    async def main() -> None:
+        world.take(notification("n1", "a"))
+        await asyncio.sleep(5)
+        world.ledger.is_away = True  # so that what is tried next is first written down
+        await asyncio.sleep(700)
+        world.ledger.is_away = False
+        await world.done()
+
+    run_virtually(main())
+    assert world.channel.moments("n1") == [0]
+    assert world.deliveries()[0].error == "uncertain"
+
+
+def test_no_attempt_is_under_way_when_the_doubt_is_too_old() -> None:
+    async def answer(message: Message, is_repeat: bool) -> Outcome:
+        if not is_repeat:
+            return Unclear("ReadTimeout")
+        await asyncio.sleep(5000)  # the pace is slow, the token is renewed, …
+        raise AssertionError("was sent")
+
+    world = World(FakeChannel(answer))
+
+    async def main() -> None:
+        world.take(notification("n1", "a"))
+        await world.done()
+
+    run_virtually(main())
+    assert world.deliveries()[0].error == "uncertain"
+    assert world.finished[0, 0] == pytest.approx(600)
+
+
+class _AwayAtTheFirstWrite(MemoryLedger):
+    async def write(self, notification_id: str, entry: Entry) -> Entry | None:
+        if not self.questions_to_write:
+            self.is_away = True
+            asyncio.get_running_loop().call_later(900, setattr, self, "is_away", False)
+        self.questions_to_write += 1
+        return await super().write(notification_id, entry)
+
+    questions_to_write = 0
+
+
+def test_a_store_that_is_away_before_the_first_attempt_makes_no_doubt() -> None:
+    world = one_command(answering(Unclear("ReadTimeout"), Sent("1")), _AwayAtTheFirstWrite())
+    assert world.channel.moments("n1")[0] >= 900
+    assert world.statuses() == {"n1": ["sent"]}
 
 
 def test_a_hold_of_one_template_leaves_the_others_alone() -> None:

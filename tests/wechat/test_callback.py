@@ -88,9 +88,28 @@ async def test_a_plain_event_is_published_once_and_a_repeat_gets_the_same_answer
             "Ticket": "t",
         },
     }
-    # The signature of plain mode doesn't cover the body: it opens nothing a second time.
-    await client.post(PATH, params=params, data=event("unsubscribe"))
+
+
+async def test_a_signature_that_does_not_cover_the_body_opens_one_body_only(
+    client: Client, recorder: Recorder, redis: Redis
+) -> None:
+    params = query("n1")
+    assert (await client.post(PATH, params=params, data=event())).status == 200
+    forged = event("unsubscribe", CreateTime="1548834731")
+    assert (await client.post(PATH, params=params, data=forged)).status == 403
+    # The same of a repeat under another signature, of a person's message and of the check of the
+    # address: each has used its signature up.
+    assert (await client.post(PATH, params=query("n2"), data=event())).status == 200
+    assert (await client.post(PATH, params=query("n2"), data=forged)).status == 403
+    text = event(CreateTime="1548834735").replace(b"event", b"text")
+    assert (await client.post(PATH, params=query("n3"), data=text)).status == 200
+    assert (await client.post(PATH, params=query("n3"), data=text)).status == 200
+    assert (await client.post(PATH, params=query("n3"), data=forged)).status == 403
+    assert (await client.get(PATH, params=query("n4") | {"echostr": "e"})).status == 200
+    assert (await client.get(PATH, params=query("n4") | {"echostr": "e"})).status == 200
+    assert (await client.post(PATH, params=query("n4"), data=forged)).status == 403
     assert len(recorder.records) == 1
+    assert not await Subscriptions(redis, "dialwatch").is_unsubscribed("openid1")
 
 
 async def test_the_scene_of_a_new_follower_comes_without_its_prefix(
@@ -98,8 +117,12 @@ async def test_the_scene_of_a_new_follower_comes_without_its_prefix(
 ) -> None:
     await client.post(PATH, params=query("n1"), data=event(EventKey="qrscene_invite-7"))
     await client.post(PATH, params=query("n2"), data=event(EventKey="", CreateTime="1548834731"))
+    # A scene may itself begin like the prefix; what a follower scanned has none.
+    await client.post(PATH, params=query("n3"), data=event(EventKey="qrscene_qrscene_7"))
+    await client.post(PATH, params=query("n4"), data=event("SCAN", EventKey="qrscene_7"))
+    await client.post(PATH, params=query("n5"), data=event(EventKey="scanbarcode|CODE,1"))
     scenes = [json.loads(value)["scene"] for value in recorder.of("wechat-events")]
-    assert scenes == ["invite-7", None]
+    assert scenes == ["invite-7", None, "qrscene_7", "qrscene_7", None]
 
 
 async def test_json_bodies_say_the_same(client: Client, recorder: Recorder) -> None:
@@ -120,6 +143,7 @@ async def test_json_bodies_say_the_same(client: Client, recorder: Recorder) -> N
         (query("n"), b"rubbish"),
         (query("n"), b""),
         (query("n"), event(CreateTime="soon")),
+        (query("n"), event(CreateTime="0" * 20 + "9" * 14)),
         (query("n"), b"<xml>" + b"x" * 65_536 + b"</xml>"),
         (query("n"), sealed_xml(KEY, event())[1]),
     ],
@@ -222,14 +246,25 @@ async def test_unsubscribe_holds_until_the_next_subscribe(client: Client, redis:
 
 
 async def test_without_kafka_the_answer_is_503_and_the_repeat_counts(
-    client: Client, recorder: Recorder, redis: Redis
+    client: Client, recorder: Recorder
 ) -> None:
     recorder.error = KafkaConnectionError()
     params = query("n1")
     assert (await client.post(PATH, params=params, data=event())).status == 503
     recorder.error = None
-    async for key in redis.scan_iter("*"):
-        await redis.pexpire(key, 1)  # as the seconds until WeChat's repeat do
-    await asyncio.sleep(0.01)
     assert (await client.post(PATH, params=params, data=event())).status == 200
+    assert len(recorder.of("wechat-events")) == 1
+
+
+async def test_of_requests_at_the_same_moment_one_is_handled(
+    client: Client, recorder: Recorder
+) -> None:
+    bodies = [(query(nonce), event()) for nonce in ("a", "a", "b", "b")]
+    answers = [client.post(PATH, params=params, data=body) for params, body in bodies]
+    statuses = {answer.status for answer in await asyncio.gather(*answers)}
+    assert statuses <= {200, 503}  # who came too early asks again
+    assert 200 in statuses
+    assert len(recorder.of("wechat-events")) == 1
+    for params, body in bodies:
+        assert (await client.post(PATH, params=params, data=body)).status == 200
     assert len(recorder.of("wechat-events")) == 1
