@@ -1,11 +1,14 @@
 """The contract's edges: equal instants, last moments, repeats, and one rule meeting another."""
 
+import random
 from datetime import UTC, datetime, time, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
 
+from tables import recharges
+from tables.recharges import Recharges
 from tests.drive import Drive
 from tests.installation import Published
 from tests.rules.test_noticing import failures, low, scenarios, tick, told
@@ -277,6 +280,22 @@ def test_a_repeated_call_or_recharge_brings_no_balance() -> None:
     assert low(drive, 0, "1", "2019-01-30T08:00:00+08:00") == []
     assert drive.take([recharge("acme", "r1", balance="1")]) == []
     assert drive.take(tick("2019-01-31T09:00:00+08:00")) == []
+
+
+def test_a_recharge_is_told_once_however_many_came_before_it() -> None:
+    drive = Drive()
+    drive.take([account("acme", channels={"recharge_received": ["inbox"]})])
+    rng = random.Random(1)
+    ids = [f"r{rng.randrange(5_000)}" for _ in range(10_000)]
+    drive.take([recharge("acme", one) for one in ids])
+    assert [one["cause"]["recharge_id"] for one in drive.commands] == list(dict.fromkeys(ids))
+    # Also where one hash ends and the next begins.
+    known = Recharges(bytes(8) + b"\1" * 8)
+    alone = Recharges()
+    recharges.fold(alone, "x")
+    known.hashes += b"\2" * 3 + alone.hashes + b"\2" * 5
+    assert recharges.fold(known, "x")
+    assert not recharges.fold(known, "x")
 
 
 def test_low_on_every_day_is_told_on_every_day() -> None:
