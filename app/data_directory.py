@@ -1,11 +1,14 @@
 """A worker's own directory: who it is over restarts, and that nobody else is it."""
 
 import fcntl
+import re
 import uuid
 from pathlib import Path
 from typing import IO
 
 from app.errors import CommandError
+
+_WORKER_ID = re.compile(r"[0-9a-f]{12}")
 
 
 class DataDirectory:
@@ -38,18 +41,15 @@ class DataDirectory:
         """
         file = self._path / "worker-id"
         try:
-            known = file.read_text().strip()
-        except FileNotFoundError:
-            known = ""
-        if not known:
-            known = uuid.uuid4().hex[:12]
-            try:
+            known = file.read_text(errors="replace").strip() if file.exists() else ""
+            if not _WORKER_ID.fullmatch(known):  # new, or cut short when the disk was full
+                known = uuid.uuid4().hex[:12]
                 file.write_text(known + "\n")
-            except OSError as error:
-                raise CommandError(
-                    f"can't write to {self._path} ({error.strerror}): make room or set "
-                    "DIALWATCH_DATADIR to another directory"
-                ) from error
+        except OSError as error:
+            raise CommandError(
+                f"can't keep the worker's id in {file} ({error.strerror}): make room and let this "
+                "user read and write there, or set DIALWATCH_DATADIR to another directory"
+            ) from error
         return known
 
     def close(self) -> None:

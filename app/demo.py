@@ -11,6 +11,7 @@ import json
 import os
 import secrets
 import shutil
+import signal
 import tempfile
 import threading
 import time
@@ -90,6 +91,7 @@ def run_demo(*, calls: int, seed: int, stay: bool, shown: int = SHOWN_OF_EACH) -
     # What is set up here for another installation must not leak into this one.
     for name in [name for name in os.environ if name.startswith(PREFIX)]:
         del os.environ[name]
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # it says goodbye as on Ctrl-C
     before = Path.cwd()
     directory = Path(tempfile.mkdtemp(prefix="dialwatch-demo-"))
     os.chdir(directory)

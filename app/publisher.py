@@ -1,5 +1,6 @@
 """Single records from outside the engine: ticks, callbacks, the sending service."""
 
+import asyncio
 from typing import Any
 
 from aiokafka import AIOKafkaProducer
@@ -11,6 +12,8 @@ class Publisher:
     def __init__(self, client_options: dict[str, Any]) -> None:
         self._options = client_options
         self._producer: AIOKafkaProducer | None = None
+        # Callbacks come many at once; each would start a producer of its own.
+        self._starting = asyncio.Lock()
 
     async def publish(
         self, topic: str, key: bytes | None, value: bytes, partition: int | None = None
@@ -25,14 +28,15 @@ class Publisher:
             await self._producer.stop()
 
     async def _started(self) -> AIOKafkaProducer:
-        if self._producer is None:
-            producer = AIOKafkaProducer(
-                **self._options, acks="all", enable_idempotence=True, linger_ms=0
-            )
-            try:
-                await producer.start()
-            except BaseException:
-                await producer.stop()
-                raise
-            self._producer = producer
+        async with self._starting:
+            if self._producer is None:
+                producer = AIOKafkaProducer(
+                    **self._options, acks="all", enable_idempotence=True, linger_ms=0
+                )
+                try:
+                    await producer.start()
+                except BaseException:
+                    await producer.stop()
+                    raise
+                self._producer = producer
         return self._producer

@@ -15,7 +15,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from streams.topics import Topics
 
-SHOWN = 100
+SHOWN = 50
 # Each commit leaves a mark in the log, so that there are more offsets than records.
 _OFFSETS_BACK = 200
 _READ_SECONDS = 3.0

@@ -25,8 +25,8 @@ from app.web.history import SAMPLE_SECONDS
 from app.web.recent import DeliveryLine, LetterLine, read_recent
 from app.web.sending import add_sending_routes
 from app.web.view import WorkerView, counted
+from app.web.words import duration, matrix, ranges
 from streams import metrics
-from streams.records import SCENARIOS
 
 log = logging.getLogger(__name__)
 
@@ -121,10 +121,10 @@ class WebServer:
         view = self._view
         page = self._page_template.render(
             view=view,
-            ranges=_ranges,
+            ranges=ranges,
             now=datetime.now(view.settings.zone),
-            uptime=_duration(time.monotonic() - view.began),
-            noticed=_matrix(counted(metrics.NOTIFICATIONS)),
+            uptime=duration(time.monotonic() - view.began),
+            noticed=matrix(counted(metrics.NOTIFICATIONS)),
             deliveries=counted(metrics.DELIVERIES),
             dead_letters=counted(metrics.DEAD_LETTERS),
             rebalances=int(metrics.REBALANCES._value.get()),
@@ -175,39 +175,3 @@ def _file(name: str) -> Callable[[web.Request], Awaitable[web.FileResponse]]:
         return web.FileResponse(_FOLDER / name)
 
     return serve
-
-
-def _matrix(
-    counts: list[tuple[tuple[str, ...], float]],
-) -> list[tuple[str, list[int]]]:
-    """Return for each scenario how many commands went to each of the three channels."""
-    found = {(scenario, channel): int(count) for (scenario, channel), count in counts}
-    scenarios = [*SCENARIOS, *sorted({name for name, _ in found} - set(SCENARIOS))]
-    rows = [
-        (name, [found.get((name, channel), 0) for channel in ("inbox", "wechat", "sms")])
-        for name in scenarios
-    ]
-    return [(name, row) for name, row in rows if any(row)]
-
-
-def _ranges(numbers: list[int]) -> str:
-    """Return sorted numbers for people: 0–3, 5."""
-    parts: list[list[int]] = []
-    for number in numbers:
-        if parts and number == parts[-1][-1] + 1:
-            parts[-1].append(number)
-        else:
-            parts.append([number])
-    return ", ".join(str(part[0]) if len(part) == 1 else f"{part[0]}–{part[-1]}" for part in parts)
-
-
-def _duration(seconds: float) -> str:
-    """Return a time span for people, in its two largest units."""
-    minutes, s = divmod(int(seconds), 60)
-    hours, m = divmod(minutes, 60)
-    days, h = divmod(hours, 24)
-    if days:
-        return f"{days} d {h} h"
-    if hours:
-        return f"{h} h {m} min"
-    return f"{m} min {s} s" if m else f"{s} s"

@@ -62,7 +62,7 @@ def test_no_room_for_the_data_is_one_line(tmp_path: Path) -> None:
     )
     assert ended.returncode == 1
     (line,) = ended.stderr.splitlines()
-    assert "can't write to" in line
+    assert "worker-id (File too large): make room" in line
     assert "DIALWATCH_DATADIR" in line
 
 

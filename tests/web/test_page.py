@@ -10,6 +10,7 @@ from app.settings import load_settings
 from app.web.history import KEPT, History, Sample, sparkline
 from app.web.recent import masked
 from app.web.view import STUCK_SECONDS, WorkerView
+from app.web.words import duration, matrix, ranges
 
 
 def test_the_rate_is_that_of_the_last_half_minute() -> None:
@@ -103,3 +104,26 @@ def test_settings_that_somebody_chose_are_told_from_the_defaults() -> None:
         for name, _, chosen in WorkerView(load_settings(run_length=50)).settings_shown()
     }
     assert [name for name, chosen in shown.items() if chosen] == ["DIALWATCH_RUN_LENGTH"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(5.9, "5 s"), (65, "1 min 5 s"), (3_660, "1 h 1 min"), (90_000, "1 d 1 h")],
+)
+def test_a_time_span_has_two_units_at_most(seconds: float, words: str) -> None:
+    assert duration(seconds) == words
+
+
+def test_partitions_are_shown_as_ranges() -> None:
+    assert ranges([0, 1, 2, 3, 5, 7, 8]) == "0–3, 5, 7–8"
+    assert ranges([]) == ""
+
+
+def test_scenarios_come_in_the_contract_s_order_and_others_after_them() -> None:
+    counts = [(("direct", "wechat"), 2.0), (("low_balance", "sms"), 1.0),
+              (("batch_completed", "inbox"), 3.0), (("announcement", "inbox"), 0.0)]  # fmt: skip
+    assert matrix(counts) == [
+        ("batch_completed", [3, 0, 0]),
+        ("low_balance", [0, 0, 1]),
+        ("direct", [0, 2, 0]),
+    ]

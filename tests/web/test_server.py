@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from app.local.worker import WorkerProcess
+from app.sandbox.run import running_sandbox
 from tests.installation import Installation
 from tests.samples import account, call
 
@@ -107,3 +108,28 @@ async def test_with_a_token_the_newest_deliveries_are_for_whom_has_it(
     worker = installation.worker(DIALWATCH_WEB_TOKEN="ops-token")
     assert worker.get("/recent")[0] == 401
     assert worker.get("/")[0] == 200
+
+
+@pytest.mark.broker
+async def test_without_redis_a_worker_watches_on_and_says_what_waits(
+    installation: Installation,
+) -> None:
+    installation.variables["DIALWATCH_REDIS_URL"] = "redis://127.0.0.1:1/0"
+    with running_sandbox() as (sandbox, environment):
+        worker = installation.worker(**environment)
+        await installation.publish(
+            [account("acme", intent_classes=["A"]), call("acme", 0, result="A")]
+        )
+        await installation.wait_for("notifications", lambda seen: len(seen) == 2)
+        for _ in range(100):
+            if "answer: messages wait" in worker.get("/")[1]:
+                break
+            await asyncio.sleep(0.1)
+        else:
+            pytest.fail("the page doesn't say that Redis is away")
+        assert worker.get("/ready")[0] == 200
+        assert "set DIALWATCH_REDIS_URL; until then no message is sent" in worker.log.read_text()
+        assert [one["channel"] for one in await installation.read_values("deliveries")] == ["inbox"]
+        assert sandbox.wechat.messages == []
+        worker.terminate()
+        assert worker.wait_exit() == 0
