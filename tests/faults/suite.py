@@ -384,6 +384,24 @@ def freeze_at(point: str) -> Fault:
     return strike
 
 
+async def wake_in_takeover(round_: Round) -> None:
+    """Freeze between offsets and commit, and wake up while the other one takes over: the commit may
+    still succeed, after the other one has asked what was committed."""
+    for _ in range(round_.turns):
+        await _all_ready(round_)
+        worker, other = round_.pick()
+        await round_.end(worker)
+        point = f"{fault_points.BEFORE_COMMIT}:{round_.rng.randrange(3, 9)}"
+        round_.launch(worker, DIALWATCH_TEST_FREEZE_AT=point)
+        await round_.frozen(worker, STRIKE_SECONDS)
+        deadline = time.monotonic() + PAUSE_LIMIT_SECONDS
+        while await asyncio.to_thread(other.is_serving):
+            assert time.monotonic() < deadline, "nobody noticed that a worker was frozen"
+            await asyncio.sleep(0.01)
+        await _some_time(round_, 0.0, 0.6)
+        worker.resume()
+
+
 async def freeze_at_random(round_: Round) -> None:
     await _all_ready(round_)
     await _some_time(round_, 0.5, 4.0)
@@ -553,6 +571,7 @@ FAULTS: dict[str, Kind] = {
     **{f"crash-{point}": Kind(crash_at(point)) for point in fault_points.POINTS},
     **{f"freeze-{point}": Kind(freeze_at(point)) for point in fault_points.POINTS},
     "freeze-at-random": Kind(freeze_at_random),
+    "wake-in-takeover": Kind(wake_in_takeover),
     "come-and-go": Kind(come_and_go),
     "rolling-restart": Kind(rolling_restart),
     "pause-broker": Kind(pause_broker),

@@ -14,7 +14,7 @@ from tests.faults.suite import FAULTS, Round
 SEED = 1
 SHORT = (
     "crash-before-commit",
-    "crash-after-commit",
+    "freeze-at-random",
     "crash-during-send",
     "freeze-before-offsets",
     "refused-produce",
