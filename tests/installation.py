@@ -16,6 +16,7 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from app.local.worker import WorkerProcess
 from app.settings import PREFIX, Settings, load_settings
 from app.topics_admin import create_topics
+from streams.engine.producer import within
 from streams.topics import Topics
 
 PARTITIONS = 4
@@ -157,7 +158,7 @@ class Installation:
                 if not behind:
                     return records
         finally:
-            await consumer.stop()
+            await within(10.0, consumer.stop())
 
     async def unfolded(self, names: Iterable[str]) -> dict[str, int]:
         """Return how many committed records of topics, by real name, the group hasn't folded."""
@@ -177,7 +178,7 @@ class Installation:
                     for record in await self.read_named(name)
                 )
         finally:
-            await consumer.stop()
+            await within(10.0, consumer.stop())
         return left
 
     async def read_values(self, topic: str) -> list[dict[str, Any]]:

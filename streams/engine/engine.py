@@ -226,6 +226,12 @@ class Engine:
                     log.warning("can't take partitions over yet, trying on: %r", error)
                     has_complained = True
                 await self._producer.end()
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                if task is None or task.cancelling():
+                    raise
+                # aiokafka leaks the ends of its own tasks; this one was not meant.
+                log.warning("can't take partitions over yet, trying on: a request was dropped")
             except Exception as error:  # a task's exception would be seen by nobody
                 self.crash(error)
                 return

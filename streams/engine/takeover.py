@@ -15,7 +15,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from streams import metrics
-from streams.engine.producer import TransactionalProducer
+from streams.engine.producer import TransactionalProducer, within
 from streams.engine.protocol import CommittedOffset
 from streams.engine.state import State
 from streams.engine.types import TP
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 _ASK_AGAIN_S = 0.02
 _PATIENCE_S = 0.5
 """A live owner finishes its commit in this time; after it the owner counts as gone."""
-_REPORT_EVERY_RECORDS = 100_000
+_STOP_S = 3.0
 
 
 class OffsetOutOfRangeError(Exception):
@@ -70,7 +70,7 @@ class LogReader:
         """Disconnect."""
         for consumer in (self._ends, self._records):
             if consumer is not None:
-                await consumer.stop()
+                await within(_STOP_S, consumer.stop())
         self._ends = self._records = None
 
     async def ends(self, tps: Iterable[TP]) -> dict[TP, int]:
@@ -143,7 +143,7 @@ class LogReader:
         try:
             await consumer.start()
         except BaseException:
-            await consumer.stop()
+            await within(_STOP_S, consumer.stop())
             raise
         return consumer
 

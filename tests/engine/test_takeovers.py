@@ -183,6 +183,24 @@ async def test_a_record_is_never_folded_on_a_state_that_is_not_there(
     ]
 
 
+async def test_a_cancellation_that_is_not_its_own_does_not_end_a_takeover(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # aiokafka's stop() raises it when a connection was lost; the worker would idle for ever.
+    tries = []
+
+    async def leaking() -> None:
+        tries.append(1)
+        if len(tries) == 1:
+            raise asyncio.CancelledError
+
+    monkeypatch.setattr(engine, "_try_take_over", leaking)
+    monkeypatch.setattr("streams.engine.engine._RECOVER_AGAIN_S", 0.01)
+    engine.on_assigned({CALLS}, Membership("group", 1, "member"))
+    await asyncio.sleep(0.1)
+    assert len(tries) == 2
+
+
 async def test_a_stopped_engine_takes_nothing_over(engine: Engine) -> None:
     await engine.stop()
     engine.on_assigned({CALLS}, Membership("group", 2, "member"))

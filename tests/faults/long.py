@@ -71,6 +71,7 @@ def run_round(bench: Bench, seed: int, name: str) -> str:
         asyncio.run(asyncio.wait_for(round_.run(kind.strike), ROUND_SECONDS))
     except BaseException:
         bench.clear()
+        (directory / "traceback").write_text(traceback.format_exc())
         print(f"logs of seed {seed} {name}: {directory}", flush=True)
         raise
     shutil.rmtree(directory, ignore_errors=True)
@@ -98,8 +99,7 @@ def main() -> int:
                     verdict = run_round(bench, seed, name)
                 except Exception as error:
                     failed.append(f"--seed {seed} --rounds 1 --only {name}")
-                    traceback.print_exc()
-                    verdict = f"FAILED  {str(error).splitlines()[:1]}"
+                    verdict = f"FAILED  {' '.join((str(error) or repr(error)).split())[:300]}"
                 print(f"seed {seed}  {name:22} {verdict}", flush=True)
             bench.clear()
     finally:

@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,6 +27,7 @@ from app.local.kafka import Kafka
 from app.local.valkey import Valkey
 from app.local.worker import WorkerProcess
 from app.sandbox.run import running_sandbox
+from app.sandbox.server import Sandbox
 from streams.engine import fault_points
 from tests.faults.books import FINAL, compare, difference, shared_alerts
 from tests.faults.history import LEGS, RUN_LENGTH, SHARED_LINE, Event, History
@@ -67,12 +69,15 @@ class Round:
         seed: int,
         *,
         calls: int = CALLS,
+        turns: int = 3,
         partitions: int = PARTITIONS,
         replication: int = 1,
     ) -> None:
         self.servers = servers
         self.rng = random.Random(seed)
         self.calls = calls
+        self.turns = turns
+        """How often a fault strikes that strikes more than once."""
         self.history = History(random.Random(seed), partitions)
         self.installation = Installation(servers.bootstrap_servers, servers.redis_url, directory)
         self.installation.variables |= {
@@ -105,12 +110,21 @@ class Round:
                     await striking
                     await self.stand_still()
                     await asyncio.sleep(1.0)  # what comes too often comes soon
-                    await compare(self.installation, self.history, sandbox)
+                    await self._compare(sandbox)
                 finally:
                     striking.cancel()
                     await asyncio.wait([striking])
             finally:
-                await asyncio.to_thread(self.installation.close)
+                with suppress(KafkaError, OSError):  # the topics end with their servers
+                    await asyncio.to_thread(self.installation.close)
+
+    async def _compare(self, sandbox: Sandbox) -> None:
+        for _ in range(10):
+            try:
+                return await compare(self.installation, self.history, sandbox)
+            except (KafkaError, OSError):
+                await asyncio.sleep(1.0)  # a cluster that was just put together again
+        return await compare(self.installation, self.history, sandbox)
 
     # -- publishing ---------------------------------------------------------------------------
 
@@ -317,11 +331,11 @@ async def kill_at_random(round_: Round) -> None:
 
 
 def crash_at(point: str) -> Fault:
-    """Die at exactly the n-th passing of a point, three times over; the last time the other worker
+    """Die at exactly the n-th passing of a point, a few times over; the last time the other worker
     must have everything soon."""
 
     async def strike(round_: Round) -> None:
-        for turn in range(3):
+        for turn in range(round_.turns):
             await _all_ready(round_)
             worker, other = round_.pick()
             await round_.end(worker)
@@ -330,7 +344,7 @@ def crash_at(point: str) -> Fault:
             worker.launch(DIALWATCH_TEST_CRASH_AT=f"{point}:{passing}")
             code = await round_.gone(worker, STRIKE_SECONDS)
             assert code == -9, f"exit {code} instead of dying: {worker._last_words()}"
-            if turn == 2:
+            if turn + 1 == round_.turns:
                 round_.note(f"moved in {await round_.alone(other):.1f} s")
             round_.launch(worker)
 
@@ -368,6 +382,24 @@ def freeze_at(point: str) -> Fault:
             raise AssertionError("the zombie's commit was not refused")
 
     return strike
+
+
+async def wake_in_takeover(round_: Round) -> None:
+    """Freeze between offsets and commit, and wake up while the other one takes over: the commit may
+    still succeed, after the other one has asked what was committed."""
+    for _ in range(round_.turns):
+        await _all_ready(round_)
+        worker, other = round_.pick()
+        await round_.end(worker)
+        point = f"{fault_points.BEFORE_COMMIT}:{round_.rng.randrange(3, 9)}"
+        round_.launch(worker, DIALWATCH_TEST_FREEZE_AT=point)
+        await round_.frozen(worker, STRIKE_SECONDS)
+        deadline = time.monotonic() + PAUSE_LIMIT_SECONDS
+        while await asyncio.to_thread(other.is_serving):
+            assert time.monotonic() < deadline, "nobody noticed that a worker was frozen"
+            await asyncio.sleep(0.01)
+        await _some_time(round_, 0.0, 0.6)
+        worker.resume()
 
 
 async def freeze_at_random(round_: Round) -> None:
@@ -539,6 +571,7 @@ FAULTS: dict[str, Kind] = {
     **{f"crash-{point}": Kind(crash_at(point)) for point in fault_points.POINTS},
     **{f"freeze-{point}": Kind(freeze_at(point)) for point in fault_points.POINTS},
     "freeze-at-random": Kind(freeze_at_random),
+    "wake-in-takeover": Kind(wake_in_takeover),
     "come-and-go": Kind(come_and_go),
     "rolling-restart": Kind(rolling_restart),
     "pause-broker": Kind(pause_broker),
