@@ -53,8 +53,10 @@ def batch_of(
     return new
 
 
-def page_of(state: State, key: bytes, submitted: int, index: int) -> Page:
-    """Return the page of an index that isn't on the first one."""
+def page_of(state: State, key: bytes, submitted: int, batch: Batch, index: int) -> Page | None:
+    """Return the page of an index that isn't on the first one; None: all are marked."""
+    if batch.seen == batch.size:
+        return None
     full = page_key(key, submitted, index // batches.PAGE_BITS)
     return state.get_or_put(PAGES, full, Page)
 

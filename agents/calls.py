@@ -23,6 +23,9 @@ from tables.lines import LineCall
 from tables.store import CLOCKS, CUSTOMERS
 from tables.tallies import Tally
 
+# Far below what a record may hold, however long the ids are that the dialer makes.
+_MOST_IN_SEGMENT = 1_000
+
 _encode_segment = msgspec.msgpack.Encoder().encode
 
 
@@ -60,7 +63,7 @@ class CallsAgent:
                 continue
 
             index = call.batch_index
-            page = None if index < PAGE_BITS else page_of(state, key, submitted, index)
+            page = None if index < PAGE_BITS else page_of(state, key, submitted, batch, index)
             seen = batches.fold(batch, page, index, ended, clock)
             if seen is not NEW:
                 if seen is REPEATED:
@@ -105,8 +108,9 @@ class CallsAgent:
                 tell(polled, topics, found, here)
 
         for line_id, calls in line_calls.items():
-            segment = _encode_segment((line_id, calls))
-            polled.emit(Output(topics.line_segments, None, line_id.encode(), segment))
+            for begin in range(0, len(calls), _MOST_IN_SEGMENT):
+                segment = _encode_segment((line_id, calls[begin : begin + _MOST_IN_SEGMENT]))
+                polled.emit(Output(topics.line_segments, None, line_id.encode(), segment))
 
 
 def latest_tick(state: State) -> int:

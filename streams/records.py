@@ -220,8 +220,16 @@ class CallsParsed:
     """What is remembered from call to call of spelled times and money."""
 
     def __init__(self) -> None:
-        self.instants = Parsed(parse_instant)
+        self.instants = Parsed(self._parse_instant)
         self.fen = Parsed(parse_money)
+
+    def _parse_instant(self, text: str) -> int:
+        """Fractions of a second hardly repeat: they are put aside, and the second is looked up."""
+        zone = -1 if text[-1:] in {"Z", "z"} else -6
+        fraction = text[20:zone]
+        if text[19:20] == "." and fraction.isdecimal() and len(fraction) <= 6 and text.isascii():
+            return self.instants[text[:19] + text[zone:]] + int(fraction.ljust(6, "0"))
+        return parse_instant(text)
 
 
 encode = msgspec.json.Encoder().encode

@@ -38,16 +38,15 @@ def fold(line: LineRun, segment: LineSegment, *, length: int, window: int) -> li
     reached = []
     for call in segment.calls:
         if call is None:
-            line.run.count = 0
+            line.run.count, line.accounts = 0, {}
             continue
         call_id, account_id, ended, channels = call
         result = runs.fold(line.run, call_id, ended, length, window)
-        if line.run.count == 1:
+        count = line.run.count if result is None else result.length
+        if count == 1:  # a pause may have ended the run before
             line.accounts = {}
         line.accounts[account_id] = channels
         if result is not None:
             reached.append(LineReached(result, ended, line.accounts))
             line.accounts = {}
-    if line.run.count == 0:
-        line.accounts = {}
     return reached

@@ -1,7 +1,7 @@
 """All folds in memory: records in, commands and dead letters out. No Kafka."""
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -61,6 +61,12 @@ class Drive:
         before = len(self.commands)
         self._fold(records, self.refold.fold)
         return self.commands[before:]
+
+    def take_at_once(self, records: Sequence[Published]) -> None:
+        """Fold records of one topic as one poll, and what they cause."""
+        polled: list[Any] = []
+        self._fold(records, lambda _, read: polled.extend(read))
+        self.refold.fold(TP(records[0].topic, 0), polled)
 
     def defer(self, records: Iterable[Published]) -> None:
         """Fold records; what they cause in the group's own topics waits."""

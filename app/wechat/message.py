@@ -11,7 +11,8 @@ from msgspec import Struct
 
 from app.wechat.fields import fill, fit
 from streams.records import Account, Notification
-from streams.times import local_datetime, parse_instant
+from streams.times import parse_instant
+from tables.texts import clock_text
 
 _GREETING = "你好！"
 _CLOSING = "通知结束"
@@ -46,10 +47,9 @@ def payload(
     if command.data is not None:
         data = command.data
     else:
-        moment = local_datetime(parse_instant(command.occurred_at), template.zone)
         name = account.name if account is not None else command.account_id or ""
         values = [_GREETING, name, command.title, command.content]
-        values += [moment.strftime("%Y-%m-%d %H:%M:%S"), _CLOSING]
+        values += [clock_text(parse_instant(command.occurred_at), template.zone), _CLOSING]
         data = fill(template.fields, values)
     return {
         "touser": openid,

@@ -15,7 +15,6 @@ from streams.times import DAY, parse_instant
 from tables import batches, runs
 from tables.store import (
     ANNOUNCED,
-    BALANCES,
     BATCHES,
     CLOCKS,
     CUSTOMERS,
@@ -130,6 +129,9 @@ def _remembered(states: list[State]) -> dict[str, Any]:
             batch = tally.batch
             if batch is not None and not batches.is_forgotten(batch, clock, _RETENTION):
                 found["batches"][name, tally.submitted] = batch.size, batch.seen
+            if tally.balance.latest is not None:
+                found["balances"][name] = tally.balance.latest
+                found["told_days"] |= {(name, day): True for day in tally.balance.told_days}
         for key, batch in _all_of(state, BATCHES).items():
             if not batches.is_forgotten(batch, clock, _RETENTION):
                 instant = int.from_bytes(key[-_INSTANT_BYTES:], "big", signed=True)
@@ -137,9 +139,6 @@ def _remembered(states: list[State]) -> dict[str, Any]:
         for key, line in _all_of(state, LINES).items():
             if not runs.is_forgotten(line.run, clock, retention):
                 found["lines"][key.decode()] = line.run.count
-        for key, balance in _all_of(state, BALANCES).items():
-            found["balances"][key.decode()] = balance.latest
-            found["told_days"] |= {(key.decode(), day): True for day in balance.told_days}
         for key, customer in _all_of(state, CUSTOMERS).items():
             found["accounts"][key.decode()] = customer.name, customer.intent_classes
         for key, known in _all_of(state, RECHARGES).items():

@@ -8,7 +8,9 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from tables import recharges
+from tables.lines import LineRun, LineSegment, fold
 from tables.recharges import Recharges
+from tables.runs import Run
 from tests.drive import Drive
 from tests.installation import Published
 from tests.rules.test_noticing import failures, low, scenarios, tick, told
@@ -484,3 +486,36 @@ def test_ticks_alone_change_nothing_and_leave_nothing() -> None:
     for day in range(4, 12):
         drive.take(tick((moment + timedelta(days=day)).isoformat()))
     assert drive.keys() == 2  # the account and the partition's clock
+
+
+def test_ten_thousand_errors_of_one_line_in_one_poll_are_records_that_kafka_takes() -> None:
+    drive = Drive()
+    drive.take([account("acme", channels={"line_error_run": ["inbox", "wechat", "sms"]})])
+    long_id = "0" * 200
+    drive.take_at_once(
+        [
+            call(
+                "acme", n, result="W", line_id="line-1", call_id=f"{long_id}{n}", batch_size=10_000
+            )
+            for n in range(10_000)
+        ]
+    )
+    assert scenarios(drive.commands) == ["batch_completed"] + ["line_error_run"] * 100
+    assert max(len(one.value or b"") for one in drive.segments()) < 500_000
+
+
+def test_repeats_of_a_complete_batch_leave_nothing_behind() -> None:
+    drive = Drive()
+    size = 10_000
+    drive.take([call("acme", n, batch_size=size) for n in range(size)])
+    before = drive.keys()
+    drive.take([call("acme", n, batch_size=size) for n in range(size)])
+    assert drive.keys() == before
+
+
+def test_who_left_the_run_of_a_line_is_not_told_after_the_length_was_lowered() -> None:
+    line = LineRun(Run(2, "c1", 0), {"acme": None})
+    segment = LineSegment("line-1", [None, ("c2", "bob", 1, None)])
+    (reached,) = fold(line, segment, length=1, window=10)
+    assert set(reached.accounts) == {"bob"}
+    assert line == LineRun(Run(0, "c2", 1), {})

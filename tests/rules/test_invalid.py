@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streams.records import (
+    CallsParsed,
     InvalidRecordError,
     decode_account,
     decode_announcement,
@@ -298,3 +299,27 @@ def test_a_zero_time_is_a_time() -> None:
     (inbox, _) = drive.take([call("acme", 0, batch_size=1, submitted_at=zero, ended_at=zero)])
     decode_notification(b"acme", json.dumps(inbox).encode())
     assert inbox["content"].startswith("您在0001-01-01 08:05:43创建的")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2026-11-01T10:00:05.123+08:00",
+        "2026-11-01T10:00:05.1234567+08:00",
+        "2026-11-01T23:59:60.5Z",
+        "9999-12-31T23:59:59.999999Z",
+        "2026-11-01T10:00:05.+08:00",
+        "2026-11-01T10:00:05.٣+08:00",
+        "2026-11-01T10:00:05.12",
+        "9999-12-31T23:59:60.5Z",
+        "",
+    ],
+)
+def test_a_fraction_put_aside_gives_the_same_instant_or_refusal(text: str) -> None:
+    def outcome(parse: Callable[[str], int]) -> int | str:
+        try:
+            return parse(text)
+        except ValueError as error:
+            return str(error)
+
+    assert outcome(CallsParsed().instants.__getitem__) == outcome(parse_instant)
