@@ -7,10 +7,10 @@ from msgspec.structs import replace
 from agents import reminders
 from agents.batches import forget_tally, forget_what_is_over, seen_by_a_tick, tally_of
 from agents.rules import Rules
-from agents.telling import bury, tell
+from agents.telling import readable, tell
 from streams.engine.state import State, Table
 from streams.engine.types import Batch
-from streams.records import InvalidRecordError, decode_account, decode_recharge, decode_tick
+from streams.records import decode_account, decode_recharge, decode_tick
 from streams.times import HOUR, parse_instant, parse_money
 from streams.topics import Topics
 from tables import balances, customers, recharges, runs, texts
@@ -31,12 +31,7 @@ class AccountsAgent:
     def fold_accounts(self, polled: Batch) -> None:
         """Remember what customers chose, forget who left."""
         state = polled.state
-        for record in polled.records:
-            try:
-                account = decode_account(record.key, record.value)
-            except InvalidRecordError as error:
-                bury(polled, self._topics, record, str(error))
-                continue
+        for record, account in readable(polled, self._topics, decode_account):
             key = record.key or b""
             if account is None:
                 _forget_account(state, key)
@@ -52,12 +47,7 @@ class AccountsAgent:
     def fold_recharges(self, polled: Batch) -> None:
         """Tell whose money arrived, and whose balance still is low."""
         state, rules = polled.state, self._rules
-        for record in polled.records:
-            try:
-                recharge = decode_recharge(record.key, record.value)
-            except InvalidRecordError as error:
-                bury(polled, self._topics, record, str(error))
-                continue
+        for record, recharge in readable(polled, self._topics, decode_recharge):
             key = record.key or b""
             known = state.get_or_put(RECHARGES, key, Recharges)
             if not recharges.fold(known, recharge.recharge_id):
@@ -82,12 +72,7 @@ class AccountsAgent:
     def fold_ticks(self, polled: Batch) -> None:
         """Let time pass: remind, and forget what is over."""
         state = polled.state
-        for record in polled.records:
-            try:
-                tick = decode_tick(record.key, record.value)
-            except InvalidRecordError as error:
-                bury(polled, self._topics, record, str(error))
-                continue
+        for _, tick in readable(polled, self._topics, decode_tick):
             clock = state.get(CLOCKS, b"") or Clock()
             if tick < clock.tick:
                 continue

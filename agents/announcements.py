@@ -11,10 +11,10 @@ import msgspec
 from msgspec import Struct
 
 from agents.rules import Rules
-from agents.telling import bury, tell
+from agents.telling import readable, tell
 from streams.engine.state import State
 from streams.engine.types import Batch, Output
-from streams.records import Announcement, InvalidRecordError, decode_announcement
+from streams.records import Announcement, decode_announcement
 from streams.times import parse_instant
 from streams.topics import Topics
 from tables import texts
@@ -46,12 +46,7 @@ class AnnouncementsAgent:
 
     def fold_announcements(self, polled: Batch) -> None:
         """Copy what is for everyone into every partition."""
-        for record in polled.records:
-            try:
-                announcement = decode_announcement(record.key, record.value)
-            except InvalidRecordError as error:
-                bury(polled, self._topics, record, str(error))
-                continue
+        for record, announcement in readable(polled, self._topics, decode_announcement):
             if announcement.is_for_everyone:
                 copy = _encode(_FanOut(announcement))
                 for partition in range(self._topics.partitions):

@@ -7,13 +7,12 @@ that is away holds up nothing but its own messages.
 
 from datetime import UTC, datetime, tzinfo
 
-from agents.telling import bury
+from agents.telling import readable
 from streams import metrics
 from streams.engine.types import Batch, Output, Record
 from streams.records import (
     Delivery,
     InboxMessage,
-    InvalidRecordError,
     Notification,
     decode_notification,
     encode,
@@ -30,12 +29,7 @@ class DispatchAgent:
 
     def fold(self, polled: Batch) -> None:
         """Fold one poll of one partition."""
-        for record in polled.records:
-            try:
-                command = decode_notification(record.key, record.value)
-            except InvalidRecordError as error:
-                bury(polled, self._topics, record, str(error))
-                continue
+        for record, command in readable(polled, self._topics, decode_notification):
             if command.channel == "inbox":
                 self._deliver(polled, command)
             else:

@@ -1,12 +1,15 @@
 """How agents speak: commands into `notifications`, what nobody can use into `dead-letters`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 from agents.dead_letters import dead_letter
 from streams import metrics
 from streams.engine.types import Batch, Output, Record
-from streams.records import Notification, encode
+from streams.records import InvalidRecordError, Notification, encode
 from streams.topics import Topics
+
+R = TypeVar("R")
 
 
 def tell(
@@ -27,6 +30,19 @@ def tell(
         metrics.NOTIFICATIONS.labels(command.scenario, command.channel).inc()
     if commands and is_urgent:
         polled.hurry()
+
+
+def readable(
+    polled: Batch, topics: Topics, decode: Callable[[bytes | None, bytes | None], R]
+) -> Iterator[tuple[Record, R]]:
+    """Yield each record of a poll with what it says; what is invalid is buried."""
+    for record in polled.records:
+        try:
+            said = decode(record.key, record.value)
+        except InvalidRecordError as error:
+            bury(polled, topics, record, str(error))
+        else:
+            yield record, said
 
 
 def bury(polled: Batch, topics: Topics, record: Record, reason: str) -> None:
