@@ -44,7 +44,8 @@ _log = logging.getLogger(__name__)
 
 # WeChat guarantees ten minutes for a repeated client_msg_id; the repeat must have arrived by then.
 DOUBT_LIMIT_SECONDS = 590.0
-REFUSED_TOKEN_HOLD_SECONDS = 60.0
+# Refused right after it was renewed: mostly renewed once more by somebody else meanwhile.
+REFUSED_TOKEN_HOLD_SECONDS = 5.0
 
 
 class WechatChannel:

@@ -49,9 +49,12 @@ class CallbackDriver:
 
     async def send(self, openid: str, event: str, **fields: str) -> int | None:
         """Send one event; return the last status, None where nobody answered or no URL is set."""
+        return await self.tell(self.said(openid, event, fields))
+
+    async def tell(self, said: dict[str, str]) -> int | None:
+        """Send an event that is written already; again is a repeat of it."""
         if not self.callback.url:
             return None
-        said = self.said(openid, event, fields)
         status: int | None = None
         async with self._places:
             for _ in range(TRIES):

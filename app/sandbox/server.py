@@ -177,11 +177,12 @@ class Sandbox:
         if not self.driver.callback.url or not dice.hits(faults.callback_share):
             return
         msgid = message.msgid if faults.callback_msgid == "msgid" else "0"
-        said = {"MsgID": msgid, "Status": faults.callback_status}
+        fields = {"MsgID": msgid, "Status": faults.callback_status}
+        said = self.driver.said(message.openid, "TEMPLATESENDJOBFINISH", fields)
 
         async def tell(after_s: float) -> int | None:
             await asyncio.sleep(after_s)
-            return await self.driver.send(message.openid, "TEMPLATESENDJOBFINISH", **said)
+            return await self.driver.tell(said)
 
         for _ in range(2 if dice.hits(faults.callback_twice) else 1):
             if faults.callback_before_answer:
