@@ -1,6 +1,7 @@
 """`dialwatch local`: a stack that stays up for other commands until it is told to stop."""
 
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -53,12 +54,17 @@ def run_local(
                 environment |= running.enter_context(companion(stack))
             for name, value in environment.items():
                 print(f"{name}={value}", flush=True)
-            console.print(f"Running, with its data in {stack.directory}. Ctrl-C ends it.")
+            # Not by the console: interrupted at the wrong moment, it says a thing twice.
+            print(
+                f"Running, with its data in {stack.directory}. Ctrl-C ends it.",
+                file=sys.stderr,
+                flush=True,
+            )
             while True:
                 time.sleep(CHECK_SECONDS)
                 stack.check()
     except KeyboardInterrupt:
-        console.print("Stopped.")
+        print("Stopped.", file=sys.stderr)
     finally:
         signal.signal(signal.SIGTERM, before)
 
