@@ -93,7 +93,7 @@ class History:
                         changed,
                         intent_classes=["B", "E"],
                         balance_threshold="90.00",
-                        channels={"unreachable_run": ["sms"], "line_error_run": []},
+                        channels={"unreachable_run": ["sms"], "line_error_run": ["inbox"]},
                     ),
                 ]
             )
