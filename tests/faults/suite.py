@@ -407,7 +407,7 @@ async def freeze_at_random(round_: Round) -> None:
     await _some_time(round_, 0.5, 4.0)
     worker, other = round_.pick()
     worker.pause()
-    assert is_frozen(worker)
+    await round_.frozen(worker, STRIKE_SECONDS)  # the kernel stops it in its own time
     await round_.alone(other)
     await _some_time(round_, 1.0, 3.0)
     worker.resume()
