@@ -207,6 +207,7 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
             for tp, batch in records.items():
                 self.engine.feed(reader, TP(*tp), batch)
             self._thread.note_handed_over(TP(*tp) for tp in records)
+            self.engine.note_polled()
             await asyncio.sleep(0 if count >= _FULL_POLL else _POLL_GAP_S)
 
     async def _read(self, wanted: set[TP]) -> dict[TP, list[Any]]:

@@ -202,6 +202,11 @@ class Cycle:
             self._buffered += buffer.add(records)
             self._wake.set()
 
+    def look_again(self) -> None:
+        """A log may have been read up without a record: what waited for that may be folded now."""
+        if self._buffered:
+            self._wake.set()
+
     def _feed_outbox(self, tp: TP, records: list[Record]) -> None:
         position = self._outbox_positions[tp]
         records = [record for record in records if record.offset >= position]

@@ -170,6 +170,11 @@ class Engine:
         if self._cycle is not None and self._cycle is reader:
             self._cycle.feed(tp, records)
 
+    def note_polled(self) -> None:
+        """A poll is over, whatever it brought: it may have been only a transaction's marker."""
+        if self._cycle is not None:
+            self._cycle.look_again()
+
     # -- assignments ----------------------------------------------------------------------------
 
     async def on_revoked(self) -> None:

@@ -9,6 +9,7 @@ import pytest
 from aiokafka.errors import IllegalGenerationError
 
 from streams.engine.consumer import _ConsumerThread
+from streams.engine.cycle import Cycle
 from streams.engine.engine import Engine, EngineConfig, PartitionsSplitError
 from streams.engine.fetching import _FetchResult
 from streams.engine.outbox import UNFINISHED, Finish, OutboxRecord, Window, _Unfinished
@@ -199,6 +200,36 @@ async def test_a_cancellation_that_is_not_its_own_does_not_end_a_takeover(
     engine.on_assigned({CALLS}, Membership("group", 1, "member"))
     await asyncio.sleep(0.1)
     assert len(tries) == 2
+
+
+async def test_a_tick_that_waits_for_a_marker_is_folded_when_the_marker_was_read() -> None:
+    folded, is_read_up = [], False
+    ticks = TP("ticks", 0)
+    cycle = Cycle(
+        sources={
+            CALLS: Source("calls", lambda batch: None, is_timed=True),
+            ticks: Source("ticks", folded.append, is_clock=True),
+        },
+        outboxes={},
+        states={0: State(0)},
+        positions={CALLS: 0, ticks: 0},
+        read_first={},
+        is_read_up=lambda tp, offset: is_read_up,
+        changelog="changelog",
+        producer=None,  # type: ignore[arg-type]
+        membership=Membership("group", 1, "member"),
+        on_failure=lambda error: None,
+    )
+    running = asyncio.create_task(cycle.run())
+    cycle.feed(ticks, [SimpleNamespace(offset=0, timestamp=1)])  # type: ignore[list-item]
+    await asyncio.sleep(0.01)
+    assert folded == []
+
+    is_read_up = True  # no record came
+    cycle.look_again()
+    await asyncio.sleep(0.01)
+    assert len(folded) == 1
+    running.cancel()
 
 
 async def test_a_stopped_engine_takes_nothing_over(engine: Engine) -> None:
