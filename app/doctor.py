@@ -5,9 +5,10 @@ Asks, and changes nothing: it creates no topic and sends no message.
 
 import asyncio
 import email.utils
+import secrets
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,12 +24,34 @@ from app.kafka_admin import open_admin
 from app.settings import Settings, variable
 from app.store import open_redis, store_errors
 from app.topics_admin import check_internal, common_count
-from app.wechat.fields import parse_fields
+from app.wechat import crypto
+from app.wechat.fields import UnfitFieldError, fill, fit, parse_fields
 
 KAFKA_SECONDS = 10.0
 HTTP_SECONDS = 10.0
 # WeChat's callback is refused beyond 300 s; times in messages are wrong long before.
 MOST_SKEW_SECONDS = 5.0
+
+# What we write into the six fields: the shortest and the longest title and content.
+_TIME = "2019-01-30 15:52:10"
+_SAMPLES = (
+    (
+        "你好！",
+        "甲",
+        "A类意向客户",
+        "客户号码：13700000000，点击查看详细通话记录",
+        _TIME,
+        "通知结束",
+    ),
+    (
+        "你好！",
+        "甲公司",
+        "连续未接通警报",
+        "您的外呼任务出现连续100通电话未接通",
+        _TIME,
+        "通知结束",
+    ),
+)
 
 Verdict = Literal["ok", "warn", "fail"]
 
@@ -123,8 +146,7 @@ async def _wechat(
     client = build_client(settings, http)
     token = await build_tokens(client, redis).get()
     if not isinstance(token, str):
-        yield Finding("fail", "token", f"{_why(token)}: check the appid, the secret and the "
-                      "IP list in WeChat's console")  # fmt: skip
+        yield Finding("fail", "token", f"{_why(token)}: {_what_to_do(token)}")
         return
     yield Finding("ok", "token", "WeChat gives one out")
     yield await _template(settings, http, token)
@@ -134,11 +156,16 @@ async def _template(settings: Settings, http: httpx.AsyncClient, token: str) -> 
     url = f"{settings.wechat_base_url}/cgi-bin/template/get_all_private_template"
     try:
         answer = await http.get(url, params={"access_token": token}, timeout=HTTP_SECONDS)
-        templates = answer.json()["template_list"]
-        contents = {one["template_id"]: str(one["content"]) for one in templates}
+        said = answer.json()
+        contents = {one["template_id"]: str(one["content"]) for one in said["template_list"]}
     except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
+        code = said.get("errcode") if isinstance(error, KeyError) and isinstance(said, dict) else ""
+        reason = f"WeChat answers {code}" if code else type(error).__name__
         return Finding(
-            "warn", "template", f"the account's templates can't be read ({type(error).__name__})"
+            "warn",
+            "template",
+            f"the account's templates can't be read ({reason}): look at the template and its "
+            "fields in WeChat's console",
         )
     content = contents.get(settings.wechat_template_id or "")
     if content is None:
@@ -146,9 +173,10 @@ async def _template(settings: Settings, http: httpx.AsyncClient, token: str) -> 
             "fail",
             "template",
             f"the account has no such template: set {variable('wechat_template_id')} to one of "
-            "WeChat's console",
+            f"its {len(contents)} in WeChat's console",
         )
-    fields = [name for name in parse_fields(settings.wechat_fields) if name]
+    names = parse_fields(settings.wechat_fields)
+    fields = [name for name in names if name]
     absent = [name for name in fields if "{{" + name + ".DATA}}" not in content]
     if absent:
         return Finding(
@@ -157,7 +185,25 @@ async def _template(settings: Settings, http: httpx.AsyncClient, token: str) -> 
             f"the template has no field {', '.join(absent)}: set {variable('wechat_fields')} to "
             "its own names",
         )
-    return Finding("ok", "template", f"it has the fields {', '.join(fields)}")
+    unfit = _unfit(names)
+    if unfit:
+        return Finding(
+            "fail",
+            "template",
+            f"{unfit} doesn't take our texts: choose another template, or other fields in "
+            f"{variable('wechat_fields')}",
+        )
+    return Finding("ok", "template", f"it has the fields {', '.join(fields)}, which take our texts")
+
+
+def _unfit(names: Sequence[str]) -> str | None:
+    """Return the first field whose kind doesn't take what we write into it; None: all do."""
+    for values in _SAMPLES:
+        try:
+            fit(fill(names, values))
+        except UnfitFieldError as error:
+            return str(error).partition(":")[0].removeprefix("data.")
+    return None
 
 
 async def _clock(settings: Settings, http: httpx.AsyncClient) -> Finding:
@@ -188,23 +234,60 @@ async def _callback(settings: Settings, http: httpx.AsyncClient) -> Finding:
         )
     host = settings.web_host if settings.web_host not in {"0.0.0.0", "::"} else "127.0.0.1"  # noqa: S104
     url = f"http://{host}:{settings.web_port}/receive/wechat/callback"
+    token, timestamp, nonce = settings.wechat_callback_token, str(int(time.time())), "doctor"
+    nonce += secrets.token_hex(4)
+    signed = {
+        "signature": crypto.signature(token.get_secret_value(), timestamp, nonce),
+        "timestamp": timestamp,
+        "nonce": nonce,
+        "echostr": nonce,
+    }
     try:
-        answer = await http.get(url, timeout=HTTP_SECONDS)
+        unsigned = await http.get(url, timeout=HTTP_SECONDS)
+        answer = await http.get(url, params=signed, timeout=HTTP_SECONDS)
     except httpx.HTTPError as error:
         return Finding(
             "warn", "callback", f"no worker answers at {url} ({type(error).__name__}): start one"
         )
-    if answer.status_code != 403:
+    if unsigned.status_code != 403:
         return Finding(
-            "fail", "callback", f"{url} answers {answer.status_code} to an unsigned request"
+            "fail",
+            "callback",
+            f"{url} answers {unsigned.status_code} to an unsigned request: is that a worker?",
         )
-    mode = "safe mode" if settings.wechat_encoding_aes_key else "plain mode: set an AES key"
-    return Finding(
-        "ok" if settings.wechat_encoding_aes_key else "warn",
-        "callback",
-        f"a worker refuses unsigned requests; {mode}",
-    )
+    if (answer.status_code, answer.text) != (200, nonce):
+        return Finding(
+            "fail",
+            "callback",
+            f"the worker at {url} has another {variable('wechat_callback_token')}: restart it",
+        )
+    if settings.wechat_encoding_aes_key is None:
+        return Finding(
+            "warn",
+            "callback",
+            "a worker answers, in plain mode, which can be forged: set "
+            f"{variable('wechat_encoding_aes_key')} and safe mode in WeChat's console",
+        )
+    return Finding("ok", "callback", "a worker answers what is signed and refuses the rest")
 
 
 def _why(trouble: Held | TryLater) -> str:
-    return trouble.reason if isinstance(trouble, Held) else trouble.error
+    text = trouble.reason if isinstance(trouble, Held) else trouble.error
+    code = f" ({trouble.error_code})" if trouble.error_code is not None else ""
+    return text.removeprefix("token: ") + code
+
+
+def _what_to_do(trouble: Held | TryLater) -> str:
+    match trouble.error_code:
+        case 40013:
+            return f"set {variable('wechat_app_id')} to the official account's own"
+        case 40001 | 40125 | 40243:
+            return f"set {variable('wechat_app_secret')} to the one in force in WeChat's console"
+        case 40164 | 45035 | 61004:
+            return "add this machine's address to the IP list in WeChat's console"
+        case 89501 | 89503 | 89506 | 89507:
+            return "the account's administrator must agree to this machine's address"
+        case None:
+            return f"check {variable('wechat_base_url')} and the way out"
+        case _:
+            return "try again in a minute, then look it up in WeChat's list of codes"

@@ -42,6 +42,7 @@ _XML = (
 SEEDS = [
     _XML,
     b"<?xml version='1.0' encoding='utf-16'?>" + _XML,
+    b"<!DOCTYPE xml [<!ENTITY e 'e'>]>" + _XML,
     json.dumps(_EVENT).encode(),
     json.dumps(_EVENT | {"CreateTime": 1548834730, "List": {"a": [1, None, 1e99]}}).encode(),
 ]

@@ -1,12 +1,15 @@
 """The sending service, as other services of the platform call it."""
 
+import asyncio
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from aiohttp.test_utils import TestClient
 from aiokafka.errors import KafkaConnectionError
 
+from app.web.sending import SendRequest
 from streams.records import decode_notification
 from tests.wechat.conftest import Recorder
 
@@ -61,8 +64,18 @@ async def test_an_idempotency_key_makes_a_repeat_the_same_notification(client: C
         ({"openID": "", "templateId": "t"}, "openID"),
         ({"openID": "o", "templateId": 7}, "templateId"),
         ({"openID": "o", "templateId": "t", "data": {"a": 1}}, "data"),
+        ({"openID": "o", "templateId": "t", "data": {"a": None}}, "data"),
+        ({"openID": "o", "templateId": "t", "data": {"a": {"value": "b"}}}, "data"),
+        ({"openID": "o", "templateId": "t", "data": ["a"]}, "data"),
         ({"openID": "o", "templateId": "t", "url": 1}, "url"),
+        ({"openID": "o", "templateId": "t", "url": "x" * 2049}, "url"),
+        ({"openID": "o", "templateId": "t", "appId": 1}, "appId"),
+        ({"openID": "o", "templateId": "t", "pagePath": []}, "pagePath"),
+        ({"openID": None, "templateId": "t"}, "openID"),
+        ({"openID": "a b", "templateId": "t"}, "openID"),
+        ({"openID": "o" * 129, "templateId": "t"}, "openID"),
         ([], "object"),
+        (7, "object"),
     ],
 )
 async def test_a_bad_request_is_400_and_names_the_field(
@@ -89,9 +102,61 @@ async def test_without_kafka_it_says_so_and_nothing_is_sent(
     assert status == said["code"] == 503
 
 
-async def test_the_description_names_what_is_served(client: Client) -> None:
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"\xff",
+        b'{"openID":"o","templateId":"t","data":{"a":"\\ud800"}}',
+        b'{"openID":"o","templateId":"t"} x',
+        b"[" * 100_000,
+        b" " * (1 << 20),
+    ],
+)
+async def test_what_is_no_json_is_400(client: Client, recorder: Recorder, body: bytes) -> None:
+    answer = await client.post("/wechat/send", data=body, headers=AUTHORIZED)
+    assert answer.status == (await answer.json())["code"] == 400
+    assert recorder.records == []
+
+
+@pytest.mark.parametrize("key", ["", "k" * 201])
+async def test_a_key_that_is_empty_or_too_long_is_400(
+    client: Client, recorder: Recorder, key: str
+) -> None:
+    status, said = await send(client, **{"Idempotency-Key": key})
+    assert (status, recorder.records) == (400, [])
+    assert said["msg"].startswith("Idempotency-Key")
+
+
+async def test_repeats_at_the_same_moment_and_of_a_restarted_worker_name_one_notification(
+    client: Client, recorder: Recorder
+) -> None:
+    asked = [send(client, **{"Idempotency-Key": "k1"}) for _ in range(20)]
+    (named,) = {said["data"] for _, said in await asyncio.gather(*asked)}
+    # It follows from what was asked alone: no worker has to remember it.
+    assert named == "00109073cafe5418d0a536d59d7208af"
+    ids = {decode_notification(key, value).notification_id for _, key, value in recorder.records}
+    assert ids == {named}
+
+
+async def test_the_description_is_of_what_is_served(client: Client) -> None:
     said = json.loads(await (await client.get("/openapi.json")).text())
-    assert "/wechat/send" in said["paths"]
+    operation = said["paths"]["/wechat/send"]["post"]
+    assert set(operation["responses"]) == {"200", "400", "401", "403", "503"}
+    described = said["components"]["schemas"]["SendMsgReqVO"]
+    _, components = msgspec.json.schema_components([SendRequest])
+    served = components["SendRequest"]
+    assert described["required"] == served["required"]
+    assert described["properties"].keys() == served["properties"].keys()
+    for name, details in described["properties"].items():
+        limits = json.dumps(served["properties"][name])
+        for limit in ("minLength", "maxLength"):
+            assert f'"{limit}": {details[limit]}' in limits if limit in details else True, name
+        if "pattern" in details:
+            assert json.dumps(details["pattern"]) in limits
+    example = operation["requestBody"]["content"]["application/json"]["example"]
+    assert (await send(client, example))[0] == 200
 
 
 class TestWithoutAToken:

@@ -1,0 +1,116 @@
+"""What the agents of one WeChat channel share: the pace, and what was learnt of a template."""
+
+import asyncio
+from zoneinfo import ZoneInfo
+
+import httpx
+import msgspec
+import pytest
+
+from agents.channel import Message
+from agents.outcomes import Held, Outcome, Sent, TryLater
+from app.channels.pace import Pace
+from app.channels.wechat import WechatChannel
+from app.wechat.client import WechatClient
+from app.wechat.message import Template
+from app.wechat.outcomes import parse_rules
+from tests.virtual_time import run_virtually
+
+TEMPLATE = Template(template_id="T", fields=("",) * 6, zone=ZoneInfo("Asia/Shanghai"))
+
+
+class _Tokens:
+    async def get(self) -> str:
+        return "token"
+
+
+def channel(codes: list[int], *, rate: float = 1000.0, rules: str = "") -> WechatChannel:
+    """Return a channel that is answered with these codes, and the last for good."""
+    left = list(codes)
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        code = left.pop(0) if len(left) > 1 else left[0]
+        return httpx.Response(200, json={"errcode": code, "errmsg": "said", "msgid": 7})
+
+    http = httpx.AsyncClient(transport=httpx.MockTransport(answer))
+    client = WechatClient(http, "https://wechat.test", "wx-1", "SECRET")
+    return WechatChannel(
+        client,
+        _Tokens(),  # type: ignore[arg-type]
+        None,  # type: ignore[arg-type]
+        None,  # type: ignore[arg-type]
+        template=TEMPLATE,
+        rate=rate,
+        rules=parse_rules(rules),
+    )
+
+
+def message(template_id: str = "T") -> Message:
+    return Message("n1", "o-1", template_id, msgspec.json.encode({"touser": "o-1"}))
+
+
+def send_at(sending: WechatChannel, *moments: float, template_id: str = "T") -> list[Outcome]:
+    """Send one message at each moment."""
+
+    async def main() -> list[Outcome]:
+        met = []
+        for moment in moments:
+            await asyncio.sleep(moment - asyncio.get_running_loop().time())
+            met.append(await sending.send(message(template_id), is_repeat=False))
+        return met
+
+    return run_virtually(main())
+
+
+LATER, PARKED = TryLater("said", 20.0, 40037), Held("said", 60.0, 40037, "T")
+
+
+def test_an_unknown_template_is_held_after_three_slow_tries_of_whichever_messages() -> None:
+    # Those of one moment count as one: 0 and 1 s, 21 s, 42 s, then 63 s.
+    met = send_at(channel([40037]), 0, 1, 21, 42, 63, 130)
+    assert met == [LATER, LATER, LATER, LATER, PARKED, PARKED]
+
+
+def test_a_template_that_is_taken_in_between_begins_anew() -> None:
+    met = send_at(channel([40037, 40037, 40037, 0, 40037]), 0, 21, 42, 63, 84)
+    assert met == [LATER, LATER, LATER, Sent("7"), LATER]
+
+
+def test_another_systems_unknown_template_is_given_up_and_holds_nobody() -> None:
+    (met,) = send_at(channel([40037]), 0, template_id="T2")
+    assert met == TryLater("said", 20.0, 40037, 4)
+
+
+def test_the_operators_rows_are_the_ones_that_count() -> None:
+    (met,) = send_at(channel([40037], rules="40037=hold:5"), 0)
+    assert met == Held("said", 5.0, 40037)
+
+
+def test_the_agents_of_a_worker_keep_one_pace_together() -> None:
+    sending = channel([0], rate=50.0)
+
+    async def main() -> float:
+        agents = [sending.send(message(), is_repeat=False) for _ in range(100)]
+        await asyncio.gather(*agents)
+        return asyncio.get_running_loop().time()
+
+    # 100 sends in 99 pauses of 1/50 s, whoever makes them.
+    assert run_virtually(main()) == pytest.approx(99 / 50, rel=0.01)
+
+
+def test_an_overload_halves_the_pace_and_it_recovers() -> None:
+    async def main() -> list[float]:
+        pace, loop = Pace(10.0), asyncio.get_running_loop()
+        pace.on_overload()
+        pace.on_overload()  # of the same moment
+        moments = []
+        for _ in range(2):
+            await pace.wait()
+            moments.append(loop.time())
+        await asyncio.sleep(120)
+        for _ in range(2):
+            await pace.wait()
+            moments.append(loop.time())
+        return [moments[1] - moments[0], moments[3] - moments[2]]
+
+    assert run_virtually(main()) == [pytest.approx(0.2, rel=0.01), pytest.approx(0.1, rel=0.01)]
