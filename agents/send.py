@@ -38,7 +38,7 @@ _log = logging.getLogger(__name__)
 
 MOST_AT_ONCE = 64
 MOST_PENDING = 5000
-GRACE_SECONDS = 3.0
+GRACE_SECONDS = 1.5
 
 
 @dataclass

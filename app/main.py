@@ -210,6 +210,7 @@ async def _serve(worker: Worker, end: asyncio.Future[None]) -> None:
     """Start, wait for the end, stop. What fails while stopping can't make it hang."""
     tasks: list[asyncio.Task[None]] = []
     try:
+        await _unless(end, worker.engine.connect())
         await _unless(end, worker.app.start())
         tasks = [asyncio.create_task(_watch(worker.app, worker.engine))]
         if worker.settings.tick_seconds:

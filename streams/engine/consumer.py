@@ -31,6 +31,8 @@ from streams.engine.types import TP
 log = logging.getLogger(__name__)
 
 _BUSY_WAIT_MS = 10
+# At low rates the cost of a fetch for each few records dominates: a third of the worker's CPU.
+_BUSY_FETCH_BYTES = 1 << 16
 _IDLE_WAIT_MS = 1000
 _IDLE_AFTER_EMPTY_POLLS = 4
 _POLL_GAP_S = 0.005
@@ -73,9 +75,10 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         await self.call_thread(seek)
 
     def set_idle(self, is_idle: bool) -> None:
-        """Let fetches wait long at the broker, which costs nothing, or short."""
+        """Let fetches wait long at the broker for anything, or shortly for much."""
         fetcher = self._ensure_consumer()._fetcher
         fetcher._fetch_max_wait_ms = _IDLE_WAIT_MS if is_idle else _BUSY_WAIT_MS
+        fetcher._fetch_min_bytes = 1 if is_idle else _BUSY_FETCH_BYTES
 
     def end_of(self, tp: TP) -> int | None:
         """Return where a partition's log ends, as far as the last fetch told."""

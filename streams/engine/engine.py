@@ -202,6 +202,17 @@ class Engine:
             del self.states[partition]
         self._taking_over = asyncio.create_task(self._take_over())
 
+    async def connect(self) -> None:
+        """Connect before there are partitions, so that those which come needn't wait for it.
+
+        Best effort: a takeover connects what isn't.
+        """
+        try:
+            await self._producer.open()
+            await self._reader.open()
+        except (KafkaError, TimeoutError, OSError) as error:
+            log.debug("not connected yet: %r", error)
+
     async def stop(self) -> None:
         """Finish what is begun, commit it, let go."""
         self._is_stopped = True

@@ -24,6 +24,7 @@ from aiokafka.errors import (
     UnknownTopicOrPartitionError,
     for_code,
 )
+from aiokafka.producer import sender
 from aiokafka.producer.transaction_manager import TransactionState
 from aiokafka.protocol.transaction import AddOffsetsToTxnRequest, InitProducerIdRequest
 
@@ -47,6 +48,9 @@ Pair = tuple[bytes | None, bytes | None, Any]
 
 TRANSACTION_TIMEOUT_S = 10.0
 _RETRY_S = 0.005
+# What aiokafka waits between two transactions while the markers of the first are being written:
+# its 20 ms are most of what an alert waits for.
+sender.BACKOFF_OVERRIDE = _RETRY_S
 _MAX_BATCH_BYTES = 900_000  # below the broker's message.max.bytes of 1 MiB
 _WAIT_FOR_COORDINATOR_S = 30.0
 _STOP_S = 3.0
