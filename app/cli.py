@@ -74,7 +74,7 @@ def _options(
 @program.command()
 def worker() -> int:
     """Run one worker until SIGTERM or SIGINT. Any number may run in one group."""
-    from app.main import run_worker  # noqa: PLC0415
+    from app.life import run_worker  # noqa: PLC0415
 
     return run_worker(load_settings())
 

@@ -1,9 +1,12 @@
 """Single records from outside the engine: ticks, callbacks, the sending service."""
 
 import asyncio
+from contextlib import suppress
 from typing import Any
 
 from aiokafka import AIOKafkaProducer
+
+CLOSE_SECONDS = 3.0
 
 
 class Publisher:
@@ -23,9 +26,10 @@ class Publisher:
         await producer.send_and_wait(topic, value, key=key, partition=partition)
 
     async def close(self) -> None:
-        """Send what is under way and disconnect."""
+        """Send what is under way and disconnect. Bounded: Kafka may be away."""
         if self._producer is not None:
-            await self._producer.stop()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._producer.stop(), CLOSE_SECONDS)
 
     async def _started(self) -> AIOKafkaProducer:
         async with self._starting:

@@ -15,6 +15,8 @@ from streams.records import Tick, encode
 
 log = logging.getLogger(__name__)
 
+LOOK_SECONDS = 1.0
+
 
 async def publish_ticks(
     publish: Callable[[str, bytes | None, bytes, int], Awaitable[None]],
@@ -25,14 +27,23 @@ async def publish_ticks(
     every_s: float,
     zone: tzinfo,
 ) -> None:
-    """Publish ticks for as long as this runs; one that fails is left out."""
+    """Publish ticks for as long as this runs; one that fails is left out.
+
+    Who becomes the leader publishes at once: there may have been none for a while.
+    """
+    clock = asyncio.get_running_loop().time
+    due = 0.0
     while True:
-        if is_leader():
+        if not is_leader():
+            due = 0.0
+        elif clock() >= due:
+            due = clock() + every_s
             now = datetime.now(UTC).astimezone(zone).isoformat(timespec="milliseconds")
             value = encode(Tick(now))
             try:
-                for partition in range(partitions):
-                    await publish(topic, None, value, partition)
+                await asyncio.gather(
+                    *(publish(topic, None, value, partition) for partition in range(partitions))
+                )
             except KafkaError as error:
                 log.warning("a tick could not be published: %r", error)
-        await asyncio.sleep(every_s)
+        await asyncio.sleep(min(every_s, LOOK_SECONDS))

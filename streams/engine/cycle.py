@@ -8,8 +8,7 @@ and not committed is bounded. A cycle that did nothing opens no transaction.
 import asyncio
 import logging
 import time
-from bisect import bisect_right
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -18,6 +17,7 @@ from aiokafka.partitioner import murmur2
 
 from streams import metrics
 from streams.engine import fault_points
+from streams.engine.buffer import Buffer
 from streams.engine.outbox import Outbox, Window
 from streams.engine.producer import Destination, Pair, TransactionalProducer
 from streams.engine.protocol import Membership
@@ -39,50 +39,6 @@ _MAX_BUFFERED = 80_000
 _MIN_BUFFERED = 2_000
 _MAX_KNOWN_KEYS = 100_000
 _NO_HEADERS: list[tuple[str, bytes]] = []
-
-
-class _Buffer:
-    """Records of one source partition that were read and not folded."""
-
-    def __init__(self, position: int) -> None:
-        self.position = position
-        """The offset after the last record read."""
-        self.count = 0
-        self._lists: deque[list[Record]] = deque()
-
-    def add(self, records: list[Record]) -> int:
-        """Return how many of the records are new."""
-        # After a seek a fetch that was under way may bring records from before it.
-        if records[0].offset < self.position:
-            records = [record for record in records if record.offset >= self.position]
-            if not records:
-                return 0
-        self.position = records[-1].offset + 1
-        self.count += len(records)
-        self._lists.append(records)
-        return len(records)
-
-    def take(self, most: int, until: int | None) -> list[Record]:
-        """Take up to so many records, at least one, none younger than `until` (None: any)."""
-        taken = self._lists.popleft()
-        while self._lists and len(taken) < most:
-            taken = taken + self._lists.popleft()
-        if until is not None and taken[-1].timestamp > until:
-            most = min(most, max(1, bisect_right(taken, until, key=_timestamp)))
-        if len(taken) > most:
-            self._lists.appendleft(taken[most:])
-            del taken[most:]
-        self.count -= len(taken)
-        return taken
-
-    @property
-    def head_timestamp(self) -> int:
-        """Milliseconds since the epoch of the oldest record. There must be one."""
-        return self._lists[0][0].timestamp
-
-
-def _timestamp(record: Record) -> int:
-    return record.timestamp
 
 
 class Lag(NamedTuple):
@@ -141,7 +97,7 @@ class Cycle:
                 self._in_time[tp.partition][source] = tp
         self._outboxes = outboxes
         self._states = states
-        self._buffers = {tp: _Buffer(positions[tp]) for tp in sources}
+        self._buffers = {tp: Buffer(positions[tp]) for tp in sources}
         self._buffered = 0
         self._most_buffered = max(_MIN_BUFFERED, _MAX_BUFFERED // max(len(states), 1))
         """Records of one partition that wait; all together a bounded number."""
