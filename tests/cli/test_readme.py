@@ -6,6 +6,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from tests.installation import Installation
 ROOT = Path(__file__).parent.parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PROGRAM = ".venv/bin/dialwatch"
+PATIENCE_SECONDS = 60.0
 
 
 def commands() -> list[list[str]]:
@@ -66,9 +68,11 @@ def test_a_command_of_the_readme_does_what_it_says(
     with running_sandbox() as (_, environment):
         own = installation.environment() | environment
         own |= {"DIALWATCH_WEB_PORT": str(free_port()), "DIALWATCH_WECHAT_CALLBACK_TOKEN": "token"}
-        stays = {"local": "Ctrl-C ends it", "worker": "took over"}
+        stays = {"local": "Ctrl-C ends it", "sandbox": "Ctrl-C ends it", "worker": "took over"}
         if arguments[0] == "local":  # its usual ports may be somebody's
             arguments = [*arguments, "--kafka-port=0", "--valkey-port=0", "--sandbox-port=0"]
+        if arguments[0] == "sandbox":
+            arguments = [*arguments, "--port=0"]
         with subprocess.Popen(
             [sys.executable, "-m", "app.cli", *arguments],
             cwd=tmp_path,
@@ -79,10 +83,14 @@ def test_a_command_of_the_readme_does_what_it_says(
         ) as program:
             assert program.stderr is not None
             said = []
+            # One that should end and doesn't must not hold up everything.
+            impatient = threading.Timer(PATIENCE_SECONDS, program.kill)
+            impatient.start()
             for line in program.stderr:
                 said.append(line)
                 if stays.get(arguments[0], "\0") in line:
                     program.send_signal(signal.SIGTERM)
+            impatient.cancel()
             assert program.wait(30) == 0, "".join(said)
         if arguments[0] in stays:
             assert any(stays[arguments[0]] in line for line in said)
