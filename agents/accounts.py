@@ -92,7 +92,7 @@ def _forget_account(state: State, key: bytes) -> None:
 
 
 def _sweep(state: State, rules: Rules, tick: int, passed: int) -> None:
-    """Forget what a tick finds to be over: some thousand keys a tick, all within an hour of ticks.
+    """Forget what a tick finds to be over: some thousand keys a tick.
 
     Nothing depends on when: a batch that is over counts as forgotten whether it was swept or
     not, and so does a run.

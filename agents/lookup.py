@@ -2,10 +2,9 @@
 
 from collections.abc import Callable
 
-from aiokafka.partitioner import murmur2
-
 from streams.engine.state import State
 from streams.records import Account
+from streams.topics import partition_of
 from tables.store import CUSTOMERS
 
 
@@ -20,7 +19,7 @@ def account_lookup(
 
     def lookup(account_id: str) -> Account | None:
         key = account_id.encode()
-        state = state_of((murmur2(key) & 0x7FFFFFFF) % partitions)
+        state = state_of(partition_of(key, partitions))
         customer = None if state is None else state.peek(CUSTOMERS, key)
         if customer is None:
             return None

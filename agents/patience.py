@@ -38,12 +38,16 @@ class Patience:
                 if not self._back.is_set():
                     continue
                 try:
-                    return await question()
+                    answer = await question()
                 except StoreAwayError as error:
                     if not self._back.is_set():
                         continue
                     self._back.clear()
                     self._note_away(error)
+                else:
+                    # Who asked again for all may have been cancelled before it was back.
+                    self._note_back()
+                    return answer
             # Whoever finds the store away first asks again for all.
             try:
                 return await self._ask_until_back(question)
@@ -57,11 +61,15 @@ class Patience:
             pause_s = min(MOST_PAUSE_SECONDS, pause_s * 2)
             with suppress(StoreAwayError):
                 answer = await question()
-                self.is_away = False
-                _log.info("the store is back: %s goes on", self._what_waits)
+                self._note_back()
                 return answer
 
     def _note_away(self, error: StoreAwayError) -> None:
         if not self.is_away:
             self.is_away = True
             _log.warning("%s: %s waits until it is back", error, self._what_waits)
+
+    def _note_back(self) -> None:
+        if self.is_away:
+            self.is_away = False
+            _log.info("the store is back: %s goes on", self._what_waits)

@@ -32,8 +32,6 @@ from streams.records import (
     encode,
 )
 
-__all__ = ["HoldView", "SendAgent"]
-
 _log = logging.getLogger(__name__)
 
 MOST_AT_ONCE = 64

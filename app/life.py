@@ -106,12 +106,18 @@ async def _say_when_redis_is_away(redis: Redis) -> None:
 async def _serve(worker: Worker, end: asyncio.Future[None]) -> None:
     """Start, wait for the end, stop. What fails while stopping can't make it hang."""
     tasks: list[asyncio.Task[None]] = []
+
+    def watch(work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        task.add_done_callback(lambda done: _crash_of(done, worker.engine))
+        tasks.append(task)
+
     try:
         await _unless(end, worker.engine.connect())
         await _unless(end, worker.app.start())
-        tasks = [asyncio.create_task(_watch(worker.app, worker.engine))]
+        watch(_watch(worker.app, worker.engine))
         if worker.settings.tick_seconds:
-            tasks.append(asyncio.create_task(_tick(worker)))
+            watch(_tick(worker))
         gc.collect()
         gc.freeze()
         gc.set_threshold(_GC_THRESHOLD)
@@ -121,6 +127,13 @@ async def _serve(worker: Worker, end: asyncio.Future[None]) -> None:
             task.cancel()
         await _within(worker.engine.stop(), "finishing what is begun")
         await _within(worker.app.stop(), "leaving the group")
+
+
+def _crash_of(task: asyncio.Task[None], engine: Engine) -> None:
+    """A task's exception would be seen by nobody."""
+    error = None if task.cancelled() else task.exception()
+    if isinstance(error, Exception):
+        engine.crash(error)
 
 
 async def _unless(end: asyncio.Future[None], work: Coroutine[Any, Any, T]) -> T | None:

@@ -1,10 +1,11 @@
 """Single records from outside the engine: ticks, callbacks, the sending service."""
 
 import asyncio
-from contextlib import suppress
 from typing import Any
 
 from aiokafka import AIOKafkaProducer
+
+from streams.engine.producer import within
 
 CLOSE_SECONDS = 3.0
 
@@ -28,8 +29,7 @@ class Publisher:
     async def close(self) -> None:
         """Send what is under way and disconnect. Bounded: Kafka may be away."""
         if self._producer is not None:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._producer.stop(), CLOSE_SECONDS)
+            await within(CLOSE_SECONDS, self._producer.stop())
 
     async def _started(self) -> AIOKafkaProducer:
         async with self._starting:
@@ -40,7 +40,7 @@ class Publisher:
                 try:
                     await producer.start()
                 except BaseException:
-                    await producer.stop()
+                    await within(CLOSE_SECONDS, producer.stop())
                     raise
                 self._producer = producer
         return self._producer

@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
-from aiokafka.partitioner import murmur2
 from rich.console import Console
 from rich.progress import Progress
 
@@ -35,7 +34,7 @@ from streams.engine.state import State
 from streams.engine.types import TP, Batch, Output, Record, Source
 from streams.records import SCENARIOS
 from streams.times import parse_instant
-from streams.topics import Topics
+from streams.topics import Topics, partition_of
 
 CONNECT_SECONDS = 15.0
 _POLL_MS = 20
@@ -78,7 +77,7 @@ class _Command(msgspec.Struct):
 _decode = msgspec.json.Decoder(_Command).decode
 
 
-class _Internal(NamedTuple):
+class Caused(NamedTuple):
     """A record of an internal topic, which a replay only keeps in memory."""
 
     offset: int
@@ -94,11 +93,11 @@ class Refold:
     def __init__(self, rules: Rules, topics: Topics, on_command: Callable[[bytes], None]) -> None:
         self._topics = topics
         self._sources: dict[str, Source] = {one.topic: one for one in watching(rules, topics)}
-        self._states = [State(number) for number in range(topics.partitions)]
+        self.states = [State(number) for number in range(topics.partitions)]
         self._no_state = State(-1)
         """Of partitions that only `announcements` has: it may have more than the others."""
         self._on_command = on_command
-        self._internal: deque[tuple[TP, _Internal]] = deque()
+        self.waiting: deque[tuple[TP, Caused]] = deque()
         self._folded = 0
         self._places: dict[bytes, int] = {}
         self.invalid = 0
@@ -109,24 +108,24 @@ class Refold:
 
     def fold(self, tp: TP, records: list[Record]) -> None:
         """Fold records and whatever they cause in the group's own topics."""
-        self._fold(tp, records)
-        while self._internal:
-            caused, record = self._internal.popleft()
-            self._fold(caused, [record])
+        self.fold_one(tp, records)
+        while self.waiting:
+            caused, record = self.waiting.popleft()
+            self.fold_one(caused, [record])
         self._folded += len(records)
         if self._folded >= _SEAL_EVERY:
             self._folded = 0
-            for state in self._states:
+            for state in self.states:
                 state.seal()
                 state.apply()
 
-    def _fold(self, tp: TP, records: list[Any]) -> None:
-        has_state = tp.partition < len(self._states)
-        state = self._states[tp.partition] if has_state else self._no_state
-        batch = Batch(tp, records, state, self._emit, lambda: None)
+    def fold_one(self, tp: TP, records: list[Any]) -> None:
+        has_state = tp.partition < len(self.states)
+        state = self.states[tp.partition] if has_state else self._no_state
+        batch = Batch(tp, records, state, self.emit, lambda: None)
         self._sources[tp.topic].fold(batch)
 
-    def _emit(self, output: Output) -> None:
+    def emit(self, output: Output) -> None:
         if output.topic == self._topics.notifications:
             self._on_command(output.value or b"")
         elif output.topic == self._topics.dead_letters:
@@ -135,13 +134,13 @@ class Refold:
             partition = output.partition
             if partition is None:
                 partition = self._place(output.key or b"")
-            record = _Internal(0, 0, output.key, output.value)
-            self._internal.append((TP(output.topic, partition), record))
+            record = Caused(0, 0, output.key, output.value)
+            self.waiting.append((TP(output.topic, partition), record))
 
     def _place(self, key: bytes) -> int:
         place = self._places.get(key)
         if place is None:
-            place = (murmur2(key) & 0x7FFFFFFF) % self._topics.partitions
+            place = partition_of(key, self._topics.partitions)
             if len(self._places) >= _MOST_KNOWN_KEYS:
                 self._places.clear()
             self._places[key] = place

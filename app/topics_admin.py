@@ -114,7 +114,8 @@ def check_internal(topics: Topics, standing: Mapping[str, int]) -> None:
     if wrong:
         raise WrongTopicsError(
             f"{'; '.join(wrong)} as {topics.calls} has: the state of group {topics.group} was "
-            f"partitioned otherwise; set {variable('group')} to a new name to begin anew"
+            f"partitioned otherwise; a new name in {variable('group')} begins anew, and sends what "
+            "the topics still hold again"
         )
 
 

@@ -4,10 +4,16 @@ from prometheus_client import Counter, Gauge, Histogram
 
 _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
-RECORDS = Counter("dialwatch_records_total", "Records folded", ["topic"])
+RECORDS = Counter(
+    "dialwatch_records_total",
+    "Records folded; those of a cycle that failed are folded again",
+    ["topic"],
+)
 DEAD_LETTERS = Counter("dialwatch_dead_letters_total", "Invalid records", ["topic", "reason"])
 NOTIFICATIONS = Counter(
-    "dialwatch_notifications_total", "Commands published", ["scenario", "channel"]
+    "dialwatch_notifications_total",
+    "Commands noticed; those of a cycle that failed are noticed again",
+    ["scenario", "channel"],
 )
 DELIVERIES = Counter(
     "dialwatch_deliveries_total", "What became of commands", ["channel", "status", "reason"]
@@ -23,7 +29,7 @@ BATCH_RECORDS = Histogram(
 LAG = Gauge("dialwatch_lag_records", "Records not yet folded", ["topic", "partition"])
 BEHIND_SECONDS = Gauge(
     "dialwatch_behind_seconds",
-    "Age of the last folded record when there is lag",
+    "Age of the oldest record that waits to be folded",
     ["topic", "partition"],
 )
 RESTORED = Gauge("dialwatch_restored_ratio", "Part of the state that is restored")

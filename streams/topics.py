@@ -1,7 +1,9 @@
-"""The topics: their names, partitions and clean-up. No records, no clients."""
+"""The topics: names, partitions, clean-up, and where a key lies. No records, no clients."""
 
 from dataclasses import dataclass
 from enum import StrEnum
+
+from aiokafka.partitioner import murmur2
 
 
 class Source(StrEnum):
@@ -187,3 +189,8 @@ class Topics:
     def co_partitioned(self) -> list[str]:
         """The contract topics that must have the same number of partitions."""
         return [self.name(source) for source in CO_PARTITIONED]
+
+
+def partition_of(key: bytes, partitions: int) -> int:
+    """Return where the Java default partitioner puts a key."""
+    return int((murmur2(key) & 0x7FFFFFFF) % partitions)

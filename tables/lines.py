@@ -7,7 +7,8 @@ from tables import runs
 
 LineCall = tuple[str, str, int, list[Channel] | None]
 """A call that ended with a line error: its id, its account's id, the instant it ended, and the
-account's own channels for line alerts (None: the default). Travels: append fields only."""
+account's own channels for line alerts (None: the default), as they were when it was counted: the
+line lives in another partition than the account. Travels: append fields only."""
 
 
 class LineSegment(Struct, array_like=True):

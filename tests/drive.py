@@ -6,7 +6,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from agents.rules import Rules
-from app.replay import Refold, _Internal
+from app.replay import Caused, Refold
 from streams.engine.types import TP, Output
 from streams.topics import Topics
 from tests.installation import Published
@@ -21,10 +21,10 @@ class _Refold(Refold):
         super().__init__(*given)
         self.others: list[Output] = []
 
-    def _emit(self, output: Output) -> None:
+    def emit(self, output: Output) -> None:
         if output.topic != self._topics.notifications:
             self.others.append(output)
-        super()._emit(output)
+        super().emit(output)
 
 
 class Drive:
@@ -70,23 +70,23 @@ class Drive:
 
     def defer(self, records: Iterable[Published]) -> None:
         """Fold records; what they cause in the group's own topics waits."""
-        self._fold(records, self.refold._fold)
+        self._fold(records, self.refold.fold_one)
 
     def deferred(self) -> int:
         """How many records of the group's own topics wait."""
-        return len(self.refold._internal)
+        return len(self.refold.waiting)
 
     def go_on(self) -> None:
         """Fold the next record that waits."""
-        caused, record = self.refold._internal.popleft()
-        self.refold._fold(caused, [record])
+        caused, record = self.refold.waiting.popleft()
+        self.refold.fold_one(caused, [record])
 
     def _fold(self, records: Iterable[Published], fold: Callable[[TP, list[Any]], None]) -> None:
         for topic, key, value, _ in records:
             raw = value
             if value is not None and not isinstance(value, bytes):
                 raw = json.dumps(value).encode()
-            record = _Internal(
+            record = Caused(
                 self._offset, self._offset, key.encode() if isinstance(key, str) else key, raw
             )
             self._offset += 1
@@ -94,7 +94,7 @@ class Drive:
 
     def keys(self) -> int:
         """How many values the state holds."""
-        (state,) = self.refold._states
+        (state,) = self.refold.states
         state.seal()
         state.apply()
         return len(state)

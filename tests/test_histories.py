@@ -13,7 +13,7 @@ import pytest
 from aiokafka.partitioner import murmur2
 
 from agents.rules import Rules
-from app.replay import Refold, _Internal
+from app.replay import Caused, Refold
 from streams.engine.types import TP
 from streams.topics import Topics
 from tests.oracle import Oracle, comparable, normalized
@@ -162,7 +162,7 @@ def fold(events: list[Event], rules: Rules, cuts: random.Random) -> tuple[list[A
             refold.fold(before, portion)
             portion = []
         raw = value if value is None or isinstance(value, bytes) else json.dumps(value).encode()
-        portion.append(_Internal(offset, offset, None if key is None else key.encode(), raw))
+        portion.append(Caused(offset, offset, None if key is None else key.encode(), raw))
         before = tp
     if before is not None:
         refold.fold(before, portion)

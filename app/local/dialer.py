@@ -10,9 +10,8 @@ from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 import msgspec
-from aiokafka.partitioner import murmur2
 
-from streams.topics import Source
+from streams.topics import Source, partition_of
 
 SECONDS_BETWEEN_CALLS = 0.4
 CALL_PRICE_FEN = 6
@@ -143,7 +142,7 @@ class Dialer:
 
     def partition_of(self, key: bytes) -> int:
         """Return where the Java default partitioner puts a key."""
-        return int((murmur2(key) & 0x7FFFFFFF) % self._partitions)
+        return partition_of(key, self._partitions)
 
     def _call(self, customer: _Customer, now: datetime, *, is_broken: bool) -> Event:
         if customer.next_index >= customer.size:

@@ -169,7 +169,7 @@ class Kafka(Service):
         with self.log.open("ab") as log:
             formatted = subprocess.run(tool, stdout=log, stderr=log, check=False, timeout=60)
         if formatted.returncode:
-            raise LocalStackError(f"Kafka cannot use {self._data}: {self._last_words()}")
+            raise LocalStackError(f"Kafka cannot use {self._data}: {self.last_words()}")
 
 
 def find_java() -> Path:

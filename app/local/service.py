@@ -90,7 +90,7 @@ class Service(ABC):
     def check(self) -> None:
         """Raises LocalStackError when it isn't running."""
         if self.pid is None:
-            raise LocalStackError(f"{self.name} has ended: {self._last_words()}")
+            raise LocalStackError(f"{self.name} has ended: {self.last_words()}")
 
     def stop(self) -> None:
         """Let it end in its own order; kill it when that takes too long."""
@@ -152,18 +152,18 @@ class Service(ABC):
         deadline = time.monotonic() + self.start_seconds
         while True:
             if self.pid is None:
-                raise LocalStackError(f"{self.name} ended at once: {self._last_words()}")
+                raise LocalStackError(f"{self.name} ended at once: {self.last_words()}")
             with suppress(OSError):
                 if self.is_serving():
                     return
             if time.monotonic() > deadline:
                 raise LocalStackError(
                     f"{self.name} doesn't answer after {self.start_seconds:.0f} s: "
-                    f"{self._last_words()}"
+                    f"{self.last_words()}"
                 )
             time.sleep(POLL_SECONDS)
 
-    def _last_words(self) -> str:
+    def last_words(self) -> str:
         """The last line of the log that tells of an error, else the last one."""
         lines = self.log.read_text(encoding="utf-8", errors="replace").split("\n")[-200:]
         said = [line.strip() for line in lines if line.strip()]

@@ -57,9 +57,9 @@ async def read_recent(
         auto_offset_reset="earliest",
         isolation_level="read_committed",
     )
-    await consumer.start()
     try:
-        records = await _tail(consumer, [topics.deliveries, topics.dead_letters], topics.partitions)
+        await consumer.start()
+        records = await _tail(consumer, [topics.deliveries, topics.dead_letters])
     finally:
         await consumer.stop()
     deliveries = [_delivery(one.value, zone) for one in records[topics.deliveries]]
@@ -72,12 +72,15 @@ async def read_recent(
     return chosen[:SHOWN], letters[:SHOWN]
 
 
-async def _tail(
-    consumer: AIOKafkaConsumer, names: list[str], partitions: int
-) -> dict[str, list[Any]]:
+async def _tail(consumer: AIOKafkaConsumer, names: list[str]) -> dict[str, list[Any]]:
     """Return the last records of topics, newest first, as they are in a worker's process: with
     everything but the name of their topic (see `streams/engine/fetching.py`)."""
-    tps = [TopicPartition(name, number) for name in names for number in range(partitions)]
+    await consumer.topics()
+    tps = [
+        TopicPartition(name, number)
+        for name in names
+        for number in consumer.partitions_for_topic(name) or ()
+    ]
     consumer.assign(tps)
     begins, ends = await consumer.beginning_offsets(tps), await consumer.end_offsets(tps)
     for tp in tps:

@@ -30,7 +30,7 @@ SCENARIO = "direct"
 _LONGEST_KEY = 200
 _OPENAPI = Path(__file__).parent / "openapi.json"
 
-Name = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^[\x21-\x7e]+$")]
+Name = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^[\x21-\x7e]+$(?!\n)")]
 Address = Annotated[str, Meta(max_length=2048)]
 
 

@@ -114,7 +114,7 @@ class WebServer:
 
     async def _metrics(self, request: web.Request) -> web.Response:
         self._view.lags()
-        body = await asyncio.to_thread(generate_latest, REGISTRY)
+        body = generate_latest(REGISTRY)
         return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     async def _page(self, request: web.Request) -> web.Response:

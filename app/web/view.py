@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from prometheus_client.metrics import MetricWrapperBase
 
-from agents.send import HoldView
+from agents.holds import HoldView
 from app.settings import Settings, variable
 from app.web.history import History, Sample, sparkline
 from streams import metrics

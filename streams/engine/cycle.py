@@ -13,8 +13,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from aiokafka.partitioner import murmur2
-
 from streams import metrics
 from streams.engine import fault_points
 from streams.engine.buffer import Buffer
@@ -23,6 +21,7 @@ from streams.engine.producer import Destination, Pair, TransactionalProducer
 from streams.engine.protocol import Membership
 from streams.engine.state import State
 from streams.engine.types import TP, Batch, Output, Record, Source
+from streams.topics import partition_of
 
 log = logging.getLogger(__name__)
 
@@ -303,7 +302,7 @@ class Cycle:
             return 0
         known = self._known_partitions.get((topic, key))
         if known is None:
-            known = (murmur2(key) & 0x7FFFFFFF) % self._producer.partition_count(topic)
+            known = partition_of(key, self._producer.partition_count(topic))
             if len(self._known_partitions) >= _MAX_KNOWN_KEYS:
                 self._known_partitions.clear()
             self._known_partitions[topic, key] = known
@@ -317,10 +316,11 @@ class Cycle:
             return False
         if transaction.is_full:
             return True
-        age = time.monotonic() - transaction.started
-        if self._buffered >= BACKLOG_RECORDS:
-            return age >= BACKLOG_CYCLE_SECONDS
-        return transaction.is_hurried or age >= CYCLE_SECONDS
+        is_hurried = transaction.is_hurried and self._buffered < BACKLOG_RECORDS
+        return is_hurried or time.monotonic() - transaction.started >= self._cycle_seconds()
+
+    def _cycle_seconds(self) -> float:
+        return BACKLOG_CYCLE_SECONDS if self._buffered >= BACKLOG_RECORDS else CYCLE_SECONDS
 
     async def _rest(self) -> None:
         """Sleep until there is something to fold or the running cycle is due."""
@@ -329,7 +329,7 @@ class Cycle:
         if transaction is None or self._commit is not None:
             await self._wake.wait()
             return
-        left = transaction.started + CYCLE_SECONDS - time.monotonic()
+        left = transaction.started + self._cycle_seconds() - time.monotonic()
         timer = asyncio.get_running_loop().call_later(max(left, 0), self._wake.set)
         await self._wake.wait()
         timer.cancel()

@@ -183,6 +183,7 @@ class Engine:
         self._membership = None
         await self._stop_takeover()
         await self._end_cycle()
+        self._assigned = set()
 
     def on_assigned(self, assigned: set[TP], membership: Membership) -> None:
         """Take partitions over, in the background."""

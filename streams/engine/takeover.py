@@ -95,11 +95,12 @@ class LogReader:
                 raise ChangelogCutError(
                     f"{tp.topic}-{tp.partition} holds {begins[tp]} to {ends[tp]}, and this worker "
                     f"knows it up to {state.position}: a part of what is remembered was deleted. "
-                    "The topic must have cleanup.policy=compact alone; begin anew with another "
-                    "DIALWATCH_GROUP"
+                    "The topic must have cleanup.policy=compact alone. Another DIALWATCH_GROUP "
+                    "begins anew, and sends what the topics still hold again"
                 )
         behind = {tp: state for tp, state in changelogs.items() if state.position < ends[tp]}
         if not behind:
+            metrics.RESTORED.set(1)
             return 0
         consumer = self._open(self._records)
         consumer.assign(_theirs(behind))

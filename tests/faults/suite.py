@@ -214,7 +214,7 @@ class Round:
             if worker.directory in self.down:
                 continue
             if worker.pid is None:
-                raise AssertionError(f"a worker ended: {worker._last_words()}")
+                raise AssertionError(f"a worker ended: {worker.last_words()}")
 
     # -- what faults do to workers ------------------------------------------------------------
 
@@ -229,7 +229,7 @@ class Round:
 
     def kill(self, worker: WorkerProcess) -> None:
         """SIGKILL. It must have been alive."""
-        assert worker.pid is not None, worker._last_words()
+        assert worker.pid is not None, worker.last_words()
         self.down.add(worker.directory)
         worker.kill()
 
@@ -238,7 +238,7 @@ class Round:
         self.down.add(worker.directory)
         worker.terminate()
         code = await self.gone(worker, 30.0)
-        assert code == 0, f"exit {code} after SIGTERM: {worker._last_words()}"
+        assert code == 0, f"exit {code} after SIGTERM: {worker.last_words()}"
 
     async def gone(self, worker: WorkerProcess, within_s: float) -> int:
         """Wait for a worker's end; return its exit code, negative for a signal."""
@@ -252,7 +252,7 @@ class Round:
         """Wait until a worker has stopped itself at its freeze point."""
         deadline = time.monotonic() + within_s
         while not is_frozen(worker):
-            assert worker.pid is not None, f"a worker ended: {worker._last_words()}"
+            assert worker.pid is not None, f"a worker ended: {worker.last_words()}"
             assert time.monotonic() < deadline, "the freeze point was never passed"
             await asyncio.sleep(0.02)
 
@@ -343,7 +343,7 @@ def crash_at(point: str) -> Fault:
             round_.down.add(worker.directory)
             worker.launch(DIALWATCH_TEST_CRASH_AT=f"{point}:{passing}")
             code = await round_.gone(worker, STRIKE_SECONDS)
-            assert code == -9, f"exit {code} instead of dying: {worker._last_words()}"
+            assert code == -9, f"exit {code} instead of dying: {worker.last_words()}"
             if turn + 1 == round_.turns:
                 round_.note(f"moved in {await round_.alone(other):.1f} s")
             round_.launch(worker)

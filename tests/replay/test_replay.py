@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from app.replay import _Internal, _Log, fold_in_time, read_up_to
+from app.replay import Caused, _Log, fold_in_time, read_up_to
 from streams.engine.types import TP
 from tests.cli.test_commands import dialwatch
 from tests.drive import Drive
@@ -20,7 +20,7 @@ from tests.samples import account, announcement, call, recharge, ticks
 
 def log(topic: str, order: int, *timestamps: int) -> _Log:
     records: list[Any] = [
-        _Internal(number, at, None, f"{topic}{at}".encode()) for number, at in enumerate(timestamps)
+        Caused(number, at, None, f"{topic}{at}".encode()) for number, at in enumerate(timestamps)
     ]
     return _Log(TP(topic, 0), order, len(records), records, is_read=True)
 
@@ -62,7 +62,7 @@ def test_announcements_may_have_more_partitions_than_the_others() -> None:
     drive = Drive()
     drive.take([account("acme")])
     said = announcement("up")
-    record: Any = _Internal(0, 0, b"up", json.dumps(said.value).encode())
+    record: Any = Caused(0, 0, b"up", json.dumps(said.value).encode())
     drive.refold.fold(TP("announcements", 7), [record])
     assert len(drive.commands) == 2
 

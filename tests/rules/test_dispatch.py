@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from agents.dispatch import DispatchAgent
-from app.replay import _Internal
+from app.replay import Caused
 from streams.engine.state import State
 from streams.engine.types import TP, Batch, Output
 from streams.records import Notification, decode_notification
@@ -38,7 +38,7 @@ EXTRAS = {
 def dispatched(command: Any, key: bytes | None = b"acme") -> list[Output]:
     raw = command if isinstance(command, bytes) else json.dumps(command).encode()
     outputs: list[Output] = []
-    records: list[Any] = [_Internal(5, 0, key, raw)]
+    records: list[Any] = [Caused(5, 0, key, raw)]
     batch = Batch(TP(TOPICS.notifications, 3), records, State(3), outputs.append, lambda: None)
     DispatchAgent(TOPICS, ZoneInfo("Asia/Shanghai")).fold(batch)
     return outputs

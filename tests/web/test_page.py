@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from agents.send import HoldView
+from agents.holds import HoldView
 from app.settings import load_settings
 from app.web.history import KEPT, History, Sample, sparkline
 from app.web.recent import masked

@@ -169,3 +169,9 @@ class TestWithoutAToken:
         assert status == 403
         assert "DIALWATCH_WEB_TOKEN" in said["msg"]
         assert recorder.records == []
+
+
+def test_a_line_end_behind_an_open_id_is_no_part_of_one() -> None:
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.json.decode(b'{"openID":"abc\\n","templateId":"t"}', type=SendRequest)
+    assert msgspec.json.decode(b'{"openID":"abc","templateId":"t"}', type=SendRequest)

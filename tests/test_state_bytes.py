@@ -1,0 +1,107 @@
+"""What outlives a deployment is read by the next one: the bytes of state and of internal records.
+
+A value here changes only together with a way to read what stands in Kafka.
+"""
+
+from typing import Any
+
+import pytest
+
+from agents import announcements, calls, lines
+from streams.engine.outbox import UNFINISHED, _Unfinished
+from streams.engine.state import Table
+from streams.records import Announcement
+from tables import store
+from tables.balances import Balance
+from tables.batches import Batch, Page, Parked
+from tables.customers import Customer
+from tables.lines import LineRun, LineSegment
+from tables.recharges import Recharges
+from tables.runs import Run
+from tables.store import Announced, Clock
+from tables.tallies import Tally
+
+SAMPLES: dict[str, tuple[Table[Any], Any, str]] = {
+    "CUSTOMERS": (
+        store.CUSTOMERS,
+        Customer("云帆", "o1", None, "AB", 5000, 7, {"low_balance": ["sms"]}, 3, [8]),
+        "6199a6e4ba91e5b886a26f31c0a24142cd13880781ab6c6f775f62616c616e636591a3736d73039108",
+    ),
+    "TALLIES": (
+        store.TALLIES,
+        Tally(Run(2, "c1", 7, 8), 5, Batch(9, 1, 7, 8, bytearray(b"\x01")), Balance(4, (20, 21))),
+        "63949402a263310708059509010708c401019204921415",
+    ),
+    "BATCHES": (
+        store.BATCHES,
+        Batch(9, 1, 7, 8, bytearray(b"\x01")),
+        "629509010708c40101",
+    ),
+    "PARKED": (
+        store.PARKED,
+        Parked([5, 6]),
+        "6f91920506",
+    ),
+    "PAGES": (
+        store.PAGES,
+        Page(bytearray(b"\xff")),
+        "7091c401ff",
+    ),
+    "LINES": (
+        store.LINES,
+        LineRun(Run(1, "c1", 7, 8), {"acme": ["inbox"], "bob": None}),
+        "6c929401a26331070882a461636d6591a5696e626f78a3626f62c0",
+    ),
+    "RECHARGES": (
+        store.RECHARGES,
+        Recharges(b"12345678"),
+        "7291c4083132333435363738",
+    ),
+    "ANNOUNCED": (
+        store.ANNOUNCED,
+        Announced(7),
+        "6e9107",
+    ),
+    "CLOCKS": (
+        store.CLOCKS,
+        Clock(7, 3),
+        "74920703",
+    ),
+    "UNFINISHED": (
+        UNFINISHED,
+        _Unfinished(9, [4, 7]),
+        "759209920407",
+    ),
+}
+SEGMENT = "92a66c696e652d319294a26331a461636d6507c0c0"
+FAN_OUT = (
+    "9385af616e6e6f756e63656d656e745f6964a26e31a46b696e64a775706772616465a57469746c65"
+    "a174a7636f6e74656e74a163ac7075626c69736865645f6174b9323032362d30322d31345431303a"
+    "30303a30302b30383a3030c40461636d6509"
+)
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_the_bytes_of_a_table_are_pinned(name: str) -> None:
+    table, value, pinned = SAMPLES[name]
+    assert (table.prefix + table.encode(value)).hex() == pinned
+    assert table.decode(bytes.fromhex(pinned)[1:]) == value
+
+
+def test_all_tables_are_pinned_and_none_shares_its_prefix() -> None:
+    tables = [one for one in vars(store).values() if isinstance(one, Table)] + [UNFINISHED]
+    assert {id(table) for table, _, _ in SAMPLES.values()} == {id(table) for table in tables}
+    assert len({table.prefix for table in tables}) == len(tables)
+
+
+def test_a_line_segment_is_read_as_it_is_written() -> None:
+    written = calls._encode_segment(("line-1", [("c1", "acme", 7, None), None]))
+    assert written.hex() == SEGMENT
+    assert lines._decode(written) == LineSegment("line-1", [("c1", "acme", 7, None), None])
+
+
+def test_a_fan_out_is_read_as_it_is_written() -> None:
+    said = Announcement("n1", "upgrade", "t", "c", "2026-02-14T10:00:00+08:00")
+    written = announcements._encode(announcements._FanOut(said, b"acme", 9))
+    assert written.hex() == FAN_OUT
+    assert announcements._decode(written) == announcements._FanOut(said, b"acme", 9)
