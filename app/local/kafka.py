@@ -165,7 +165,8 @@ class Kafka(Service):
 
     def _format(self, java: list[str], properties: Path) -> None:
         tool = [*java, "kafka.tools.StorageTool", "format"]
-        tool += ["-t", self.cluster_id(), "-c", str(properties)]
+        # With "=", because an id may begin with "-".
+        tool += [f"--cluster-id={self.cluster_id()}", "-c", str(properties)]
         with self.log.open("ab") as log:
             formatted = subprocess.run(tool, stdout=log, stderr=log, check=False, timeout=60)
         if formatted.returncode:

@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import AIOKafkaConsumer
 
 from streams.topics import Topics
 
@@ -51,7 +51,10 @@ async def read_recent(
 
     Takes up to some seconds. Raises KafkaError or OSError where Kafka is away.
     """
+    names = [topics.deliveries, topics.dead_letters]
+    # Without a group it is assigned all partitions of its topics, however many they have.
     consumer = AIOKafkaConsumer(
+        *names,
         **client_options,
         enable_auto_commit=False,
         auto_offset_reset="earliest",
@@ -59,7 +62,7 @@ async def read_recent(
     )
     try:
         await consumer.start()
-        records = await _tail(consumer, [topics.deliveries, topics.dead_letters])
+        records = await _tail(consumer, names)
     finally:
         await consumer.stop()
     deliveries = [_delivery(one.value, zone) for one in records[topics.deliveries]]
@@ -75,13 +78,7 @@ async def read_recent(
 async def _tail(consumer: AIOKafkaConsumer, names: list[str]) -> dict[str, list[Any]]:
     """Return the last records of topics, newest first, as they are in a worker's process: with
     everything but the name of their topic (see `streams/engine/fetching.py`)."""
-    await consumer.topics()
-    tps = [
-        TopicPartition(name, number)
-        for name in names
-        for number in consumer.partitions_for_topic(name) or ()
-    ]
-    consumer.assign(tps)
+    tps = list(consumer.assignment())
     begins, ends = await consumer.beginning_offsets(tps), await consumer.end_offsets(tps)
     for tp in tps:
         consumer.seek(tp, max(begins[tp], ends[tp] - _OFFSETS_BACK))
