@@ -31,7 +31,7 @@ CO_PARTITIONED = (
 )
 
 
-# What a worker writes.
+# What a worker's transactions write.
 _WRITTEN = (
     Source.NOTIFICATIONS,
     Source.INBOX_MESSAGES,
@@ -174,16 +174,8 @@ class Topics:
     def outputs(self) -> tuple[str, ...]:
         """The topics that a worker's transactions write to, apart from the changelog."""
         return (
-            self.notifications,
-            self.inbox_messages,
-            self.deliveries,
-            self.dead_letters,
-            self.line_segments,
-            self.fan_outs,
-            self.wechat_outbox,
-            self.wechat_bulk_outbox,
-            self.sms_outbox,
-            self.sms_bulk_outbox,
+            *(self.name(source) for source in _WRITTEN),
+            *(topic.name for topic in self.internal() if topic.name != self.changelog),
         )
 
     def co_partitioned(self) -> list[str]:
