@@ -279,9 +279,9 @@ async def _replay(settings: Settings, rules: Rules, on_command: Callable[[bytes]
         fetch_max_wait_ms=_POLL_MS,
         check_crcs=False,
     )
-    await consumer.start()
     console = Console(stderr=True)
     try:
+        await consumer.start()
         bars = Progress(console=console, transient=True) if console.is_terminal else nullcontext()
         with bars as shown:
             for phase in (

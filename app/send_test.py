@@ -54,8 +54,8 @@ async def _send(settings: Settings, account: str, timeout_s: float) -> int:
         auto_offset_reset="latest",
     )
     publisher = Publisher(settings.kafka_client_options())
-    await consumer.start()
     try:
+        await consumer.start()
         tps = [TopicPartition(topics.deliveries, n) for n in range(counts[topics.deliveries])]
         consumer.assign(tps)
         await consumer.seek_to_end(*tps)

@@ -91,8 +91,8 @@ class Installation:
 
     async def _delete_topics(self) -> None:
         admin = AIOKafkaAdminClient(bootstrap_servers=self.brokers)
-        await admin.start()
         try:
+            await admin.start()
             mine = [name for name in await admin.list_topics() if name.startswith(self.name)]
             await admin.delete_topics(mine)
         finally:
@@ -101,8 +101,8 @@ class Installation:
     async def configure(self, topic: str, settings: dict[str, str]) -> None:
         """Set a topic's own settings, by its real name; what isn't named goes back to usual."""
         admin = AIOKafkaAdminClient(bootstrap_servers=self.brokers)
-        await admin.start()
         try:
+            await admin.start()
             await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, settings)])
         finally:
             await admin.close()
@@ -110,8 +110,8 @@ class Installation:
     async def publish(self, records: Iterable[Published]) -> None:
         """Return when Kafka has them all; records of one partition keep their order."""
         producer = AIOKafkaProducer(bootstrap_servers=self.brokers, linger_ms=5)
-        await producer.start()
         try:
+            await producer.start()
             sent = []
             for topic, key, value, partition in records:
                 raw = value
@@ -145,8 +145,8 @@ class Installation:
             enable_auto_commit=False,
             auto_offset_reset="earliest",
         )
-        await consumer.start()
         try:
+            await consumer.start()
             tps = [TopicPartition(name, number) for number in range(self.partitions)]
             consumer.assign(tps)
             ends = await consumer.end_offsets(tps)
@@ -165,9 +165,9 @@ class Installation:
         consumer = AIOKafkaConsumer(
             bootstrap_servers=self.brokers, group_id=self.name, enable_auto_commit=False
         )
-        await consumer.start()
         left = {}
         try:
+            await consumer.start()
             for name in names:
                 committed = {
                     number: await consumer.committed(TopicPartition(name, number)) or 0

@@ -40,8 +40,8 @@ class Probe:
         producer = AIOKafkaProducer(
             bootstrap_servers=self.installation.brokers, enable_idempotence=True, acks="all"
         )
-        await producer.start()
         try:
+            await producer.start()
             for key in self.keys.values():
                 account = {"account_id": key, "name": key, "intent_classes": ["A"],
                            "channels": {"interested_customer": ["inbox"]}}  # fmt: skip

@@ -133,8 +133,8 @@ class Round:
         producer = AIOKafkaProducer(
             bootstrap_servers=self.installation.brokers, enable_idempotence=True, acks="all"
         )
-        await producer.start()
         try:
+            await producer.start()
             for leg in range(LEGS):
                 await self.stand_still()
                 for events in self.history.before_leg(leg):

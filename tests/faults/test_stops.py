@@ -10,8 +10,8 @@ from tests.installation import Installation, Published
 
 async def _delete(installation: Installation, topic: str, before: int) -> None:
     admin = AIOKafkaAdminClient(bootstrap_servers=installation.brokers)
-    await admin.start()
     try:
+        await admin.start()
         await admin.delete_records({TopicPartition(topic, 0): RecordsToDelete(before)})
     finally:
         await admin.close()
