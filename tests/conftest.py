@@ -8,13 +8,15 @@ import asyncio
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from redis.asyncio import Redis
 
 from app.local.kafka import Kafka
 from app.local.valkey import Valkey
+from app.store import open_redis
 from tests.installation import Installation
 
 
@@ -43,6 +45,15 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     server.start()
     yield server.redis_url
     server.kill()
+
+
+@pytest.fixture
+async def redis(redis_url: str) -> AsyncIterator[Redis]:
+    """A client of that Valkey, emptied, as the worker opens it."""
+    client = open_redis(redis_url)
+    await client.flushdb()
+    yield client
+    await client.aclose()
 
 
 @pytest.fixture

@@ -18,7 +18,6 @@ from app.channels.wechat import WechatChannel
 from app.http import open_http
 from app.sandbox.faults import Faults
 from app.sandbox.server import APP_ID, APP_SECRET, TEMPLATE_ID, Sandbox
-from app.store import open_redis
 from app.wechat.client import WechatClient
 from app.wechat.message import Template
 from app.wechat.outcomes import error_text
@@ -71,14 +70,6 @@ def agrees(met: Outcome, expected: Outcome) -> bool:
     if getattr(expected, field, "") in {"", "*"}:
         met = msgspec.structs.replace(met, **{field: getattr(expected, field)})
     return met == expected
-
-
-@pytest.fixture
-async def redis(redis_url: str) -> AsyncIterator[Redis]:
-    client = open_redis(redis_url)
-    await client.flushdb()
-    yield client
-    await client.aclose()
 
 
 @pytest.fixture
