@@ -18,10 +18,9 @@ from streams.records import CallsParsed, valid_calls
 from streams.topics import Topics
 from tables import balances, batches, runs, texts
 from tables.batches import NEW, PAGE_BITS, REPEATED
-from tables.customers import Customer, chosen_channels
+from tables.customers import chosen_channels
 from tables.lines import LineCall
-from tables.store import CLOCKS, CUSTOMERS
-from tables.tallies import Tally
+from tables.store import CLOCKS, CUSTOMERS, TALLIES
 
 # Far below what a record may hold, however long the ids are that the dialer makes.
 _MOST_IN_SEGMENT = 1_000
@@ -42,17 +41,19 @@ class CallsAgent:
         state, rules, topics, parsed = polled.state, self._rules, self._topics, self._parsed
         length, window, retention = rules.run_length, rules.run_window, rules.batch_retention
         here, clock, fen = polled.tp.partition, latest_tick(state), parsed.fen
-        accounts: dict[bytes, tuple[Tally, Customer | None]] = {}
+        keys = dict.fromkeys(record.key for record in polled.records if record.key is not None)
+        tallies, customers = state.get_many(TALLIES, keys), state.peek_many(CUSTOMERS, keys)
+        accounts = dict(zip(keys, zip(tallies, customers, strict=True), strict=True))
         line_calls: dict[str, list[LineCall | None]] = {}
 
         def on_invalid(record: Record, reason: str) -> None:
             bury(polled, topics, record, reason)
 
         for record, key, call, submitted, ended in valid_calls(polled.records, parsed, on_invalid):
-            account = accounts.get(key)
-            if account is None:
-                account = accounts[key] = tally_of(state, key), state.peek(CUSTOMERS, key)
-            tally, customer = account
+            tally, customer = accounts[key]
+            if tally is None:
+                tally = tally_of(state, key)
+                accounts[key] = tally, customer
             batch = tally.batch
             if batch is None or tally.submitted != submitted or clock > batch.tick:
                 size = call.batch_size

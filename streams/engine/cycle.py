@@ -17,10 +17,10 @@ from streams import metrics
 from streams.engine import fault_points
 from streams.engine.buffer import Buffer
 from streams.engine.outbox import Outbox, Window
-from streams.engine.producer import Destination, Pair, TransactionalProducer
+from streams.engine.producer import Destination, TransactionalProducer
 from streams.engine.protocol import Membership
 from streams.engine.state import State
-from streams.engine.types import TP, Batch, Output, Record, Source
+from streams.engine.types import TP, Batch, Output, Pair, Record, Source
 from streams.topics import partition_of
 
 log = logging.getLogger(__name__)
@@ -37,7 +37,6 @@ MAX_CYCLE_KEYS = 50_000
 _MAX_BUFFERED = 80_000
 _MIN_BUFFERED = 2_000
 _MAX_KNOWN_KEYS = 100_000
-_NO_HEADERS: list[tuple[str, bytes]] = []
 
 
 class Lag(NamedTuple):
@@ -349,9 +348,7 @@ class Cycle:
             sealed.append(state)
             changes = state.seal()
             if changes:
-                records[self._changelog, partition] = [
-                    (key, value, _NO_HEADERS) for key, value in changes
-                ]
+                records[self._changelog, partition] = changes
         records.update(transaction.outputs)
         self._commit = asyncio.create_task(self._commit_sealed(transaction, records, sealed))
 

@@ -37,14 +37,13 @@ from streams.engine.protocol import (
     read_offset_commit,
     read_offset_fetch,
 )
-from streams.engine.types import TP
+from streams.engine.types import TP, Pair
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 Destination = tuple[str, int]
-Pair = tuple[bytes | None, bytes | None, Any]
 
 TRANSACTION_TIMEOUT_S = 10.0
 _RETRY_S = 0.005

@@ -5,12 +5,16 @@ a cycle works on them. Look-up order: the running cycle, the cycle being committ
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import Any, Generic, TypeVar, cast
 
 import msgspec
 
+from streams.engine.types import Pair
+
 V = TypeVar("V")
+
+_NO_HEADERS: list[tuple[str, bytes]] = []
 
 
 class Table(Generic[V]):
@@ -51,7 +55,7 @@ class State:
         return sum(map(len, self._base.values()))
 
     def get(self, table: Table[V], key: bytes) -> V | None:
-        """Return the value to work on: what is changed in it is remembered with this cycle."""
+        """Return the value to work on: it is remembered with this cycle, changed or not."""
         live = self._live[table]
         if key in live:
             value: V | None = live[key]
@@ -84,6 +88,25 @@ class State:
             value = peeked[key] = table.decode(raw)
         return value
 
+    def get_many(self, table: Table[V], keys: Collection[bytes]) -> list[V | None]:
+        """`get` for many keys, at half its price. Give them in the order in which they are used:
+        with a million accounts, what is not in the processor's caches is most of the cost."""
+        live, decode = self._live[table], table.decode
+        new = [key for key in keys if key not in live]
+        for key, raw in zip(new, self._raws(table.prefix, new), strict=True):
+            if raw is not None:
+                live[key] = decode(raw)
+        return list(map(live.get, keys))
+
+    def peek_many(self, table: Table[V], keys: Collection[bytes]) -> list[V | None]:
+        """`peek` for many keys: see `get_many`."""
+        live, peeked, decode = self._live[table], self._peeked[table], table.decode
+        new = [key for key in keys if key not in live and key not in peeked]
+        for key, raw in zip(new, self._raws(table.prefix, new), strict=True):
+            if raw is not None:
+                peeked[key] = decode(raw)
+        return [live[key] if key in live else peeked.get(key) for key in keys]
+
     def put(self, table: Table[V], key: bytes, value: V) -> None:
         """Remember a new value."""
         self._live[table][key] = value
@@ -108,22 +131,20 @@ class State:
         """How many values the running cycle has loaded or changed: it holds them as objects."""
         return sum(map(len, self._live.values()))
 
-    def seal(self) -> list[tuple[bytes, bytes | None]]:
+    def seal(self) -> list[Pair]:
         """End the running cycle: return what it changed, for the changelog; None: deleted.
 
         Until `apply` or `discard` these changes are seen by the next cycle.
         """
         if any(self._committing.values()):
             raise RuntimeError("the cycle before is still being committed")
-        changes: list[tuple[bytes, bytes | None]] = []
+        changes: list[Pair] = []
         for table, live in self._live.items():
-            prefix, encode, base = table.prefix, table.encode, self._base[table.prefix]
-            sealed = self._committing[prefix]
-            for key, value in live.items():
-                raw = None if value is None else encode(value)
-                if raw != base.get(key):
-                    sealed[key] = raw
-                    changes.append((prefix + key, raw))
+            prefix, encode = table.prefix, table.encode
+            sealed = self._committing[prefix] = {
+                key: None if value is None else encode(value) for key, value in live.items()
+            }
+            changes += [(prefix + key, raw, _NO_HEADERS) for key, raw in sealed.items()]
         self._live.clear()
         self._peeked.clear()
         return changes
@@ -132,11 +153,10 @@ class State:
         """Make the sealed changes the base: their transaction is committed."""
         for prefix, sealed in self._committing.items():
             base = self._base[prefix]
-            for key, raw in sealed.items():
-                if raw is None:
-                    base.pop(key, None)
-                else:
-                    base[key] = raw
+            for key in [key for key, raw in sealed.items() if raw is None]:
+                del sealed[key]
+                base.pop(key, None)
+            base.update(cast(dict[bytes, bytes], sealed))
         self._committing.clear()
 
     def discard(self) -> None:
@@ -158,3 +178,7 @@ class State:
     def _raw(self, prefix: bytes, key: bytes) -> bytes | None:
         committing = self._committing[prefix]
         return committing[key] if key in committing else self._base[prefix].get(key)
+
+    def _raws(self, prefix: bytes, keys: list[bytes]) -> list[bytes | None]:
+        committing, base = self._committing[prefix], self._base[prefix]
+        return [committing[key] if key in committing else base.get(key) for key in keys]

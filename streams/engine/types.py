@@ -2,14 +2,18 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from faust.types import TP
 
 if TYPE_CHECKING:
     from streams.engine.state import State
 
-__all__ = ["TP", "Batch", "Output", "Record", "Source"]
+__all__ = ["TP", "Batch", "Output", "Pair", "Record", "Source"]
+
+
+Pair = tuple[bytes | None, bytes | None, Any]
+"""What a transaction writes to one partition: key, value and headers."""
 
 
 class Record(Protocol):
