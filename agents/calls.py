@@ -8,7 +8,7 @@ it keeps for speed.
 import msgspec
 
 from agents import reminders
-from agents.batches import batch_of, on_complete, page_of, tally_of
+from agents.batches import batch_of, on_complete, page_of
 from agents.rules import Rules
 from agents.telling import bury, tell
 from streams.engine.state import State
@@ -21,6 +21,7 @@ from tables.batches import NEW, PAGE_BITS, REPEATED
 from tables.customers import chosen_channels
 from tables.lines import LineCall
 from tables.store import CLOCKS, CUSTOMERS, TALLIES
+from tables.tallies import Tally
 
 # Far below what a record may hold, however long the ids are that the dialer makes.
 _MOST_IN_SEGMENT = 1_000
@@ -52,7 +53,8 @@ class CallsAgent:
         for record, key, call, submitted, ended in valid_calls(polled.records, parsed, on_invalid):
             tally, customer = accounts[key]
             if tally is None:
-                tally = tally_of(state, key)
+                tally = Tally()
+                state.put(TALLIES, key, tally)
                 accounts[key] = tally, customer
             batch = tally.batch
             if batch is None or tally.submitted != submitted or clock > batch.tick:
