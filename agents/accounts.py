@@ -8,9 +8,9 @@ from agents import reminders
 from agents.batches import forget_tally, forget_what_is_over, seen_by_a_tick, tally_of
 from agents.rules import Rules
 from agents.telling import readable, tell
+from streams.decoding import decode_account, decode_recharge, decode_tick
 from streams.engine.state import State, Table
 from streams.engine.types import Batch
-from streams.records import decode_account, decode_recharge, decode_tick
 from streams.times import HOUR, parse_instant, parse_money
 from streams.topics import Topics
 from tables import balances, customers, recharges, runs, texts

@@ -12,9 +12,10 @@ from msgspec import Struct
 
 from agents.rules import Rules
 from agents.telling import readable, tell
+from streams.decoding import decode_announcement
 from streams.engine.state import State
 from streams.engine.types import Batch, Output
-from streams.records import Announcement, decode_announcement
+from streams.records import Announcement
 from streams.times import parse_instant
 from streams.topics import Topics
 from tables import texts

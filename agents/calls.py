@@ -11,10 +11,10 @@ from agents import reminders
 from agents.batches import batch_of, on_complete, page_of
 from agents.rules import Rules
 from agents.telling import bury, tell
+from streams.decoding import CallsParsed, valid_calls
 from streams.engine.state import State
 from streams.engine.types import Batch as Polled
 from streams.engine.types import Output, Record
-from streams.records import CallsParsed, valid_calls
 from streams.topics import Topics
 from tables import balances, batches, runs, texts
 from tables.batches import NEW, PAGE_BITS, REPEATED

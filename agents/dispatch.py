@@ -9,14 +9,9 @@ from datetime import UTC, datetime, tzinfo
 
 from agents.telling import readable
 from streams import metrics
+from streams.decoding import decode_notification
 from streams.engine.types import Batch, Output, Record
-from streams.records import (
-    Delivery,
-    InboxMessage,
-    Notification,
-    decode_notification,
-    encode,
-)
+from streams.records import Delivery, InboxMessage, Notification, encode
 from streams.topics import Topics
 
 

@@ -21,16 +21,11 @@ from agents.holds import HoldView
 from agents.outcomes import Refused
 from agents.patience import Patience
 from agents.settle import Job, Lookup, RevokedError, Settler
+from streams.decoding import InvalidRecordError, decode_notification
 from streams.engine.outbox import Finish, OutboxRecord
 from streams.engine.types import Output
 from streams.metrics import DELIVERIES, PENDING
-from streams.records import (
-    Delivery,
-    InvalidRecordError,
-    Notification,
-    decode_notification,
-    encode,
-)
+from streams.records import Delivery, Notification, encode
 
 _log = logging.getLogger(__name__)
 

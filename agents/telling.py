@@ -5,8 +5,9 @@ from typing import TypeVar
 
 from agents.dead_letters import dead_letter
 from streams import metrics
+from streams.decoding import InvalidRecordError
 from streams.engine.types import Batch, Output, Record
-from streams.records import InvalidRecordError, Notification, encode
+from streams.records import Notification, encode
 from streams.topics import Topics
 
 R = TypeVar("R")

@@ -8,9 +8,10 @@ import pytest
 
 from agents.dispatch import DispatchAgent
 from app.replay import Caused
+from streams.decoding import decode_notification
 from streams.engine.state import State
 from streams.engine.types import TP, Batch, Output
-from streams.records import Notification, decode_notification
+from streams.records import Notification
 from streams.topics import Topics
 
 TOPICS = Topics("p.", "g", 1)

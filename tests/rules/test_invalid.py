@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.records import (
+from streams.decoding import (
     CallsParsed,
     InvalidRecordError,
     decode_account,

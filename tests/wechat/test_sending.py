@@ -10,7 +10,7 @@ from aiohttp.test_utils import TestClient
 from aiokafka.errors import KafkaConnectionError
 
 from app.web.sending import SendRequest
-from streams.records import decode_notification
+from streams.decoding import decode_notification
 from tests.wechat.conftest import Recorder
 
 AUTHORIZED = {"Authorization": "Bearer ops-token"}

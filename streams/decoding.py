@@ -1,0 +1,300 @@
+"""From bytes to records: all that one record can show by itself, or what makes it invalid.
+
+What needs memory (a batch whose size changed) is the rules' to say. Longer than most modules: the
+checks of all records stand together, so that they are seen to be alike. No state, no clients.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NoReturn, Protocol, TypeVar
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from streams.records import Account, Announcement, Call, Notification, Recharge, Tick, encode
+from streams.times import parse_instant, parse_money
+
+_MAX_MEMO = 50_000
+_LONGEST_NOTIFICATION_ID = 64
+
+
+class InvalidRecordError(ValueError):
+    """A record the contract calls invalid. Its text names the field and what is wrong with it."""
+
+
+class _ForeignNotification(Notification, omit_defaults=True, gc=False):
+    """A command as other systems may spell it: what its channel doesn't use, they may leave out."""
+
+    # Unset until `decode_notification` has looked at the channel.
+    title: str | UnsetType = UNSET  # type: ignore[assignment]
+    content: str | UnsetType = UNSET  # type: ignore[assignment]
+    page: str | None = None
+    cause: dict[str, Any] | UnsetType = UNSET  # type: ignore[assignment]
+
+
+class Parsed(dict[str, int]):
+    """Spelled value → number, remembered: calls share their batch's time, and seconds repeat.
+
+    A lookup of a text that can't be parsed raises ValueError. Bounded.
+    """
+
+    def __init__(self, parse: Callable[[str], int]) -> None:
+        super().__init__()
+        self._parse = parse
+
+    def __missing__(self, text: str) -> int:
+        number = self._parse(text)
+        if len(self) >= _MAX_MEMO:
+            self.clear()
+        self[text] = number
+        return number
+
+
+class KeyAndValue(Protocol):
+    """A Kafka record, as far as decoding looks at it."""
+
+    key: bytes | None
+    value: bytes | None
+
+
+R = TypeVar("R", bound=KeyAndValue)
+
+
+class CallsParsed:
+    """What is remembered from call to call of spelled times and money."""
+
+    def __init__(self) -> None:
+        self.instants = Parsed(self._parse_instant)
+        self.fen = Parsed(parse_money)
+
+    def _parse_instant(self, text: str) -> int:
+        """Fractions of a second hardly repeat: they are put aside, and the second is looked up."""
+        zone = -1 if text[-1:] in {"Z", "z"} else -6
+        fraction = text[20:zone]
+        if text[19:20] == "." and fraction.isdecimal() and len(fraction) <= 6 and text.isascii():
+            return self.instants[text[:19] + text[zone:]] + int(fraction.ljust(6, "0"))
+        return parse_instant(text)
+
+
+_call_decoder = msgspec.json.Decoder(Call)
+_recharge_decoder = msgspec.json.Decoder(Recharge)
+_announcement_decoder = msgspec.json.Decoder(Announcement)
+_account_decoder = msgspec.json.Decoder(Account)
+_tick_decoder = msgspec.json.Decoder(Tick)
+_notification_decoder = msgspec.json.Decoder(_ForeignNotification)
+
+_AT_PATH = re.compile(r"(.*?)(?: - at `(?:key in )?\$(?:\.(.*))?`)?", re.DOTALL)
+_MISSING = re.compile(r"Object missing required field `([^`]*)`")
+
+
+def _decode(decoder: "msgspec.json.Decoder[Any]", value: bytes | None) -> Any:
+    if value is None:
+        raise InvalidRecordError("value: is missing")
+    try:
+        record = decoder.decode(value)
+        # msgspec doesn't look into the strings of fields it skips.
+        if not value.isascii():
+            value.decode()
+    except msgspec.ValidationError as error:
+        raise InvalidRecordError(_field_reason(str(error))) from None
+    except RecursionError:
+        raise InvalidRecordError("value: is nested too deeply") from None
+    except UnicodeDecodeError as error:
+        raise InvalidRecordError(f"value: is not strict JSON in UTF-8: {error}") from None
+    except msgspec.DecodeError as error:
+        record = _decode_slowly(decoder, value)
+        if record is None:
+            raise InvalidRecordError(f"value: is not strict JSON in UTF-8: {error}") from None
+    return record
+
+
+def _decode_slowly(decoder: "msgspec.json.Decoder[Any]", value: bytes) -> Any | None:
+    """Return a record that msgspec refuses although its JSON is right; None: it isn't.
+
+    That is half a surrogate pair, escaped: a text that was cut in the middle of an emoji. In a
+    field that we ignore it must not cost the record; UTF-8 can't carry it, so one of ours can't
+    be so.
+    """
+    try:
+        # Which numbers an unknown field holds, and how long they are, is nobody's business.
+        plain = json.loads(value.decode(), parse_constant=_refuse_constant, parse_int=_int_or_float)
+    except (ValueError, RecursionError):
+        return None
+    if isinstance(plain, dict):
+        names = decoder.type.__struct_fields__
+        plain = {name: plain[name] for name in names if name in plain}
+        for name, content in plain.items():
+            try:
+                encode(content)
+            except UnicodeEncodeError:
+                raise InvalidRecordError(f"{name}: has half a surrogate pair") from None
+            except RecursionError:
+                raise InvalidRecordError(f"{name}: is nested too deeply") from None
+    try:
+        return msgspec.convert(plain, decoder.type)
+    except msgspec.ValidationError as error:
+        raise InvalidRecordError(_field_reason(str(error))) from None
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _int_or_float(digits: str) -> int | float:
+    return int(digits) if len(digits) < 20 else float(digits)
+
+
+def _field_reason(message: str) -> str:
+    """Put msgspec's message the contract's way round: the field, then what is wrong with it."""
+    shape = _AT_PATH.fullmatch(message)
+    text, path = (shape[1], shape[2]) if shape else (message, None)
+    missing = _MISSING.match(text)
+    if missing:
+        return f"{path + '.' if path else ''}{missing[1]}: is missing"
+    return f"{path or 'value'}: {text[:1].lower()}{text[1:]}"
+
+
+def _check_key(key: bytes | None, field: str, expected: str) -> None:
+    if key != expected.encode():
+        raise InvalidRecordError(f"key: is not the record's {field}")
+
+
+def _check(field: str, parse: Any, text: str) -> int:
+    try:
+        return int(parse(text))
+    except ValueError as error:
+        raise InvalidRecordError(f"{field}: {error}") from None
+
+
+def decode_call(key: bytes | None, value: bytes | None) -> Call:
+    """Return a call that is valid by itself. Raises InvalidRecordError."""
+    call: Call = _decode(_call_decoder, value)
+    _check_key(key, "account_id", call.account_id)
+    if call.batch_index >= call.batch_size:
+        raise InvalidRecordError(
+            f"batch_index: {call.batch_index} is not below batch_size {call.batch_size}"
+        )
+    _check("submitted_at", parse_instant, call.submitted_at)
+    _check("ended_at", parse_instant, call.ended_at)
+    if call.balance is not None:
+        _check("balance", parse_money, call.balance)
+    return call
+
+
+def valid_calls(
+    records: Iterable[R],
+    parsed: CallsParsed,
+    on_invalid: Callable[[R, str], None],
+) -> Iterator[tuple[R, bytes, Call, int, int]]:
+    """Yield each valid call with its record, its key and the instants of `submitted_at` and
+    `ended_at`; the others go to `on_invalid` with the reason.
+
+    A million calls go through here: the checks that nearly all pass come inline, and what fails
+    one of them is left to `decode_call`.
+    """
+    decode, instants, fen = _call_decoder.decode, parsed.instants, parsed.fen
+    for record in records:
+        key, value = record.key, record.value
+        try:
+            call = decode(value)  # type: ignore[arg-type]  # None is refused like rubbish
+            submitted, ended = instants[call.submitted_at], instants[call.ended_at]
+            if (
+                key == call.account_id.encode()
+                and call.batch_index < call.batch_size
+                and (call.balance is None or fen[call.balance] is not None)
+                # msgspec doesn't look at the bytes of what it skips.
+                and (value.isascii() or value.decode())  # type: ignore[union-attr]
+            ):
+                yield record, key, call, submitted, ended
+                continue
+        except (msgspec.MsgspecError, ValueError, RecursionError, TypeError):
+            pass
+        try:
+            call = decode_call(key, value)
+        except InvalidRecordError as error:
+            on_invalid(record, str(error))
+        else:
+            submitted, ended = instants[call.submitted_at], instants[call.ended_at]
+            yield record, call.account_id.encode(), call, submitted, ended
+
+
+def decode_recharge(key: bytes | None, value: bytes | None) -> Recharge:
+    """Return a valid recharge. Raises InvalidRecordError."""
+    recharge: Recharge = _decode(_recharge_decoder, value)
+    _check_key(key, "account_id", recharge.account_id)
+    if _check("amount", parse_money, recharge.amount) <= 0:
+        raise InvalidRecordError("amount: is not above 0")
+    _check("balance", parse_money, recharge.balance)
+    _check("completed_at", parse_instant, recharge.completed_at)
+    return recharge
+
+
+def decode_announcement(key: bytes | None, value: bytes | None) -> Announcement:
+    """Return a valid announcement. Raises InvalidRecordError."""
+    announcement: Announcement = _decode(_announcement_decoder, value)
+    _check_key(key, "announcement_id", announcement.announcement_id)
+    _check("published_at", parse_instant, announcement.published_at)
+    return announcement
+
+
+def decode_account(key: bytes | None, value: bytes | None) -> Account | None:
+    """Return a valid account, None where it is deleted. Raises InvalidRecordError."""
+    if value is None:
+        if key is None:
+            raise InvalidRecordError("key: is missing")
+        try:
+            key.decode()
+        except UnicodeDecodeError:
+            raise InvalidRecordError("key: is not UTF-8") from None
+        return None
+    account: Account = _decode(_account_decoder, value)
+    _check_key(key, "account_id", account.account_id)
+    if account.balance_threshold is not None:
+        _check("balance_threshold", parse_money, account.balance_threshold)
+    if account.expires_at is not None:
+        _check("expires_at", parse_instant, account.expires_at)
+    return account
+
+
+def decode_tick(key: bytes | None, value: bytes | None) -> int:
+    """Return the instant of a valid tick, which has no key. Raises InvalidRecordError."""
+    tick: Tick = _decode(_tick_decoder, value)
+    if key:
+        raise InvalidRecordError("key: a tick has none")
+    return _check("at", parse_instant, tick.at)
+
+
+def decode_notification(key: bytes | None, value: bytes | None) -> Notification:
+    """Return a valid command, ours or another system's. Raises InvalidRecordError."""
+    command: _ForeignNotification = _decode(_notification_decoder, value)
+    _check("occurred_at", parse_instant, command.occurred_at)
+    if command.account_id is not None:
+        _check_key(key, "account_id", command.account_id)
+    elif command.channel != "wechat" or not command.openid:
+        raise InvalidRecordError("account_id: is null, which only wechat with an openid may have")
+    if len(command.notification_id) > _LONGEST_NOTIFICATION_ID:
+        raise InvalidRecordError(
+            f"notification_id: has more than {_LONGEST_NOTIFICATION_ID} characters"
+        )
+    if not command.notification_id.isascii():
+        raise InvalidRecordError("notification_id: is not ASCII")
+    _fill_what_is_left_out(command)
+    return command
+
+
+def _fill_what_is_left_out(command: _ForeignNotification) -> None:
+    """Check that a command says what its channel tells; fill in what it doesn't."""
+    has_data = command.channel == "wechat" and command.data is not None
+    if command.title is UNSET:
+        if command.channel != "sms" and not has_data:
+            raise InvalidRecordError("title: is missing")
+        command.title = ""
+    if command.content is UNSET or not command.content:
+        if not has_data:
+            raise InvalidRecordError("content: is missing")
+        command.content = ""
+    if command.cause is UNSET:
+        if command.channel == "inbox":
+            raise InvalidRecordError("cause: is missing")
+        command.cause = {}
