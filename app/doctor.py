@@ -1,6 +1,7 @@
 """`dialwatch doctor`: is everything there that a worker needs? One line each, with what to do.
 
-Asks, and changes nothing: it creates no topic and sends no message.
+Asks, and changes nothing: it creates no topic and sends no message. One function a question,
+which makes it longer than other modules.
 """
 
 import asyncio

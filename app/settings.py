@@ -1,7 +1,7 @@
 """The settings: every variable of the contract, read from the environment and `.env`, checked.
 
 Only `app/` may import this; everything else is handed plain values. What values a variable
-takes is said in `app/setting_kinds.py`.
+takes is said in `app/setting_kinds.py`. As long as the list of variables.
 """
 
 import ssl

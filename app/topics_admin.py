@@ -41,10 +41,10 @@ async def create_topics(
     return missing
 
 
-async def ensure_topics(settings: Settings, *, timeout_s: float | None = None) -> Topics:
+async def ensure_topics(settings: Settings) -> Topics:
     """Make sure that a worker can work on its topics; return them with their real partitions.
 
-    1. Wait for Kafka, saying so (for ever, unless there is a `timeout_s`: KafkaAwayError).
+    1. Wait for Kafka for as long as it takes, saying so.
     2. The number of partitions is that of the co-partitioned topics which stand, else the
        settings'. They differ: WrongTopicsError.
     3. Internal topics that stand must have that number, else WrongTopicsError: the group's state
@@ -53,15 +53,13 @@ async def ensure_topics(settings: Settings, *, timeout_s: float | None = None) -
     """
     while True:
         try:
-            return await _ensure(settings, timeout_s)
+            return await _ensure(settings)
         except KafkaAwayError as error:
-            if timeout_s is not None:
-                raise
             log.warning("%s; trying on", error)
 
 
-async def _ensure(settings: Settings, timeout_s: float | None) -> Topics:
-    async with open_admin(settings, timeout_s=timeout_s) as admin:
+async def _ensure(settings: Settings) -> Topics:
+    async with open_admin(settings, timeout_s=None) as admin:
         standing = await admin.partition_counts()
         topics = replace(settings.topics, partitions=common_count(settings.topics, standing))
         if topics.partitions != settings.partitions:

@@ -161,8 +161,8 @@ class WorkerView:
         return {labels[0]: int(value) for labels, value in counted(metrics.PENDING)}
 
     def token_s(self) -> float | None:
-        """Return how long the WeChat token lives at least; None: none was needed yet."""
-        return metrics.TOKEN_SECONDS._value.get() or None
+        """Return how long the WeChat token still lives; None: there is none, none was needed."""
+        return counted(metrics.TOKEN_SECONDS)[0][1] or None
 
     def settings_shown(self) -> list[tuple[str, str, bool]]:
         """Return (variable, value, whether somebody chose it) of every setting, secrets masked."""

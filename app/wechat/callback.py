@@ -123,9 +123,9 @@ def _hear_encrypted(console: Console, query: Mapping[str, str], body: bytes) -> 
     given = query.get("msg_signature", "")
     if not crypto.is_signed(given, *_signed(console, query), sealed):
         return Refused("the msg_signature is wrong")
-    opened = crypto.decrypt(console.aes_keys, console.app_id, sealed)
+    message = crypto.decrypt(console.aes_keys, console.app_id, sealed)
     # The signature covers what counts of the body, and is part of the request's name.
-    return Heard(read_fields(opened.message), f"{request_name(query)}:{given}")
+    return Heard(read_fields(message), f"{request_name(query)}:{given}")
 
 
 def request_name(query: Mapping[str, str]) -> str:

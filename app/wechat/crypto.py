@@ -11,7 +11,6 @@ import hashlib
 import hmac
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.padding import PKCS7
@@ -24,14 +23,6 @@ _BLOCK_BYTES = 16
 
 class CryptoError(ValueError):
     """Not encrypted with one of our keys, or not for our appid. The text names what is wrong."""
-
-
-@dataclass(frozen=True)
-class Opened:
-    """A decrypted message, and which of the keys it was."""
-
-    message: bytes
-    key_number: int
 
 
 def signature(*parts: str) -> str:
@@ -61,8 +52,8 @@ def encrypt(encoding_aes_key: str, app_id: str, message: bytes, random16: bytes 
     return base64.b64encode(encryptor.update(padded) + encryptor.finalize()).decode()
 
 
-def decrypt(encoding_aes_keys: Sequence[str], app_id: str, ciphertext: str) -> Opened:
-    """Open with the first key that fits. Raises CryptoError."""
+def decrypt(encoding_aes_keys: Sequence[str], app_id: str, ciphertext: str) -> bytes:
+    """Return the message, opened with the first key that fits. Raises CryptoError."""
     try:
         sealed = base64.b64decode(ciphertext.encode("ascii"), validate=True)
     except (binascii.Error, UnicodeEncodeError):
@@ -70,9 +61,9 @@ def decrypt(encoding_aes_keys: Sequence[str], app_id: str, ciphertext: str) -> O
     if not sealed or len(sealed) % _BLOCK_BYTES:
         raise CryptoError("Encrypt has no whole blocks")
     reason = "there is no key"
-    for number, key in enumerate(encoding_aes_keys):
+    for key in encoding_aes_keys:
         try:
-            return Opened(_open(decode_key(key), app_id, sealed), number)
+            return _open(decode_key(key), app_id, sealed)
         except CryptoError as error:
             reason = str(error)
     raise CryptoError(reason)

@@ -3,7 +3,8 @@
 Operators replace rows of it with `DIALWATCH_WECHAT_RULES`; see `parse_rules`.
 
 Codes and their meaning: official per-API list and global table, public SDKs, reports of users.
-The list is open, so that an unknown code has a row too. Pure: no clock, no I/O, no log.
+The list is open, so that an unknown code has a row too, and long, because the codes are many.
+Pure: no clock, no I/O, no log.
 """
 
 import re

@@ -55,6 +55,7 @@ class Tokens:
         self._owner = secrets.token_hex(16)
         self._known: TokenRecord | None = None
         self._renewal = asyncio.Lock()
+        TOKEN_SECONDS.set_function(self._remaining_s)
 
     async def get(self) -> str | TryLater | Held:
         """Return a token that should be good, or why there is none."""
@@ -64,7 +65,6 @@ class Tokens:
                 known = self._known
                 if known is None or self._is_ending(known):
                     return await self._renew(refused=None)
-        TOKEN_SECONDS.set((known.expires_at - self._now()) / SECOND)
         return known.token
 
     async def replace(self, refused: str) -> str | TryLater | Held:
@@ -77,12 +77,15 @@ class Tokens:
             self._known = None
             return await self._renew(refused)
 
+    def _remaining_s(self) -> float:
+        known = self._known
+        return 0.0 if known is None else max((known.expires_at - self._now()) / SECOND, 0.0)
+
     def _is_ending(self, record: TokenRecord) -> bool:
         return record.expires_at - self._now() <= self._early
 
     def _adopt(self, record: TokenRecord) -> str:
         self._known = record
-        TOKEN_SECONDS.set((record.expires_at - self._now()) / SECOND)
         return record.token
 
     def _known_or(self, trouble: TryLater | Held) -> str | TryLater | Held:

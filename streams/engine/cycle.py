@@ -3,6 +3,9 @@
 One assignment's worth of work. What the folds of all partitions changed in one cycle is one
 transaction; while it commits, the next cycle folds on top of it, and no further: what is read
 and not committed is bounded. A cycle that did nothing opens no transaction.
+
+Longer than other modules: reading, the order of folding and committing share the buffers and the
+running transaction, and what is exact about them is seen only together.
 """
 
 import asyncio

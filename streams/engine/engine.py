@@ -2,6 +2,9 @@
 
 Between the consumer (Faust's group, whole batches) and the cycle (folds and transactions) it
 keeps the worker's states, takes partitions over and recovers from a commit that failed.
+
+Longer than other modules: these three interrupt each other at every await, and whoever changes
+one must have the others before his eyes.
 """
 
 import asyncio

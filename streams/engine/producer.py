@@ -2,6 +2,9 @@
 
 One transactional producer a worker, fenced by the consumer group's generation (Kafka Streams'
 "exactly once v2"). Nothing here knows what is in the records.
+
+Longer than other modules by what aiokafka lacks: offsets sent with the group's generation, the
+outcome of each send, the ending of a dead worker's transaction.
 """
 
 import asyncio

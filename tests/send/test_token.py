@@ -13,6 +13,7 @@ from app.store import open_redis
 from app.wechat.client import WechatClient
 from app.wechat.token import Tokens
 from app.wechat.token_store import TokenRecord, TokenStore
+from streams.metrics import TOKEN_SECONDS
 from streams.times import SECOND
 
 START = 1_548_834_730 * SECOND
@@ -74,6 +75,24 @@ async def test_a_token_is_renewed_by_one_of_them_in_its_last_five_minutes(redis:
     }
     assert {await worker.get() for worker in workers} == {"token-2"}
     assert endpoint.requests == [False, False]
+
+
+async def test_the_metric_tells_the_life_that_is_left_also_while_nothing_is_sent(
+    redis: Redis,
+) -> None:
+    endpoint = TokenEndpoint()
+    tokens = endpoint.worker(redis)
+    assert remaining_s() == 0
+    await tokens.get()
+    endpoint.seconds = 7000
+    assert remaining_s() == 200
+    endpoint.seconds = 8000
+    assert remaining_s() == 0
+
+
+def remaining_s() -> float:
+    [family] = TOKEN_SECONDS.collect()
+    return family.samples[0].value
 
 
 async def test_a_refused_token_is_replaced_once_for_all(redis: Redis) -> None:

@@ -51,7 +51,7 @@ def test_message_signatures(vector: dict[str, Any]) -> None:
 @pytest.mark.parametrize("vector", ENCRYPTED, ids=name)
 def test_decrypting(vector: dict[str, Any]) -> None:
     opened = crypto.decrypt([vector["encoding_aes_key"]], vector["appid"], vector["encrypt"])
-    assert opened.message.decode() == vector["plaintext"]
+    assert opened.decode() == vector["plaintext"]
 
 
 @pytest.mark.parametrize("vector", ENCRYPTED, ids=name)
@@ -66,10 +66,9 @@ def test_encrypting(vector: dict[str, Any]) -> None:
 
 
 def test_during_a_change_of_keys_both_open() -> None:
-    for number, key in enumerate((KEY, OTHER_KEY)):
+    for key in (KEY, OTHER_KEY):
         sealed = crypto.encrypt(key, "wx1", b"hello")
-        opened = crypto.decrypt([KEY, OTHER_KEY], "wx1", sealed)
-        assert (opened.message, opened.key_number) == (b"hello", number)
+        assert crypto.decrypt([KEY, OTHER_KEY], "wx1", sealed) == b"hello"
 
 
 @pytest.mark.parametrize(
