@@ -5,7 +5,6 @@ from typing import Any
 from msgspec.structs import replace
 
 from agents import reminders
-from agents.batches import forget_tally, forget_what_is_over, seen_by_a_tick, tally_of
 from agents.rules import Rules
 from agents.telling import readable, tell
 from streams.decoding import decode_account, decode_recharge, decode_tick
@@ -14,6 +13,7 @@ from streams.engine.types import Batch
 from streams.times import HOUR, parse_instant, parse_money
 from streams.topics import Topics
 from tables import balances, customers, recharges, runs, texts
+from tables.accounts import forget_tally, forget_what_is_over, seen_by_a_tick, tally_of
 from tables.recharges import Recharges
 from tables.store import CLOCKS, CUSTOMERS, LINES, RECHARGES, TALLIES, Clock
 
@@ -106,7 +106,7 @@ def _sweep(state: State, rules: Rules, tick: int, passed: int) -> None:
     for _ in range(min(most, len(waiting))):
         table, key = waiting.pop()
         if table is TALLIES:
-            forget_what_is_over(state, key, tick, rules)
+            forget_what_is_over(state, key, tick, rules.batch_retention, rules.run_retention)
         else:
             line = state.peek(LINES, key)
             if line is None:

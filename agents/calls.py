@@ -8,7 +8,6 @@ it keeps for speed.
 import msgspec
 
 from agents import reminders
-from agents.batches import batch_of, on_complete, page_of
 from agents.rules import Rules
 from agents.telling import bury, tell
 from streams.decoding import CallsParsed, valid_calls
@@ -17,6 +16,7 @@ from streams.engine.types import Batch as Polled
 from streams.engine.types import Output, Record
 from streams.topics import Topics
 from tables import balances, batches, runs, texts
+from tables.accounts import batch_of, on_complete, page_of
 from tables.batches import NEW, PAGE_BITS, REPEATED
 from tables.customers import chosen_channels
 from tables.lines import LineCall

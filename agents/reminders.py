@@ -4,11 +4,11 @@ A tick looks only at those accounts that may be due: an index worked out from th
 long as the state is built on.
 """
 
-from agents.batches import tally_of
 from agents.rules import Rules
 from streams.engine.state import State
 from streams.records import Notification
 from tables import balances, customers, texts
+from tables.accounts import tally_of
 from tables.balances import Balance
 from tables.customers import Customer
 from tables.store import CUSTOMERS, TALLIES

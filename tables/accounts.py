@@ -1,12 +1,11 @@
-"""Where an account's batches are kept: the latest one in its tally, older ones parked beside it.
+"""What is remembered of one account: found, made, parked and forgotten.
 
-What a batch is and when it is over is said in `tables/batches.py`; here it is found, made,
-parked and forgotten.
+The latest batch is in the account's tally, older ones are parked beside it. What a batch or a run
+is and when it is over is said in their own modules.
 """
 
 from msgspec.structs import replace
 
-from agents.rules import Rules
 from streams.engine.state import State
 from tables import batches, runs
 from tables.batches import Batch, Page, Parked, batch_key, page_key
@@ -77,22 +76,26 @@ def forget_tally(state: State, key: bytes) -> None:
         _forget_parked(state, key, submitted)
 
 
-def forget_what_is_over(state: State, key: bytes, clock: int, rules: Rules) -> None:
-    """Forget an account's batches and run that are over; its tally when nothing is left in it."""
-    retention = rules.batch_retention
+def forget_what_is_over(
+    state: State, key: bytes, clock: int, batch_retention: int, run_retention: int
+) -> None:
+    """Forget an account's batches and run that are over; its tally when nothing is left in it.
+
+    The retentions are in microseconds.
+    """
     parked = (state.peek(PARKED, key) or Parked()).submitted
     for submitted in parked.copy():
         batch = state.peek(BATCHES, batch_key(key, submitted))
-        if batch is None or batches.is_forgotten(batch, clock, retention):
+        if batch is None or batches.is_forgotten(batch, clock, batch_retention):
             _forget_parked(state, key, submitted)
     tally = state.peek(TALLIES, key)
     if tally is None:
         return
     left = Tally(balance=tally.balance)
-    if not runs.is_forgotten(tally.run, clock, rules.run_retention):
+    if not runs.is_forgotten(tally.run, clock, run_retention):
         left.run = seen_by_a_tick(tally.run, clock)
     if tally.batch is not None:
-        if batches.is_forgotten(tally.batch, clock, retention):
+        if batches.is_forgotten(tally.batch, clock, batch_retention):
             _forget_pages(state, key, tally.submitted, tally.batch)
         else:
             left.submitted, left.batch = tally.submitted, tally.batch
