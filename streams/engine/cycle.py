@@ -12,7 +12,7 @@ import asyncio
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -20,10 +20,10 @@ from streams import metrics
 from streams.engine import fault_points
 from streams.engine.buffer import Buffer
 from streams.engine.outbox import Outbox, Window
-from streams.engine.producer import Destination, TransactionalProducer
+from streams.engine.producer import Destination, Pair, TransactionalProducer
 from streams.engine.protocol import Membership
 from streams.engine.state import State
-from streams.engine.types import TP, Batch, Output, Pair, Record, Source
+from streams.engine.types import TP, Batch, Output, Record, Source
 from streams.topics import partition_of
 
 log = logging.getLogger(__name__)
@@ -342,7 +342,7 @@ class Cycle:
         self._transaction = None
         for tp in transaction.finished:
             transaction.offsets[tp] = self._windows[tp].settle()
-        records: dict[Destination, list[Pair]] = {}
+        records: dict[Destination, Sequence[Pair]] = {}
         sealed = []
         for partition in transaction.touched:
             state = self._states.get(partition)
@@ -358,7 +358,7 @@ class Cycle:
     async def _commit_sealed(
         self,
         transaction: _Transaction,
-        records: dict[Destination, list[Pair]],
+        records: dict[Destination, Sequence[Pair]],
         sealed: list[State],
     ) -> None:
         began = time.monotonic()

@@ -9,7 +9,7 @@ outcome of each send, the ending of a dead worker's transaction.
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
 from aiokafka import AIOKafkaProducer
@@ -40,13 +40,15 @@ from streams.engine.protocol import (
     read_offset_commit,
     read_offset_fetch,
 )
-from streams.engine.types import TP, Pair
+from streams.engine.types import TP
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 Destination = tuple[str, int]
+Pair = tuple[bytes | None, bytes | None, Any]
+"""A record to write: key, value and headers."""
 
 TRANSACTION_TIMEOUT_S = 10.0
 _RETRY_S = 0.005
@@ -115,7 +117,7 @@ class TransactionalProducer:
 
     async def commit(
         self,
-        records: dict[Destination, list[Pair]],
+        records: Mapping[Destination, Sequence[Pair]],
         offsets: dict[TP, int],
         membership: Membership,
     ) -> dict[Destination, int]:
@@ -137,7 +139,7 @@ class TransactionalProducer:
 
     async def _commit(
         self,
-        records: dict[Destination, list[Pair]],
+        records: Mapping[Destination, Sequence[Pair]],
         offsets: dict[TP, int],
         membership: Membership,
     ) -> dict[Destination, int]:
@@ -214,7 +216,7 @@ class TransactionalProducer:
         self,
         producer: AIOKafkaProducer,
         destination: Destination,
-        pairs: list[Pair],
+        pairs: Sequence[Pair],
         written: list[tuple[Destination, int, asyncio.Future[Any]]],
     ) -> None:
         topic, partition = destination

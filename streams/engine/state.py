@@ -10,9 +10,10 @@ from typing import Any, Generic, TypeVar, cast
 
 import msgspec
 
-from streams.engine.types import Pair
-
 V = TypeVar("V")
+
+Change = tuple[bytes, bytes | None, list[tuple[str, bytes]]]
+"""A record of the changelog: key, value (None: deleted) and headers, of which there are none."""
 
 _NO_HEADERS: list[tuple[str, bytes]] = []
 
@@ -131,14 +132,14 @@ class State:
         """How many values the running cycle has loaded or changed: it holds them as objects."""
         return sum(map(len, self._live.values()))
 
-    def seal(self) -> list[Pair]:
+    def seal(self) -> list[Change]:
         """End the running cycle: return what it changed, for the changelog; None: deleted.
 
         Until `apply` or `discard` these changes are seen by the next cycle.
         """
         if any(self._committing.values()):
             raise RuntimeError("the cycle before is still being committed")
-        changes: list[Pair] = []
+        changes: list[Change] = []
         for table, live in self._live.items():
             prefix, encode = table.prefix, table.encode
             sealed = self._committing[prefix] = {

@@ -2,18 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from faust.types import TP
 
 if TYPE_CHECKING:
     from streams.engine.state import State
 
-__all__ = ["TP", "Batch", "Output", "Pair", "Record", "Source"]
-
-
-Pair = tuple[bytes | None, bytes | None, Any]
-"""What a transaction writes to one partition: key, value and headers."""
+__all__ = ["TP", "Batch", "Output", "Record", "Source"]
 
 
 class Record(Protocol):
