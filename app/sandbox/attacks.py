@@ -3,14 +3,12 @@
 import base64
 import secrets
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import Literal, get_args
 
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
+from app.sandbox.callbacks import CallbackDriver
 from app.wechat import crypto
-
-if TYPE_CHECKING:
-    from app.sandbox.callbacks import CallbackDriver
 
 Attack = Literal[
     "wrong_signature",
@@ -43,7 +41,15 @@ class Forged:
     body: bytes
 
 
-def forge(driver: "CallbackDriver", attack: Attack, openid: str) -> list[Forged]:
+async def send_attack(driver: CallbackDriver, attack: Attack, openid: str) -> list[int | None]:
+    """Send the requests of an attack, once each; return the statuses."""
+    return [
+        (await driver.post(forged.query, forged.body))[0]
+        for forged in _forge(driver, attack, openid)
+    ]
+
+
+def _forge(driver: CallbackDriver, attack: Attack, openid: str) -> list[Forged]:
     """Return the requests of one attack; of several, the last is the attack."""
     said = driver.said(openid, "unsubscribe", {"EventKey": ""})
     match attack:
@@ -68,7 +74,7 @@ def forge(driver: "CallbackDriver", attack: Attack, openid: str) -> list[Forged]
             return [_forge_sealed(driver, attack, said)]
 
 
-def _forge_sealed(driver: "CallbackDriver", attack: Attack, said: dict[str, str]) -> Forged:
+def _forge_sealed(driver: CallbackDriver, attack: Attack, said: dict[str, str]) -> Forged:
     """Return what has a good signature, as who knows the token but not the key could make it."""
     key, message = driver.callback.encoding_aes_key, driver.write(said)
     if attack == "clear_body":

@@ -15,7 +15,6 @@ from xml.sax.saxutils import escape
 import httpx
 from msgspec import Struct
 
-from app.sandbox.attacks import Attack, forge
 from app.wechat import crypto
 
 log = logging.getLogger(__name__)
@@ -63,13 +62,6 @@ class CallbackDriver:
                     return status
         self.refused += 1
         return status
-
-    async def attack(self, attack: Attack, openid: str) -> list[int | None]:
-        """Send the requests of an attack, once each; return the statuses."""
-        return [
-            (await self.post(forged.query, forged.body))[0]
-            for forged in forge(self, attack, openid)
-        ]
 
     async def post(self, query: dict[str, str], body: bytes) -> tuple[int | None, str]:
         """Return the status and the text; None where nobody answered."""

@@ -24,23 +24,20 @@ GET    /                      the phones, for people
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 from aiohttp import web
 from msgspec import Struct
 
 from app.sandbox.addresses import Mode
-from app.sandbox.attacks import ATTACKS, SEALED_ONLY, Attack
+from app.sandbox.attacks import ATTACKS, SEALED_ONLY, Attack, send_attack
 from app.sandbox.callbacks import Callback
 from app.sandbox.faults import Faults
 from app.sandbox.limits import Limits
+from app.sandbox.server import CONTROL, Sandbox
 from app.sandbox.wechat import FIELDS
 
-if TYPE_CHECKING:
-    from app.sandbox.server import Sandbox
-
-CONTROL = "/__sandbox"
 _PAGE = Path(__file__).parent / "page.html"
 
 
@@ -72,8 +69,9 @@ class _Attacked(Struct, forbid_unknown_fields=True):
     openid: str = "o-attacked"
 
 
-def add_control_routes(app: web.Application, sandbox: "Sandbox") -> None:
-    """Serve the control plane and the page."""
+def with_control_plane(sandbox: Sandbox) -> web.Application:
+    """Return the stand-in's server with its control plane and its page."""
+    app = sandbox.application()
     control = _Control(sandbox)
     for method, path, answering in (
         ("GET", "/messages", control.messages),
@@ -97,10 +95,11 @@ def add_control_routes(app: web.Application, sandbox: "Sandbox") -> None:
     ):
         app.router.add_route(method, f"{CONTROL}{path}", answering)
     app.router.add_get("/", control.page)
+    return app
 
 
 class _Control:
-    def __init__(self, sandbox: "Sandbox") -> None:
+    def __init__(self, sandbox: Sandbox) -> None:
         self._sandbox = sandbox
 
     async def messages(self, request: web.Request) -> web.Response:
@@ -228,7 +227,7 @@ class _Control:
         wanted = await _body(request, _Attacked)
         if not self._sandbox.driver.callback.url:
             raise web.HTTPBadRequest(text="no callback is set")
-        statuses = await self._sandbox.driver.attack(wanted.attack, wanted.openid)
+        statuses = await send_attack(self._sandbox.driver, wanted.attack, wanted.openid)
         return web.json_response({"statuses": statuses})
 
     async def rotate(self, request: web.Request) -> web.Response:

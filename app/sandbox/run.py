@@ -14,6 +14,7 @@ from app.local.run import Companion
 from app.local.service import free_port
 from app.local.stack import Stack
 from app.sandbox.callbacks import Callback
+from app.sandbox.control import with_control_plane
 from app.sandbox.server import APP_ID, APP_SECRET, SMS_TOKEN, TEMPLATE_ID, OnArrival, Sandbox
 
 HOST = "127.0.0.1"
@@ -112,7 +113,7 @@ def running_sandbox(
 
 
 async def _listen(sandbox: Sandbox, host: str, port: int) -> web.AppRunner:
-    runner = web.AppRunner(sandbox.application(), access_log=None, shutdown_timeout=1.0)
+    runner = web.AppRunner(with_control_plane(sandbox), access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     try:
         await web.TCPSite(runner, host, port).start()

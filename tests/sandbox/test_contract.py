@@ -16,6 +16,7 @@ from agents.channel import Message
 from agents.outcomes import Held, Outcome, Sent, TryLater, Unclear
 from app.channels.wechat import WechatChannel
 from app.http import open_http
+from app.sandbox.control import with_control_plane
 from app.sandbox.faults import Faults
 from app.sandbox.server import APP_ID, APP_SECRET, TEMPLATE_ID, Sandbox
 from app.wechat.client import WechatClient
@@ -85,7 +86,7 @@ def sandbox() -> Sandbox:
 
 @pytest.fixture
 async def base_url(sandbox: Sandbox) -> AsyncIterator[str]:
-    async with TestServer(sandbox.application()) as server:
+    async with TestServer(with_control_plane(sandbox)) as server:
         yield str(server.make_url("")).rstrip("/")
 
 

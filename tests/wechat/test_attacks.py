@@ -9,7 +9,7 @@ import httpx
 import pytest
 from aiohttp.test_utils import TestClient
 
-from app.sandbox.attacks import ATTACKS, SEALED_ONLY, Attack
+from app.sandbox.attacks import ATTACKS, SEALED_ONLY, Attack, send_attack
 from app.sandbox.callbacks import Callback, CallbackDriver
 from tests.wechat.conftest import Recorder
 
@@ -55,7 +55,7 @@ async def test_every_attack_is_refused_and_changes_nothing(
 ) -> None:
     if attack in SEALED_ONLY and mode[0] == "plain":
         return
-    statuses = await driver.attack(attack, "o-1")
+    statuses = await send_attack(driver, attack, "o-1")
     events = [json.loads(value)["event"] for value in recorder.of("wechat-events")]
     if attack == "replay":
         # WeChat itself repeats what it wasn't answered in time.
