@@ -57,11 +57,8 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
 
     async def read(self, tps: set[TP], timeout_s: float) -> dict[TP, list[Any]]:
         """Return what was fetched of these partitions, whole batches."""
-        return dict(
-            await self.call_thread(
-                self._fetch_records, self._ensure_consumer(), tps, timeout=timeout_s
-            )
-        )
+        consumer = self._ensure_consumer()
+        return dict(await self.call_thread(self._fetch_records, consumer, tps, timeout=timeout_s))
 
     async def seek_all(self, positions: dict[TP, int]) -> None:
         """Go on reading at these offsets."""
@@ -203,6 +200,7 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
             if not self.flow_active or not wanted:
                 await asyncio.sleep(0.01)
                 continue
+            fetching.hand_over(self.engine.most_at_once)
             records = await self._read(wanted)
             count = sum(map(len, records.values()))
             empty_polls = 0 if count else empty_polls + 1

@@ -36,8 +36,8 @@ BACKLOG_RECORDS = 20_000
 BACKLOG_CYCLE_SECONDS = 1.0
 MAX_CYCLE_RECORDS = 200_000
 # What a cycle works on is in memory as objects, twice while the one before commits.
-MAX_CYCLE_KEYS = 50_000
-_MAX_BUFFERED = 80_000
+MAX_CYCLE_KEYS = 20_000
+_MAX_BUFFERED = 40_000
 _MIN_BUFFERED = 2_000
 _MAX_KNOWN_KEYS = 100_000
 
@@ -100,8 +100,9 @@ class Cycle:
         self._states = states
         self._buffers = {tp: Buffer(positions[tp]) for tp in sources}
         self._buffered = 0
-        self._most_buffered = max(_MIN_BUFFERED, _MAX_BUFFERED // max(len(states), 1))
-        """Records of one partition that wait; all together a bounded number."""
+        self.most_buffered = max(_MIN_BUFFERED, _MAX_BUFFERED // max(len(states), 1))
+        """Records of one partition that wait before no more are read, and that are read at once:
+        all together a bounded number."""
         self._outbox_positions = {tp: positions[tp] for tp in outboxes}
         self._windows = {
             tp: Window(states[tp.partition], tp.topic, positions[tp]) for tp in outboxes
@@ -139,7 +140,7 @@ class Cycle:
 
     def wanted(self) -> set[TP]:
         """Which partitions may be read on: the others have enough waiting."""
-        wanted = {tp for tp, buffer in self._buffers.items() if buffer.count < self._most_buffered}
+        wanted = {tp for tp, buffer in self._buffers.items() if buffer.count < self.most_buffered}
         wanted.update(
             tp
             for tp, outbox in self._outboxes.items()

@@ -167,6 +167,11 @@ class Engine:
         """Which partitions are to be read now."""
         return self._cycle.wanted() if self._cycle is not None else set()
 
+    @property
+    def most_at_once(self) -> int:
+        """How many records of one partition are to be read at once."""
+        return self._cycle.most_buffered if self._cycle is not None else 1
+
     def feed(self, reader: object | None, tp: TP, records: list[Record]) -> None:
         """Take what was read for `reader`. Whoever came after it reads from elsewhere: for it
         these records would leave a gap."""

@@ -49,14 +49,19 @@ class _PartitionRecords(fetcher.PartitionRecords):  # type: ignore[misc]
 
 class _FetchResult(fetcher.FetchResult):  # type: ignore[misc]
     _partition_records: Any
+    most_at_once = 10_000
+    """Records that are handed over, and then up to the end of the record batch: a fetch of 1 MiB
+    may hold a hundred thousand, well compressed, of each partition."""
 
     def getall(self, max_records: int | None = None) -> list[Any]:
+        """Return the next record batches; the rest of the fetch stays packed. `max_records` is
+        aiokafka's and would cut batches: not used."""
         if not self.check_assignment(self._topic_partition) or not self.has_more():
             return []
         records: list[Any] = []
         for unpacked in self._partition_records:
             records.extend(unpacked)
-            if max_records is not None and len(records) >= max_records:
+            if len(records) >= self.most_at_once:
                 self._hand_over(records)
                 return records
         self._hand_over(records)
@@ -68,6 +73,11 @@ class _FetchResult(fetcher.FetchResult):  # type: ignore[misc]
             # Before the position moves: until whoever reads has them, it is ahead of them.
             self._assignment.state_value(self._topic_partition).is_handing_over = True
         self._update_position()
+
+
+def hand_over(most_at_once: int) -> None:
+    """Hand over about so many records of a partition at once, for all consumers of the process."""
+    _FetchResult.most_at_once = most_at_once
 
 
 def install() -> None:
