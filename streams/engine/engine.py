@@ -56,6 +56,8 @@ _REFUSED = (
 _FINISH_COMMIT_S = 8.0
 _RECOVER_AGAIN_S = 1.0
 _RECOVER_CALMLY_S = 10.0
+# Longer than any transaction stays pending: 10 s until it times out, 10 more until Kafka looks.
+_NO_PROGRESS_S = 30.0
 
 
 class PartitionsSplitError(Exception):
@@ -239,7 +241,8 @@ class Engine:
         has_complained = False
         while True:
             try:
-                await self._try_take_over()
+                async with asyncio.timeout(_NO_PROGRESS_S) as limit:
+                    await self._try_take_over(limit)
                 return
             except (KafkaError, TimeoutError, OSError) as error:
                 if isinstance(error, _REFUSED):
@@ -251,6 +254,7 @@ class Engine:
                     log.warning("can't take partitions over yet, trying on: %r", error)
                     has_complained = True
                 await self._producer.end()
+                await self._reader.close()
             except asyncio.CancelledError:
                 task = asyncio.current_task()
                 if task is None or task.cancelling():
@@ -262,7 +266,10 @@ class Engine:
                 return
             await asyncio.sleep(_RECOVER_AGAIN_S)
 
-    async def _try_take_over(self) -> None:
+    async def _try_take_over(self, limit: asyncio.Timeout) -> None:
+        def on_progress() -> None:
+            limit.reschedule(asyncio.get_running_loop().time() + _NO_PROGRESS_S)
+
         membership = self._membership
         if membership is None or not self._assigned:
             return
@@ -292,7 +299,9 @@ class Engine:
                 positions.owners,
             )
         )
-        restored = await self._reader.restore(changelogs, await self._reader.ends(changelogs))
+        restored = await self._reader.restore(
+            changelogs, await self._reader.ends(changelogs), on_progress
+        )
         for state in states.values():
             state.discard()  # what senders looked up meanwhile is of before
         self.states = states

@@ -98,6 +98,11 @@ class TransactionalProducer:
         )
         try:
             await producer.start()
+        except AssertionError:
+            # A broker that was away knows of no broker for a moment, itself included, and aiokafka
+            # asserts that there is one.
+            await _stop_quietly(producer)
+            raise KafkaConnectionError("Kafka knows of no broker yet") from None
         except BaseException:
             await _stop_quietly(producer)
             raise

@@ -7,7 +7,7 @@ that was written by then. Only then does anything fold. Repeating it changes not
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,7 +81,9 @@ class LogReader:
         """Return the logs' first offsets."""
         return _plain(await self._open(self._ends).beginning_offsets(_theirs(tps)))
 
-    async def restore(self, changelogs: dict[TP, State], ends: dict[TP, int]) -> int:
+    async def restore(
+        self, changelogs: dict[TP, State], ends: dict[TP, int], on_progress: Callable[[], None]
+    ) -> int:
         """Read changelogs into the states, from each one's position to its end.
 
         Returns how many records were read. Waits for transactions that are pending before an
@@ -116,6 +118,7 @@ class LogReader:
                     changelogs[tp].restore([(record.key, record.value) for record in records])
                     changelogs[tp].position = records[-1].offset + 1
                     read += len(records)
+                    on_progress()
                 for tp in list(behind):
                     position = await consumer.position(TopicPartition(*tp))
                     if position >= ends[tp]:

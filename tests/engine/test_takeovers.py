@@ -6,13 +6,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from aiokafka.errors import IllegalGenerationError
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import IllegalGenerationError, KafkaConnectionError
 
 from streams.engine.consumer import _ConsumerThread
 from streams.engine.cycle import Cycle
 from streams.engine.engine import Engine, EngineConfig, PartitionsSplitError
 from streams.engine.fetching import _FetchResult
 from streams.engine.outbox import UNFINISHED, Finish, OutboxRecord, Window, _Unfinished
+from streams.engine.producer import TransactionalProducer
 from streams.engine.protocol import Membership, TxnOffsetCommit
 from streams.engine.state import State, Table
 from streams.engine.takeover import ChangelogCutError, LogReader
@@ -190,7 +192,7 @@ async def test_a_cancellation_that_is_not_its_own_does_not_end_a_takeover(
     # aiokafka's stop() raises it when a connection was lost; the worker would idle for ever.
     tries = []
 
-    async def leaking() -> None:
+    async def leaking(limit: asyncio.Timeout) -> None:
         tries.append(1)
         if len(tries) == 1:
             raise asyncio.CancelledError
@@ -200,6 +202,37 @@ async def test_a_cancellation_that_is_not_its_own_does_not_end_a_takeover(
     engine.on_assigned({CALLS}, Membership("group", 1, "member"))
     await asyncio.sleep(0.1)
     assert len(tries) == 2
+
+
+async def test_a_takeover_that_hangs_is_begun_again(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tries = []
+
+    async def hanging(limit: asyncio.Timeout) -> None:
+        tries.append(1)
+        if len(tries) == 1:
+            await asyncio.sleep(60)
+
+    monkeypatch.setattr(engine, "_try_take_over", hanging)
+    monkeypatch.setattr("streams.engine.engine._NO_PROGRESS_S", 0.05)
+    monkeypatch.setattr("streams.engine.engine._RECOVER_AGAIN_S", 0.01)
+    engine.on_assigned({CALLS}, Membership("group", 1, "member"))
+    await asyncio.sleep(0.3)
+    assert len(tries) == 2
+    assert "trying on" in caplog.text
+
+
+async def test_a_broker_that_knows_of_no_broker_yet_is_one_that_is_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def start(producer: AIOKafkaProducer) -> None:
+        raise AssertionError("Did we not perform bootstrap?")
+
+    monkeypatch.setattr(AIOKafkaProducer, "start", start)
+    producer = TransactionalProducer("worker", {"bootstrap_servers": "localhost:1"})
+    with pytest.raises(KafkaConnectionError, match="no broker yet"):
+        await producer.open()
 
 
 async def test_a_tick_that_waits_for_a_marker_is_folded_when_the_marker_was_read() -> None:
@@ -265,7 +298,7 @@ async def test_a_changelog_that_is_not_whole_stops_the_worker(
 
     monkeypatch.setattr(reader, "beginnings", beginnings)
     with pytest.raises(ChangelogCutError, match=f"holds {begins} to {end}"):
-        await reader.restore({tp: state}, {tp: end})
+        await reader.restore({tp: state}, {tp: end}, lambda: None)
 
 
 def test_offsets_that_somebody_set_forward_are_not_taken_back_by_a_window() -> None:
