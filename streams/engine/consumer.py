@@ -37,6 +37,7 @@ _IDLE_WAIT_MS = 1000
 _IDLE_AFTER_EMPTY_POLLS = 4
 _POLL_GAP_S = 0.005
 _READ_S = 0.5
+_READ_HANGS_S = 20.0
 _WATCH_GROUP_S = 1.0
 _FULL_POLL = 500
 """A poll that brought fewer records is followed by a short pause, so that the next brings more:
@@ -161,7 +162,9 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
     async def _seek_engine(self, positions: dict[TP, int]) -> None:
         # A read that is under way would bring records of before; let it end first.
         if self._reading is not None:
-            await asyncio.wait([self._reading])
+            await asyncio.wait([self._reading], timeout=_READ_HANGS_S)
+            if not self._reading.done():
+                self.engine.crash(RuntimeError("a read hangs in aiokafka; start the worker again"))
         await self._thread.seek_all(positions)
 
     async def _or_crash(self, callback: Any) -> None:

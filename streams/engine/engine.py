@@ -9,8 +9,10 @@ one must have the others before his eyes.
 
 import asyncio
 import logging
+import traceback
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from aiokafka.errors import (
@@ -80,6 +82,13 @@ class EngineConfig:
     session_timeout_s: float
     client_options: dict[str, Any]
     """Bootstrap servers and security, as aiokafka names them."""
+
+
+def _last_function(error: BaseException | None) -> str:
+    """Return where an exception was raised, as far as it is our code."""
+    frames = traceback.extract_tb(None if error is None else error.__traceback__)
+    ours = [frame.name for frame in frames if frame.filename.startswith(str(Path(__file__).parent))]
+    return ours[-1] if ours else "unknown"
 
 
 class Engine:
@@ -250,7 +259,13 @@ class Engine:
                     return
                 if self._tidying is not None:
                     self._tidying.cancel()
-                if not has_complained:
+                if limit.expired():
+                    log.warning(
+                        "nothing moved for %.0f s in a takeover (%s), trying on",
+                        _NO_PROGRESS_S,
+                        _last_function(error.__cause__),
+                    )
+                elif not has_complained:
                     log.warning("can't take partitions over yet, trying on: %r", error)
                     has_complained = True
                 await self._producer.end()
