@@ -247,7 +247,7 @@ class Engine:
         await self._reader.close()
 
     async def _take_over(self) -> None:
-        has_complained = False
+        complained_of = ""
         while True:
             try:
                 async with asyncio.timeout(_NO_PROGRESS_S) as limit:
@@ -265,9 +265,9 @@ class Engine:
                         _NO_PROGRESS_S,
                         _last_function(error.__cause__),
                     )
-                elif not has_complained:
-                    log.warning("can't take partitions over yet, trying on: %r", error)
-                    has_complained = True
+                elif repr(error) != complained_of:
+                    complained_of = repr(error)
+                    log.warning("can't take partitions over yet, trying on: %s", complained_of)
                 await self._producer.end()
                 await self._reader.close()
             except asyncio.CancelledError:

@@ -18,11 +18,14 @@ from aiokafka.errors import (
     ConcurrentTransactions,
     CoordinatorLoadInProgressError,
     CoordinatorNotAvailableError,
+    InvalidProducerEpoch,
+    InvalidProducerIdMapping,
     KafkaConnectionError,
     KafkaError,
     NodeNotReadyError,
     NoError,
     NotCoordinatorError,
+    ProducerFenced,
     RequestTimedOutError,
     UnknownTopicOrPartitionError,
     for_code,
@@ -70,6 +73,8 @@ _RETRIABLE = (
     RequestTimedOutError,
     UnknownTopicOrPartitionError,
 )
+_FENCED = (InvalidProducerEpoch, InvalidProducerIdMapping, ProducerFenced)
+"""Somebody else has this transactional id by now, or ended this producer's transaction."""
 
 
 class TransactionalProducer:
@@ -81,6 +86,7 @@ class TransactionalProducer:
         self._client_options = client_options
         self._producer: AIOKafkaProducer | None = None
         self._coordinators: dict[tuple[int, str], int] = {}
+        self._is_fenced = False
 
     async def open(self) -> None:
         """Be ready to begin. A new producer ends what its predecessor left open. May wait."""
@@ -139,6 +145,9 @@ class TransactionalProducer:
         )
         try:
             return await self._commit(records, offsets, membership)
+        except _FENCED:
+            self._is_fenced = True
+            raise
         finally:
             impatient.cancel()
 
@@ -173,16 +182,18 @@ class TransactionalProducer:
         # In any other state aiokafka has forgotten which partitions are in the transaction,
         # sends no EndTxn, and the records would be committed with the next transaction. The
         # next producer's InitProducerId aborts it for sure.
+        # Nor does it know that this producer was fenced when the answer to a request of ours said
+        # so: it would go on with an epoch that is refused for ever.
         state = producer._txn_manager.state
-        if state is TransactionState.READY:
+        if state is TransactionState.READY and not self._is_fenced:
             return
-        if state is TransactionState.IN_TRANSACTION:
+        if state is TransactionState.IN_TRANSACTION and not self._is_fenced:
             try:
                 await asyncio.wait_for(producer.abort_transaction(), 5.0)
                 return
             except (KafkaError, TimeoutError, AssertionError) as error:
                 log.warning("could not abort a transaction: %r", error)
-        self._producer = None
+        self._producer, self._is_fenced = None, False
         await _stop_quietly(producer)
 
     async def close(self) -> None:
