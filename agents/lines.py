@@ -29,9 +29,10 @@ class LinesAgent:
         for record in polled.records:
             segment = _decode(record.value or b"")
             key = record.key or b""
-            known = state.peek(LINES, key)
-            if segment.calls == [None] and (known is None or known.run.count == 0):
-                continue  # most lines, most of the time: there is nothing to remember
+            if segment.calls == [None]:
+                known = state.peek(LINES, key)
+                if known is None or known.run.count == 0:
+                    continue  # most lines, most of the time: there is nothing to remember
             line = state.get_or_put(LINES, key, LineRun)
             if runs.is_forgotten(line.run, clock, rules.run_retention):
                 line.run.count = 0

@@ -164,7 +164,7 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
         if self._reading is not None:
             await asyncio.wait([self._reading], timeout=_READ_HANGS_S)
             if not self._reading.done():
-                self.engine.crash(RuntimeError("a read hangs in aiokafka; start the worker again"))
+                raise RuntimeError("a read hangs in aiokafka; start the worker again")
         await self._thread.seek_all(positions)
 
     async def _or_crash(self, callback: Any) -> None:

@@ -84,13 +84,6 @@ class EngineConfig:
     """Bootstrap servers and security, as aiokafka names them."""
 
 
-def _last_function(error: BaseException | None) -> str:
-    """Return where an exception was raised, as far as it is our code."""
-    frames = traceback.extract_tb(None if error is None else error.__traceback__)
-    ours = [frame.name for frame in frames if frame.filename.startswith(str(Path(__file__).parent))]
-    return ours[-1] if ours else "unknown"
-
-
 class Engine:
     """Folds sources and serves outboxes for as long as partitions are assigned."""
 
@@ -473,3 +466,10 @@ class Engine:
         if self._orphaned is not None:
             self._orphaned.cancel()
             self._orphaned = None
+
+
+def _last_function(error: BaseException | None) -> str:
+    """Return where an exception was raised, as far as it is our code."""
+    frames = traceback.extract_tb(None if error is None else error.__traceback__)
+    ours = [frame.name for frame in frames if frame.filename.startswith(str(Path(__file__).parent))]
+    return ours[-1] if ours else "unknown"

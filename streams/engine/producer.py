@@ -73,7 +73,7 @@ _RETRIABLE = (
     RequestTimedOutError,
     UnknownTopicOrPartitionError,
 )
-_FENCED = (InvalidProducerEpoch, InvalidProducerIdMapping, ProducerFenced)
+_PRODUCER_FENCED = (InvalidProducerEpoch, InvalidProducerIdMapping, ProducerFenced)
 """Somebody else has this transactional id by now, or ended this producer's transaction."""
 
 
@@ -145,7 +145,7 @@ class TransactionalProducer:
         )
         try:
             return await self._commit(records, offsets, membership)
-        except _FENCED:
+        except _PRODUCER_FENCED:
             self._is_fenced = True
             raise
         finally:
@@ -184,10 +184,10 @@ class TransactionalProducer:
         # next producer's InitProducerId aborts it for sure.
         # Nor does it know that this producer was fenced when the answer to a request of ours said
         # so: it would go on with an epoch that is refused for ever.
-        state = producer._txn_manager.state
-        if state is TransactionState.READY and not self._is_fenced:
+        state = None if self._is_fenced else producer._txn_manager.state
+        if state is TransactionState.READY:
             return
-        if state is TransactionState.IN_TRANSACTION and not self._is_fenced:
+        if state is TransactionState.IN_TRANSACTION:
             try:
                 await asyncio.wait_for(producer.abort_transaction(), 5.0)
                 return

@@ -68,10 +68,11 @@ class LogReader:
 
     async def close(self) -> None:
         """Disconnect."""
-        for consumer in (self._ends, self._records):
+        consumers = self._ends, self._records
+        self._ends = self._records = None  # whatever ends this call: what is stopped is not used
+        for consumer in consumers:
             if consumer is not None:
                 await within(_STOP_S, consumer.stop())
-        self._ends = self._records = None
 
     async def ends(self, tps: Iterable[TP]) -> dict[TP, int]:
         """Return the logs' ends, pending transactions included."""

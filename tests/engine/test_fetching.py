@@ -17,12 +17,13 @@ IN_BATCH, BATCHES = 100, 10
 async def consumer(
     installation: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[AIOKafkaConsumer]:
-    """Of one partition that holds all the batches, well below one fetch."""
+    """Of one partition that holds all the batches, well below one fetch; 150 records at once."""
     # Other tests read with aiokafka as it comes.
     for name in ("PartitionRecords", "FetchResult"):
         monkeypatch.setattr(fetcher, name, getattr(fetcher, name))
-    most = fetching._FetchResult.most_at_once
+    monkeypatch.setattr(fetching._FetchResult, "most_at_once", 0)
     fetching.install()
+    fetching.hand_over(150)
     tp = TopicPartition(installation.topics.calls, 0)
     producer = AIOKafkaProducer(bootstrap_servers=installation.brokers)
     await producer.start()
@@ -38,7 +39,6 @@ async def consumer(
     consumer.seek(tp, 0)
     yield consumer
     await consumer.stop()
-    fetching.hand_over(most)
 
 
 async def portion(consumer: AIOKafkaConsumer) -> list[int]:
@@ -51,7 +51,6 @@ async def portion(consumer: AIOKafkaConsumer) -> list[int]:
 async def test_a_fetch_is_handed_over_in_portions_that_end_with_a_batch(
     consumer: AIOKafkaConsumer,
 ) -> None:
-    fetching.hand_over(150)
     portions = []
     while sum(map(len, portions)) < IN_BATCH * BATCHES:
         portions.append(await portion(consumer))
@@ -63,7 +62,6 @@ async def test_a_fetch_is_handed_over_in_portions_that_end_with_a_batch(
 async def test_after_a_seek_nothing_comes_of_what_was_still_packed(
     consumer: AIOKafkaConsumer, to: int
 ) -> None:
-    fetching.hand_over(150)
     assert await portion(consumer) == list(range(200))
     [tp] = consumer.assignment()
     consumer.seek(tp, to)
