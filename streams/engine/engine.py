@@ -20,7 +20,6 @@ from aiokafka.errors import (
     KafkaError,
     MessageSizeTooLargeError,
     PolicyViolationError,
-    ProducerFenced,
     RebalanceInProgressError,
     RecordListTooLargeError,
     RecordTooLargeError,
@@ -440,7 +439,7 @@ class Engine:
         # Two workers of one id must not race, and what fails for good must not spin.
         is_again = now - self._last_failure < _RECOVER_CALMLY_S
         self._last_failure = now
-        pause_s = _RECOVER_AGAIN_S if is_again or isinstance(error, ProducerFenced) else 0.0
+        pause_s = _RECOVER_AGAIN_S if is_again else 0.0
         if isinstance(error, _FENCED):
             self._membership = None
             self._orphaned = asyncio.get_running_loop().call_later(
