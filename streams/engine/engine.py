@@ -220,10 +220,14 @@ class Engine:
         Best effort: a takeover connects what isn't.
         """
         try:
-            await self._producer.open()
-            await self._reader.open()
+            await self._connect()
         except (KafkaError, TimeoutError, OSError) as error:
             log.debug("not connected yet: %r", error)
+
+    async def _connect(self) -> None:
+        await self._producer.open()
+        await self._producer.learn(list(self.config.output_topics))
+        await self._reader.open([*self.topics(), self.config.changelog])
 
     async def stop(self) -> None:
         """Finish what is begun, commit it, let go."""
@@ -282,9 +286,7 @@ class Engine:
             return
         await self._end_cycle()
         self._check_together()
-        await self._producer.open()
-        await self._reader.open()
-        await self._producer.learn(list(self.config.output_topics))
+        await self._connect()
         sources = {tp: self.sources[tp.topic] for tp in self._assigned if tp.topic in self.sources}
         outboxes = {
             tp: self.outboxes[tp.topic] for tp in self._assigned if tp.topic in self.outboxes

@@ -15,7 +15,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from streams import metrics
-from streams.engine.producer import TransactionalProducer, within
+from streams.engine.producer import TransactionalProducer, learn, within
 from streams.engine.protocol import CommittedOffset
 from streams.engine.state import State
 from streams.engine.types import TP
@@ -59,12 +59,16 @@ class LogReader:
         self._ends: AIOKafkaConsumer | None = None
         self._records: AIOKafkaConsumer | None = None
 
-    async def open(self) -> None:
-        """Connect. Raises KafkaConnectionError when Kafka is away."""
+    async def open(self, topics: Iterable[str]) -> None:
+        """Connect, and learn where the topics' partitions are.
+
+        Raises KafkaConnectionError when Kafka is away.
+        """
         if self._ends is None:
             self._ends = await self._connect("read_uncommitted")
         if self._records is None:
             self._records = await self._connect("read_committed")
+        await learn(self._ends._client, topics)
 
     async def close(self) -> None:
         """Disconnect."""
