@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaProducer
+from aiokafka.client import AIOKafkaClient
+from aiokafka.cluster import ClusterMetadata
 from aiokafka.errors import IllegalGenerationError, KafkaConnectionError
 
 from streams.engine.consumer import _ConsumerThread
@@ -19,6 +21,7 @@ from streams.engine.protocol import Membership, TxnOffsetCommit
 from streams.engine.state import State, Table
 from streams.engine.takeover import ChangelogCutError, LogReader
 from streams.engine.types import TP, Source
+from tests.installation import Installation
 
 CALLS = TP("calls", 0)
 NUMBERS = Table(b"x", int)
@@ -233,6 +236,30 @@ async def test_a_broker_that_knows_of_no_broker_yet_is_one_that_is_away(
     producer = TransactionalProducer("worker", {"bootstrap_servers": "localhost:1"})
     with pytest.raises(KafkaConnectionError, match="no broker yet"):
         await producer.open()
+
+
+async def test_where_partitions_are_is_asked_for_all_topics_at_once(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    async def update(client: AIOKafkaClient, cluster: ClusterMetadata, topics: set[str]) -> bool:
+        asked.append(set(topics))
+        return bool(await real(client, cluster, topics))
+
+    real = AIOKafkaClient._metadata_update
+    monkeypatch.setattr(AIOKafkaClient, "_metadata_update", update)
+    of = installation.topics
+    topics = [of.calls, of.recharges, of.accounts, of.announcements, of.ticks, of.notifications]
+    reader = LogReader({"bootstrap_servers": installation.brokers})
+    try:
+        await reader.open(topics)
+        await reader.ends(TP(topic, 0) for topic in topics)
+    finally:
+        await reader.close()
+    # More than once where a new topic has no leader yet, but not for one topic after the other.
+    assert asked
+    assert all(asked_for == set(topics) for asked_for in asked)
 
 
 async def test_a_tick_that_waits_for_a_marker_is_folded_when_the_marker_was_read() -> None:
