@@ -43,7 +43,7 @@ from app.sandbox.wechat import Message
 from app.settings import PREFIX, load_settings
 from app.topics_admin import create_topics
 from streams.records import SCENARIOS
-from streams.topics import Source, Topics
+from streams.topics import ContractTopic, Topics
 
 ZONE = ZoneInfo("Asia/Shanghai")
 SHOWN_OF_EACH = 2
@@ -280,7 +280,7 @@ async def _publish(brokers: str, topics: Topics, dialer: Dialer, story: Story) -
         story.first_publish = time.monotonic()
         for event in dialer.events():
             await send(event)
-            story.published += event.source is Source.CALL_RECORDS
+            story.published += event.source is ContractTopic.CALL_RECORDS
             if len(pending) > _MOST_UNSENT:
                 await producer.flush()
         await producer.flush()

@@ -6,7 +6,7 @@ from enum import StrEnum
 from aiokafka.partitioner import murmur2
 
 
-class Source(StrEnum):
+class ContractTopic(StrEnum):
     """What dialwatch reads from others, and what others read from it, by contract name."""
 
     CALL_RECORDS = "call-records"
@@ -23,20 +23,20 @@ class Source(StrEnum):
 
 # A worker holds the same partition number of each: all of an account's state is in one place.
 CO_PARTITIONED = (
-    Source.CALL_RECORDS,
-    Source.RECHARGES,
-    Source.ACCOUNTS,
-    Source.TICKS,
-    Source.NOTIFICATIONS,
+    ContractTopic.CALL_RECORDS,
+    ContractTopic.RECHARGES,
+    ContractTopic.ACCOUNTS,
+    ContractTopic.TICKS,
+    ContractTopic.NOTIFICATIONS,
 )
 
 
 # What a worker's transactions write.
 _WRITTEN = (
-    Source.NOTIFICATIONS,
-    Source.INBOX_MESSAGES,
-    Source.DELIVERIES,
-    Source.DEAD_LETTERS,
+    ContractTopic.NOTIFICATIONS,
+    ContractTopic.INBOX_MESSAGES,
+    ContractTopic.DELIVERIES,
+    ContractTopic.DEAD_LETTERS,
 )
 
 # A dead letter is the record and where it came from, a line segment what one poll says of a line:
@@ -63,49 +63,49 @@ class Topics:
     group: str
     partitions: int
 
-    def name(self, source: Source) -> str:
+    def name(self, topic: ContractTopic) -> str:
         """The real name of a contract topic."""
-        return f"{self.prefix}{source.value}"
+        return f"{self.prefix}{topic.value}"
 
     @property
     def calls(self) -> str:
-        return self.name(Source.CALL_RECORDS)
+        return self.name(ContractTopic.CALL_RECORDS)
 
     @property
     def recharges(self) -> str:
-        return self.name(Source.RECHARGES)
+        return self.name(ContractTopic.RECHARGES)
 
     @property
     def accounts(self) -> str:
-        return self.name(Source.ACCOUNTS)
+        return self.name(ContractTopic.ACCOUNTS)
 
     @property
     def announcements(self) -> str:
-        return self.name(Source.ANNOUNCEMENTS)
+        return self.name(ContractTopic.ANNOUNCEMENTS)
 
     @property
     def ticks(self) -> str:
-        return self.name(Source.TICKS)
+        return self.name(ContractTopic.TICKS)
 
     @property
     def notifications(self) -> str:
-        return self.name(Source.NOTIFICATIONS)
+        return self.name(ContractTopic.NOTIFICATIONS)
 
     @property
     def inbox_messages(self) -> str:
-        return self.name(Source.INBOX_MESSAGES)
+        return self.name(ContractTopic.INBOX_MESSAGES)
 
     @property
     def deliveries(self) -> str:
-        return self.name(Source.DELIVERIES)
+        return self.name(ContractTopic.DELIVERIES)
 
     @property
     def dead_letters(self) -> str:
-        return self.name(Source.DEAD_LETTERS)
+        return self.name(ContractTopic.DEAD_LETTERS)
 
     @property
     def wechat_events(self) -> str:
-        return self.name(Source.WECHAT_EVENTS)
+        return self.name(ContractTopic.WECHAT_EVENTS)
 
     # Internal topics: the group's name is their prefix, as the contract says.
 
@@ -150,10 +150,10 @@ class Topics:
             Topic(
                 self.name(source),
                 self.partitions,
-                compacted=source is Source.ACCOUNTS,
+                compacted=source is ContractTopic.ACCOUNTS,
                 max_message_bytes=_LONGEST_OF_OURS if source in _WRITTEN else None,
             )
-            for source in Source
+            for source in ContractTopic
         ]
 
     def internal(self) -> list[Topic]:

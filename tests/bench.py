@@ -34,7 +34,7 @@ from rich.table import Table
 from app.local.dialer import Dialer, Event
 from app.local.stack import Stack
 from app.local.worker import WorkerProcess
-from streams.topics import Source
+from streams.topics import ContractTopic
 from tests.installation import Installation
 
 LATENCY_RATE = 2_000
@@ -95,7 +95,7 @@ def bench_calls(count: int, accounts: int, batch_size: int) -> list[Event]:
             "duration_s": number % 90,
         }
         place = places[account]
-        events.append(Event(Source.CALL_RECORDS, keys[account], encode(call), place))
+        events.append(Event(ContractTopic.CALL_RECORDS, keys[account], encode(call), place))
     return events
 
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from streams.topics import Source, partition_of
+from streams.topics import ContractTopic, partition_of
 
 SECONDS_BETWEEN_CALLS = 0.4
 CALL_PRICE_FEN = 6
@@ -45,7 +45,7 @@ encode = msgspec.json.Encoder().encode
 class Event(NamedTuple):
     """One record to publish."""
 
-    source: Source
+    source: ContractTopic
     key: bytes | None
     value: bytes
     partition: int | None = None
@@ -111,7 +111,7 @@ class Dialer:
         """Yield the customers' records, which are there before the first call."""
         for customer in self._customers:
             value = encode(customer.record(self._start))
-            yield Event(Source.ACCOUNTS, customer.key, value)
+            yield Event(ContractTopic.ACCOUNTS, customer.key, value)
 
     def events(self) -> Iterator[Event]:
         """Yield what happens, in order; so many valid calls, and besides them what else comes."""
@@ -136,7 +136,7 @@ class Dialer:
                 yield event
             if number % RUBBISH_EVERY == RUBBISH_EVERY - 1:
                 rubbish = _RUBBISH[number // RUBBISH_EVERY % len(_RUBBISH)]
-                yield Event(Source.CALL_RECORDS, customer.key, rubbish)
+                yield Event(ContractTopic.CALL_RECORDS, customer.key, rubbish)
             yield from self._recharge(customer, now)
         yield from self._ticks(now + timedelta(minutes=1))
 
@@ -173,7 +173,7 @@ class Dialer:
         }
         if result == "W":
             call["error"] = "SIP 503 Service Unavailable"
-        return Event(Source.CALL_RECORDS, customer.key, encode(call))
+        return Event(ContractTopic.CALL_RECORDS, customer.key, encode(call))
 
     def _recharge(self, customer: _Customer, now: datetime) -> Iterator[Event]:
         """Money arrives some calls after the balance became low."""
@@ -192,7 +192,7 @@ class Dialer:
             "balance": f"{customer.fen / 100:.2f}",
             "completed_at": now.isoformat(),
         }
-        yield Event(Source.RECHARGES, customer.key, encode(recharge))
+        yield Event(ContractTopic.RECHARGES, customer.key, encode(recharge))
 
     def _announcements(self, now: datetime) -> Iterator[Event]:
         for kind, title, content in (
@@ -211,9 +211,9 @@ class Dialer:
                 "published_at": now.isoformat(),
             }
             key = f"announcement-{kind}".encode()
-            yield Event(Source.ANNOUNCEMENTS, key, encode(announcement))
+            yield Event(ContractTopic.ANNOUNCEMENTS, key, encode(announcement))
 
     def _ticks(self, now: datetime) -> Iterator[Event]:
         value = encode({"at": now.isoformat()})
         for partition in range(self._partitions):
-            yield Event(Source.TICKS, None, value, partition)
+            yield Event(ContractTopic.TICKS, None, value, partition)
