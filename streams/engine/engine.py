@@ -194,6 +194,8 @@ class Engine:
         self._membership = None
         await self._stop_takeover()
         await self._end_cycle()
+        # The takeover may have been about to commit its claims: whoever comes next would wait.
+        await self._producer.end()
         self._assigned = set()
 
     def on_assigned(self, assigned: set[TP], membership: Membership) -> None:

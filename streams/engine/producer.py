@@ -89,7 +89,8 @@ class TransactionalProducer:
         self._is_fenced = False
 
     async def open(self) -> None:
-        """Be ready to begin. A new producer ends what its predecessor left open. May wait."""
+        """Be ready to begin: nothing is open, of this producer or of its predecessor. May wait."""
+        await self.end()
         if self._producer is not None:
             return
         producer = AIOKafkaProducer(

@@ -226,6 +226,29 @@ async def test_a_takeover_that_hangs_is_begun_again(
     assert "nothing moved for 0 s in a takeover (_take_over), trying on" in caplog.text
 
 
+async def test_what_a_cut_off_takeover_was_committing_is_ended_before_others_take_over(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    happened = []
+
+    async def committing(limit: asyncio.Timeout) -> None:
+        happened.append("claimed")
+        try:
+            await asyncio.sleep(60)
+        finally:
+            happened.append("cut off")
+
+    async def end() -> None:
+        happened.append("ended")
+
+    monkeypatch.setattr(engine, "_try_take_over", committing)
+    monkeypatch.setattr(engine._producer, "end", end)
+    engine.on_assigned({CALLS}, Membership("group", 1, "member"))
+    await asyncio.sleep(0.01)
+    await engine.on_revoked()
+    assert happened == ["claimed", "cut off", "ended"]
+
+
 async def test_a_broker_that_knows_of_no_broker_yet_is_one_that_is_away(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -31,6 +31,8 @@ class _Node(Kafka):
     """A broker and controller among others."""
 
     cluster: "Cluster"
+    start_seconds = 180.0
+    """Three JVMs at once, on a machine that does other things too."""
 
     def launch(self) -> None:
         """Start and return at once: one node alone is no quorum and never serves."""
