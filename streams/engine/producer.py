@@ -21,7 +21,6 @@ from aiokafka.errors import (
     InvalidProducerEpoch,
     InvalidProducerIdMapping,
     KafkaConnectionError,
-    KafkaError,
     NodeNotReadyError,
     NoError,
     NotCoordinatorError,
@@ -60,6 +59,7 @@ _RETRY_S = 0.005
 sender.BACKOFF_OVERRIDE = _RETRY_S
 _MAX_BATCH_BYTES = 900_000  # below the broker's message.max.bytes of 1 MiB
 _WAIT_FOR_COORDINATOR_S = 30.0
+_ABORT_S = 5.0
 _STOP_S = 3.0
 _LONG_COMMIT_S = 10.0
 
@@ -190,11 +190,9 @@ class TransactionalProducer:
         if state is TransactionState.READY:
             return
         if state is TransactionState.IN_TRANSACTION:
-            try:
-                await asyncio.wait_for(producer.abort_transaction(), 5.0)
+            if await within(_ABORT_S, producer.abort_transaction()):
                 return
-            except (KafkaError, TimeoutError, AssertionError) as error:
-                log.warning("could not abort a transaction: %r", error)
+            log.warning("could not abort a transaction: another producer does")
         self._producer, self._is_fenced = None, False
         await _stop_quietly(producer)
 
@@ -346,14 +344,14 @@ async def learn(client: AIOKafkaClient, topics: Iterable[str]) -> None:
 
 
 async def within(most_s: float, stopping: Coroutine[Any, Any, None]) -> bool:
-    """Let something of aiokafka's stop; did it? Raises nothing of what it raises: a stop may leak
-    the CancelledError of its own tasks, and whoever waits would take it for theirs."""
+    """Let something of aiokafka's end; did it? Raises nothing of what it raises: it may leak the
+    CancelledError of its own tasks, and whoever waits would take it for theirs."""
     task = asyncio.create_task(stopping)
     await asyncio.wait([task], timeout=most_s)
     if not task.done():
         task.cancel()
         return False
     if task.cancelled() or task.exception() is not None:
-        log.debug("aiokafka did not stop well: %r", task)
+        log.debug("aiokafka did not end well: %r", task)
         return False
     return True
