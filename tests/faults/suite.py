@@ -394,8 +394,12 @@ async def wake_in_takeover(round_: Round) -> None:
         point = f"{fault_points.BEFORE_COMMIT}:{round_.rng.randrange(3, 9)}"
         round_.launch(worker, DIALWATCH_TEST_FREEZE_AT=point)
         await round_.frozen(worker, STRIKE_SECONDS)
+        said = len(log_of(other))
         deadline = time.monotonic() + PAUSE_LIMIT_SECONDS
         while await asyncio.to_thread(other.is_serving):
+            if "took over" in log_of(other)[said:]:
+                round_.note("woken too late")  # a busy machine: the takeover is a matter of 0.5 s
+                break
             assert time.monotonic() < deadline, "nobody noticed that a worker was frozen"
             await asyncio.sleep(0.01)
         await _some_time(round_, 0.0, 0.6)
