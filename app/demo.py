@@ -268,7 +268,7 @@ async def _publish(brokers: str, topics: Topics, dialer: Dialer, story: Story) -
         if partition is None and event.key is not None:
             partition = places.setdefault(event.key, dialer.partition_of(event.key))
         future = await producer.send(
-            topics.name(event.source), event.value, key=event.key, partition=partition
+            topics.name(event.topic), event.value, key=event.key, partition=partition
         )
         pending.add(future)
         future.add_done_callback(pending.discard)
@@ -280,7 +280,7 @@ async def _publish(brokers: str, topics: Topics, dialer: Dialer, story: Story) -
         story.first_publish = time.monotonic()
         for event in dialer.events():
             await send(event)
-            story.published += event.source is ContractTopic.CALL_RECORDS
+            story.published += event.topic is ContractTopic.CALL_RECORDS
             if len(pending) > _MOST_UNSENT:
                 await producer.flush()
         await producer.flush()

@@ -148,12 +148,12 @@ class Topics:
         """The topics that other systems see."""
         return [
             Topic(
-                self.name(source),
+                self.name(topic),
                 self.partitions,
-                compacted=source is ContractTopic.ACCOUNTS,
-                max_message_bytes=_LONGEST_OF_OURS if source in _WRITTEN else None,
+                compacted=topic is ContractTopic.ACCOUNTS,
+                max_message_bytes=_LONGEST_OF_OURS if topic in _WRITTEN else None,
             )
-            for source in ContractTopic
+            for topic in ContractTopic
         ]
 
     def internal(self) -> list[Topic]:
@@ -174,13 +174,13 @@ class Topics:
     def outputs(self) -> tuple[str, ...]:
         """The topics that a worker's transactions write to, apart from the changelog."""
         return (
-            *(self.name(source) for source in _WRITTEN),
+            *(self.name(topic) for topic in _WRITTEN),
             *(topic.name for topic in self.internal() if topic.name != self.changelog),
         )
 
     def co_partitioned(self) -> list[str]:
         """The contract topics that must have the same number of partitions."""
-        return [self.name(source) for source in CO_PARTITIONED]
+        return [self.name(topic) for topic in CO_PARTITIONED]
 
 
 def partition_of(key: bytes, partitions: int) -> int:

@@ -45,7 +45,7 @@ encode = msgspec.json.Encoder().encode
 class Event(NamedTuple):
     """One record to publish."""
 
-    source: ContractTopic
+    topic: ContractTopic
     key: bytes | None
     value: bytes
     partition: int | None = None

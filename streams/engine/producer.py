@@ -343,10 +343,10 @@ async def learn(client: AIOKafkaClient, topics: Iterable[str]) -> None:
     await asyncio.gather(*(client.add_topic(topic) for topic in topics))
 
 
-async def within(most_s: float, stopping: Coroutine[Any, Any, None]) -> bool:
+async def within(most_s: float, ending: Coroutine[Any, Any, None]) -> bool:
     """Let something of aiokafka's end; did it? Raises nothing of what it raises: it may leak the
     CancelledError of its own tasks, and whoever waits would take it for theirs."""
-    task = asyncio.create_task(stopping)
+    task = asyncio.create_task(ending)
     await asyncio.wait([task], timeout=most_s)
     if not task.done():
         task.cancel()

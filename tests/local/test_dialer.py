@@ -28,9 +28,9 @@ def test_the_same_seed_gives_the_same_records_byte_for_byte() -> None:
 @pytest.mark.parametrize("seed", range(8))
 def test_the_shortest_day_gives_reason_for_every_scenario(seed: int) -> None:
     events = day(seed)
-    assert Counter(event.source for event in events)[ContractTopic.ANNOUNCEMENTS] == 2
-    assert any(event.source is ContractTopic.RECHARGES for event in events)
-    calls = [json.loads(one.value) for one in events if one.source is ContractTopic.CALL_RECORDS
+    assert Counter(event.topic for event in events)[ContractTopic.ANNOUNCEMENTS] == 2
+    assert any(event.topic is ContractTopic.RECHARGES for event in events)
+    calls = [json.loads(one.value) for one in events if one.topic is ContractTopic.CALL_RECORDS
              and one.value.startswith(b'{"call_id":"call-')]  # fmt: skip
     unique = {call["call_id"]: call for call in calls}
     assert len(unique) == LEAST_CALLS < len(calls)  # some come twice
