@@ -4,9 +4,12 @@ A tick looks only at those accounts that may be due: an index worked out from th
 long as the state is built on.
 """
 
+from collections import defaultdict
+
 from agents.rules import Rules
 from streams.engine.state import State
 from streams.records import Notification
+from streams.times import HOUR
 from tables import balances, customers, texts
 from tables.accounts import tally_of
 from tables.balances import Balance
@@ -22,27 +25,43 @@ class _Index:
 
     def __init__(self, state: State, rules: Rules) -> None:
         self.low: set[bytes] = set()
-        self.expiring: dict[bytes, int] = {}
-        """Account → instant from which on its expiry is to be told."""
+        self._expiring: defaultdict[int, list[bytes]] = defaultdict(list)
+        """Hour since 1970 → accounts whose expiry is to be told from an instant in it on. By the
+        hour: a number for each of a million accounts would cost ten times the memory."""
         self._rules = rules
-        for key in list(state.keys(CUSTOMERS)):
-            customer = state.peek(CUSTOMERS, key)
+        for key in state.keys(CUSTOMERS):
+            customer = state.read(CUSTOMERS, key)
             if customer is not None:
-                self.note(key, customer, state.peek(TALLIES, key))
+                self.note_balance(key, customer, state.read(TALLIES, key))
+                self.note_expiry(key, self._begins(customer))
 
-    def note(self, key: bytes, customer: Customer | None, tally: Tally | None) -> None:
-        """Look at an account anew, after it changed."""
-        if customer is None:
-            self.low.discard(key)
-            self.expiring.pop(key, None)
-            return
+    def note(
+        self, key: bytes, customer: Customer, before: Customer | None, tally: Tally | None
+    ) -> None:
+        """Look at an account anew, after its record came or changed."""
+        self.note_balance(key, customer, tally)
+        begins = self._begins(customer)
+        if before is None or begins != self._begins(before):
+            self.note_expiry(key, begins)
+
+    def note_balance(self, key: bytes, customer: Customer, tally: Tally | None) -> None:
+        """Note an account whose balance is low."""
         if tally is not None and balances.is_low(tally.balance, customer.threshold):
             self.low.add(key)
-        begins = customers.notice_begins(customer, self._rules.expiry_notice_days)
-        if begins is None:
-            self.expiring.pop(key, None)
-        else:
-            self.expiring[key] = begins
+
+    def note_expiry(self, key: bytes, begins: int | None) -> None:
+        """Note from which instant on an account's expiry is to be told."""
+        if begins is not None:
+            self._expiring[begins // HOUR].append(key)
+
+    def take_expiring(self, tick: int) -> list[bytes]:
+        """Forget and return the accounts to look at now: they may be gone, changed, or due later
+        in this hour."""
+        hours = [hour for hour in self._expiring if hour <= tick // HOUR]
+        return sorted({key for hour in hours for key in self._expiring.pop(hour)})
+
+    def _begins(self, customer: Customer) -> int | None:
+        return customers.notice_begins(customer, self._rules.expiry_notice_days)
 
 
 def _index(state: State, rules: Rules) -> _Index:
@@ -52,9 +71,11 @@ def _index(state: State, rules: Rules) -> _Index:
     return index
 
 
-def on_account(state: State, rules: Rules, key: bytes) -> None:
-    """Note that an account's record changed or went."""
-    _index(state, rules).note(key, state.peek(CUSTOMERS, key), state.peek(TALLIES, key))
+def on_account(
+    state: State, rules: Rules, key: bytes, customer: Customer, before: Customer | None
+) -> None:
+    """Note what an account's record says now. (Who has none any more is found so by the tick.)"""
+    _index(state, rules).note(key, customer, before, state.peek(TALLIES, key))
 
 
 def on_fall(
@@ -82,12 +103,16 @@ def on_tick(state: State, rules: Rules, tick: int) -> list[Notification]:
             balances.tell(balance, day)
             latest = balance.latest or 0
             told += texts.low_balance(key.decode(), customer, latest, tick, rules.zone)
-    for key in sorted(key for key, begins in index.expiring.items() if begins <= tick):
-        customer = state.get(CUSTOMERS, key)
-        if customer is not None:
-            expires = customers.tell_expiry(customer, tick, rules.expiry_notice_days)
-            if expires is not None:
-                told += texts.account_expiring(key.decode(), customer, expires, tick, rules.zone)
-        # Told or over: only a new record brings it back.
-        del index.expiring[key]
+    for key in index.take_expiring(tick):
+        customer = state.peek(CUSTOMERS, key)
+        if customer is None:
+            continue
+        expires = customers.tell_expiry(customer, tick, rules.expiry_notice_days)
+        if expires is not None:
+            state.put(CUSTOMERS, key, customer)
+            told += texts.account_expiring(key.decode(), customer, expires, tick, rules.zone)
+            continue
+        begins = customers.notice_begins(customer, rules.expiry_notice_days)
+        if begins is not None and begins > tick:  # what is over, only a new record brings back
+            index.note_expiry(key, begins)
     return told

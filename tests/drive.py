@@ -68,6 +68,13 @@ class Drive:
         self._fold(records, lambda _, read: polled.extend(read))
         self.refold.fold(TP(records[0].topic, 0), polled)
 
+    def restart(self) -> None:
+        """Commit, and forget what was only worked out from the state."""
+        for state in self.refold.states:
+            state.seal()
+            state.apply()
+            state.discard()
+
     def defer(self, records: Iterable[Published]) -> None:
         """Fold records; what they cause in the group's own topics waits."""
         self._fold(records, self.refold.fold_one)

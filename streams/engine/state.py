@@ -35,7 +35,8 @@ class Table(Generic[V]):
 class State:
     """The state of one partition number, of all tables.
 
-    Rules use `get`, `get_or_put`, `put`, `delete`, `peek` and `keys`; the rest is the engine's.
+    Rules use `get`, `get_or_put`, `put`, `delete`, `peek`, `read` and `keys`; the rest is the
+    engine's.
     """
 
     def __init__(self, partition: int) -> None:
@@ -83,11 +84,19 @@ class State:
         peeked = self._peeked[table]
         value = peeked.get(key)
         if value is None:
-            raw = self._raw(table.prefix, key)
-            if raw is None:
-                return None
-            value = peeked[key] = table.decode(raw)
+            value = self.read(table, key)
+            if value is not None:
+                peeked[key] = value
         return value
+
+    def read(self, table: Table[V], key: bytes) -> V | None:
+        """`peek` that remembers nothing: for walks through a table, which wouldn't fit decoded."""
+        live = self._live[table]
+        if key in live:
+            value: V | None = live[key]
+            return value
+        raw = self._raw(table.prefix, key)
+        return None if raw is None else table.decode(raw)
 
     def get_many(self, table: Table[V], keys: Collection[bytes]) -> list[V | None]:
         """`get` for many keys, at half its price. Give them in the order in which they are used:

@@ -395,6 +395,24 @@ def test_within_the_notice_days_but_before_the_reminder_time_waits_for_it() -> N
     assert scenarios(drive.take(tick("2019-01-30T09:00:00+08:00"))) == ["account_expiring"]
 
 
+@pytest.mark.parametrize("restarts", [False, True])
+def test_each_expiry_of_an_hour_is_told_at_its_own_minute(restarts: bool) -> None:
+    drive = Drive()
+    drive.take(
+        account(name, expires_at=f"2019-02-06T10:{minute}:00+08:00")
+        for name, minute in [("late", 40), ("soon", 20), ("moved", 20), ("gone", 20)]
+    )
+    drive.take([account("moved", expires_at="2019-02-06T11:00:00+08:00")])
+    drive.take([Published("accounts", "gone", None)])
+    seen = []
+    for at in ["10:00", "10:19", "10:20", "10:21", "10:39", "10:40", "10:59", "11:00", "11:01"]:
+        if restarts:
+            drive.restart()
+        seen += [(at, one["account_id"]) for one in drive.take(tick(f"2019-01-30T{at}:00+08:00"))
+                 if one["channel"] == "sms"]  # fmt: skip
+    assert seen == [("10:20", "soon"), ("10:40", "late"), ("11:00", "moved")]
+
+
 def test_ticks_missed_until_the_account_has_expired_tell_nothing() -> None:
     drive = Drive()
     drive.take([account("acme", expires_at="2019-01-30T12:00:00+08:00")])
