@@ -99,6 +99,26 @@ def bench_calls(count: int, accounts: int, batch_size: int) -> list[Event]:
     return events
 
 
+def bench_accounts(accounts: int) -> list[Event]:
+    """A record for each account: none falls below its threshold or expires soon."""
+    encode = msgspec.json.Encoder().encode
+    dialer = Dialer(seed=1, calls=1, start=datetime.now(UTC), partitions=8)
+    events = []
+    for number in range(accounts):
+        key = f"account-{number:07d}".encode()
+        account = {
+            "account_id": key.decode(),
+            "name": f"Customer {number}",
+            "openid": f"o6_bench-{number:019d}",
+            "phone": f"+86139{number % 10**8:08d}",
+            "balance_threshold": "50.00",
+            "expires_at": f"2099-{number % 12 + 1:02d}-{number % 28 + 1:02d}T00:00:00+08:00",
+        }
+        place = dialer.partition_of(key)
+        events.append(Event(ContractTopic.ACCOUNTS, key, encode(account), place))
+    return events
+
+
 async def prefill(brokers: str, topic: str, events: list[Event]) -> None:
     """Publish everything in order, as a dialer in a hurry does."""
     producer = AIOKafkaProducer(
@@ -371,6 +391,9 @@ def scale(calls: int) -> None:
             events = bench_calls(count, accounts, batch_size)
             asyncio.run(prefill(stack.bootstrap_servers, made.topics.calls, events))
             del events
+            customers = bench_accounts(accounts)
+            asyncio.run(prefill(stack.bootstrap_servers, made.topics.accounts, customers))
+            del customers
             one = run_dialwatch(made, count)
             table.add_row(
                 f"{accounts:,}",
@@ -409,12 +432,14 @@ def main() -> None:
     results, latencies = [], {}
     with tempfile.TemporaryDirectory() as directory, Stack(heap_mb=768) as stack:
         events = bench_calls(given.calls, given.accounts, given.batch)
+        customers = bench_accounts(given.accounts)
         for number in range(given.rounds):
             made = Installation(
                 stack.bootstrap_servers, stack.redis_url, Path(directory) / str(number)
             )
             made.variables["DIALWATCH_PARTITIONS"] = "8"
             asyncio.run(made.create_topics())
+            asyncio.run(prefill(stack.bootstrap_servers, made.topics.accounts, customers))
             asyncio.run(prefill(stack.bootstrap_servers, made.topics.calls, events))
             results.append(run_dialwatch(made, given.calls))
             if not given.no_peers:
