@@ -13,7 +13,7 @@ from streams.engine.types import Batch
 from streams.times import HOUR, parse_instant, parse_money
 from streams.topics import Topics
 from tables import balances, customers, recharges, runs, texts
-from tables.accounts import forget_tally, forget_what_is_over, seen_by_a_tick, tally_of
+from tables.accounts import copy_wishes, forget_tally, forget_what_is_over, seen_by_a_tick, tally_of
 from tables.recharges import Recharges
 from tables.store import CLOCKS, CUSTOMERS, LINES, RECHARGES, TALLIES, Clock
 
@@ -39,6 +39,7 @@ class AccountsAgent:
                 before = state.peek(CUSTOMERS, key)
                 customer = customers.from_record(account, record.offset, before)
                 state.put(CUSTOMERS, key, customer)
+                copy_wishes(state, key)
                 reminders.on_account(state, self._rules, key, customer, before)
         clock = state.get(CLOCKS, b"") or Clock()
         clock.accounts_offset = polled.records[-1].offset
@@ -65,8 +66,8 @@ class AccountsAgent:
             tell(polled, self._topics, arrived, polled.tp.partition)
             known_balance = tally_of(state, key).balance
             threshold = None if customer is None else customer.threshold
-            if balances.fold(known_balance, balance, threshold) and customer is not None:
-                low = reminders.on_fall(state, rules, key, customer, known_balance, at)
+            if balances.fold(known_balance, balance, threshold):
+                low = reminders.on_fall(state, rules, key, known_balance, at)
                 tell(polled, self._topics, low, polled.tp.partition)
 
     def fold_ticks(self, polled: Batch) -> None:

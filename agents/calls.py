@@ -18,7 +18,7 @@ from streams.topics import Topics
 from tables import balances, batches, runs, texts
 from tables.accounts import batch_of, on_complete, page_of
 from tables.batches import NEW, PAGE_BITS, REPEATED
-from tables.customers import chosen_channels
+from tables.customers import chosen_channels, wishes
 from tables.lines import LineCall
 from tables.store import CLOCKS, CUSTOMERS, TALLIES
 from tables.tallies import Tally
@@ -43,19 +43,20 @@ class CallsAgent:
         length, window, retention = rules.run_length, rules.run_window, rules.batch_retention
         here, clock, fen = polled.tp.partition, latest_tick(state), parsed.fen
         keys = dict.fromkeys(record.key for record in polled.records if record.key is not None)
-        tallies, customers = state.get_many(TALLIES, keys), state.peek_many(CUSTOMERS, keys)
-        accounts = dict(zip(keys, zip(tallies, customers, strict=True), strict=True))
+        known = state.get_many(TALLIES, keys)
+        tallies: dict[bytes, Tally | None] = dict(zip(keys, known, strict=True))
         line_calls: dict[str, list[LineCall | None]] = {}
 
         def on_invalid(record: Record, reason: str) -> None:
             bury(polled, topics, record, reason)
 
         for record, key, call, submitted, ended in valid_calls(polled.records, parsed, on_invalid):
-            tally, customer = accounts[key]
+            tally = tallies[key]
             if tally is None:
-                tally = Tally()
+                tally = tallies[key] = Tally()
                 state.put(TALLIES, key, tally)
-                accounts[key] = tally, customer
+            if tally.intent_classes is None:
+                tally.intent_classes, tally.threshold = wishes(state.read(CUSTOMERS, key))
             batch = tally.batch
             if batch is None or tally.submitted != submitted or clock > batch.tick:
                 size = call.batch_size
@@ -72,6 +73,7 @@ class CallsAgent:
                 if seen is REPEATED:
                     continue
                 on_complete(state, key, submitted, batch)
+                customer = state.peek(CUSTOMERS, key)
                 done = texts.batch_completed(call, customer, submitted, ended, rules.zone)
                 tell(polled, topics, done, here)
 
@@ -85,28 +87,29 @@ class CallsAgent:
                     run.tick = clock
                 reached = runs.fold(run, call.call_id, ended, length, window)
                 if reached is not None:
+                    customer = state.peek(CUSTOMERS, key)
                     alert = texts.unreachable_run(
                         call.account_id, customer, reached, ended, rules.zone
                     )
                     tell(polled, topics, alert, here)
 
-            if call.balance is not None:
-                threshold = None if customer is None else customer.threshold
-                is_fall = balances.fold(tally.balance, fen[call.balance], threshold)
-                if is_fall and customer is not None:
-                    low = reminders.on_fall(state, rules, key, customer, tally.balance, ended)
-                    tell(polled, topics, low, here)
+            if call.balance is not None and balances.fold(
+                tally.balance, fen[call.balance], tally.threshold
+            ):
+                low = reminders.on_fall(state, rules, key, tally.balance, ended)
+                tell(polled, topics, low, here)
 
             calls = line_calls.get(call.line_id)
             if calls is None:
                 calls = line_calls[call.line_id] = []
             if result == "W":
-                chosen = chosen_channels(customer, "line_error_run")
+                chosen = chosen_channels(state.peek(CUSTOMERS, key), "line_error_run")
                 calls.append((call.call_id, call.account_id, ended, chosen))
                 continue
             if not calls or calls[-1] is not None:
                 calls.append(None)
-            if result != "F" and customer is not None and result in customer.intent_classes:
+            if result != "F" and result in tally.intent_classes:
+                customer = state.peek(CUSTOMERS, key)
                 found = texts.interested_customer(call, customer, ended, rules.zone)
                 tell(polled, topics, found, here)
 

@@ -79,11 +79,12 @@ def on_account(
 
 
 def on_fall(
-    state: State, rules: Rules, key: bytes, customer: Customer, balance: Balance, at: int
+    state: State, rules: Rules, key: bytes, balance: Balance, at: int
 ) -> list[Notification]:
     """Tell that a balance fell below the customer's threshold, unless that day's was told."""
     _index(state, rules).low.add(key)
-    if not balances.tell(balance, rules.local_day(at)):
+    customer = state.peek(CUSTOMERS, key)
+    if customer is None or not balances.tell(balance, rules.local_day(at)):
         return []
     return texts.low_balance(key.decode(), customer, balance.latest or 0, at, rules.zone)
 

@@ -8,9 +8,11 @@ from msgspec.structs import replace
 
 from streams.engine.state import State
 from tables import batches, runs
+from tables.balances import Balance
 from tables.batches import Batch, Page, Parked, batch_key, page_key
+from tables.customers import wishes
 from tables.runs import Run
-from tables.store import BATCHES, PAGES, PARKED, TALLIES
+from tables.store import BATCHES, CUSTOMERS, PAGES, PARKED, TALLIES
 from tables.tallies import Tally
 
 _FEW_PAGES = 65_536
@@ -19,6 +21,14 @@ _FEW_PAGES = 65_536
 def tally_of(state: State, key: bytes) -> Tally:
     """Return an account's tally, a new one where none is remembered."""
     return state.get_or_put(TALLIES, key, Tally)
+
+
+def copy_wishes(state: State, key: bytes) -> None:
+    """Copy what calls are held against into an account's tally, where it has one that differs."""
+    tally, wished = state.peek(TALLIES, key), wishes(state.read(CUSTOMERS, key))
+    if tally is not None and (tally.intent_classes, tally.threshold) != wished:
+        tally = tally_of(state, key)
+        tally.intent_classes, tally.threshold = wished
 
 
 def batch_of(
@@ -91,7 +101,9 @@ def forget_what_is_over(
     tally = state.peek(TALLIES, key)
     if tally is None:
         return
-    left = Tally(balance=tally.balance)
+    left = Tally(
+        balance=tally.balance, intent_classes=tally.intent_classes, threshold=tally.threshold
+    )
     if not runs.is_forgotten(tally.run, clock, run_retention):
         left.run = seen_by_a_tick(tally.run, clock)
     if tally.batch is not None:
@@ -99,7 +111,8 @@ def forget_what_is_over(
             _forget_pages(state, key, tally.submitted, tally.batch)
         else:
             left.submitted, left.batch = tally.submitted, tally.batch
-    if left == Tally() and state.peek(PARKED, key) is None:
+    is_empty = (left.run, left.batch, left.balance) == (Run(), None, Balance())
+    if is_empty and state.peek(PARKED, key) is None:
         state.delete(TALLIES, key)
     elif left != tally:
         state.put(TALLIES, key, left)

@@ -57,6 +57,11 @@ def from_record(account: Account, offset: int, before: Customer | None) -> Custo
     )
 
 
+def wishes(customer: Customer | None) -> tuple[str, int | None]:
+    """Return what each call of an account is held against: the classes and the threshold."""
+    return ("", None) if customer is None else (customer.intent_classes, customer.threshold)
+
+
 def chosen_channels(customer: Customer | None, scenario: Scenario) -> list[Channel] | None:
     """Return the channels an account chose for a scenario, None: the default."""
     if customer is None or customer.channels is None:

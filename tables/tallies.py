@@ -11,7 +11,8 @@ class Tally(Struct, array_like=True, gc=False):
     """An account's run, latest batch and balance. Persisted: append fields only, with defaults.
 
     Nearly every call changes all three: one record for each account in each cycle, not three.
-    Older batches have records of their own (`tables/store.py`).
+    Older batches have records of their own (`tables/store.py`). What every call is held against is
+    copied from the customer: with a million accounts a second look-up costs as much as the rules.
     """
 
     run: Run = field(default_factory=Run)
@@ -19,3 +20,7 @@ class Tally(Struct, array_like=True, gc=False):
     """Names the batch."""
     batch: Batch | None = None
     balance: Balance = field(default_factory=Balance)
+    intent_classes: str | None = None
+    """A copy of the customer's; None: not copied yet."""
+    threshold: int | None = None
+    """A copy of the customer's, made together with the classes."""

@@ -95,7 +95,7 @@ def _commands(
 
 
 def interested_customer(
-    call: Call, customer: Customer, ended: int, zone: tzinfo
+    call: Call, customer: Customer | None, ended: int, zone: tzinfo
 ) -> list[Notification]:
     """A customer called showed an interest that the account wants to know of."""
     return _commands(

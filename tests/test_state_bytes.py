@@ -6,6 +6,7 @@ A value here changes only together with a way to read what stands in Kafka.
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from agents import announcements, calls, lines
 from streams.engine.outbox import UNFINISHED, _Unfinished
@@ -29,8 +30,15 @@ SAMPLES: dict[str, tuple[Table[Any], Any, str]] = {
     ),
     "TALLIES": (
         store.TALLIES,
-        Tally(Run(2, "c1", 7, 8), 5, Batch(9, 1, 7, 8, bytearray(b"\x01")), Balance(4, (20, 21))),
-        "63949402a263310708059509010708c401019204921415",
+        Tally(
+            Run(2, "c1", 7, 8),
+            5,
+            Batch(9, 1, 7, 8, bytearray(b"\x01")),
+            Balance(4, (20, 21)),
+            "AB",
+            5000,
+        ),
+        "63969402a263310708059509010708c401019204921415a24142cd1388",
     ),
     "BATCHES": (
         store.BATCHES,
@@ -86,6 +94,11 @@ def test_the_bytes_of_a_table_are_pinned(name: str) -> None:
     table, value, pinned = SAMPLES[name]
     assert (table.prefix + table.encode(value)).hex() == pinned
     assert table.decode(bytes.fromhex(pinned)[1:]) == value
+
+
+def test_a_tally_from_before_it_held_copies_is_read_as_one_without() -> None:
+    read = store.TALLIES.decode(bytes.fromhex("949402a263310708059509010708c401019204921415"))
+    assert read == replace(SAMPLES["TALLIES"][1], intent_classes=None, threshold=None)
 
 
 def test_all_tables_are_pinned_and_none_shares_its_prefix() -> None:
