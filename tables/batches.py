@@ -11,7 +11,7 @@ from msgspec import Struct
 
 PAGE_BITS = 2048  # a power of two
 _IN_PAGE = PAGE_BITS - 1
-_SPARE_BYTES = 16  # numbers are called roughly in order: don't grow for every eighth
+_SPARE_BYTES = 4  # numbers are called roughly in order: don't grow for every eighth
 _pack_instant = Packer(">q").pack
 _pack_page = Packer(">qQ").pack
 

@@ -135,14 +135,16 @@ async def prefill(brokers: str, topic: str, events: list[Event]) -> None:
         await producer.stop()
 
 
-def run_dialwatch(installation: Installation, count: int) -> Measured:
-    """Start a worker on the prefilled topic; from its first to its last committed call."""
+def run_dialwatch(installation: Installation, count: int, accounts: int) -> Measured:
+    """Start a worker on the prefilled topics; from the first call after all records of accounts
+    (other partitions may get to their calls earlier) to the last committed one."""
     worker = installation.worker(is_started=False)
     worker.start()
     first: tuple[float, int, float] | None = None
     while True:
         folded, pid = records_of(worker, installation.topics.calls), worker.pid or 0
-        if folded and first is None:
+        is_begun = folded and records_of(worker, installation.topics.accounts) >= accounts
+        if is_begun and first is None:
             first = time.monotonic(), folded, usage_of(pid).cpu_seconds
         if folded >= count and first is not None:
             began, already, cpu_before = first
@@ -394,7 +396,7 @@ def scale(calls: int) -> None:
             customers = bench_accounts(accounts)
             asyncio.run(prefill(stack.bootstrap_servers, made.topics.accounts, customers))
             del customers
-            one = run_dialwatch(made, count)
+            one = run_dialwatch(made, count, accounts)
             table.add_row(
                 f"{accounts:,}",
                 f"{batch_size:,}",
@@ -441,7 +443,7 @@ def main() -> None:
             asyncio.run(made.create_topics())
             asyncio.run(prefill(stack.bootstrap_servers, made.topics.accounts, customers))
             asyncio.run(prefill(stack.bootstrap_servers, made.topics.calls, events))
-            results.append(run_dialwatch(made, given.calls))
+            results.append(run_dialwatch(made, given.calls, given.accounts))
             if not given.no_peers:
                 arguments = (stack.bootstrap_servers, made.topics.calls)
                 results.append(run_peer("aiokafka", *arguments, given.calls))
