@@ -1,7 +1,7 @@
 """The calls agent: every finished call goes through all rules that look at calls.
 
 This is the loop that a million calls go through. It reads, lets the rules of tables/ decide and
-emits what they say; what it keeps by hand (the poll's accounts by key, a segment for each line)
+emits what they say; what it keeps by hand (the poll's tallies by key, a segment for each line)
 it keeps for speed.
 """
 

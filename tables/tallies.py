@@ -12,7 +12,7 @@ class Tally(Struct, array_like=True, gc=False):
 
     Nearly every call changes all three: one record for each account in each cycle, not three.
     Older batches have records of their own (`tables/store.py`). What every call is held against is
-    copied from the customer: with a million accounts a second look-up costs as much as the rules.
+    copied from the customer, or each would look a second value up and decode it.
     """
 
     run: Run = field(default_factory=Run)
