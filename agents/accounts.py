@@ -39,7 +39,7 @@ class AccountsAgent:
                 before = state.peek(CUSTOMERS, key)
                 customer = customers.from_record(account, record.offset, before)
                 state.put(CUSTOMERS, key, customer)
-                copy_wishes(state, key)
+                copy_wishes(state, key, customer)
                 reminders.on_account(state, self._rules, key, customer, before)
         clock = state.get(CLOCKS, b"") or Clock()
         clock.accounts_offset = polled.records[-1].offset

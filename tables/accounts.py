@@ -10,9 +10,9 @@ from streams.engine.state import State
 from tables import batches, runs
 from tables.balances import Balance
 from tables.batches import Batch, Page, Parked, batch_key, page_key
-from tables.customers import wishes
+from tables.customers import Customer, wishes
 from tables.runs import Run
-from tables.store import BATCHES, CUSTOMERS, PAGES, PARKED, TALLIES
+from tables.store import BATCHES, PAGES, PARKED, TALLIES
 from tables.tallies import Tally
 
 _FEW_PAGES = 65_536
@@ -23,9 +23,9 @@ def tally_of(state: State, key: bytes) -> Tally:
     return state.get_or_put(TALLIES, key, Tally)
 
 
-def copy_wishes(state: State, key: bytes) -> None:
+def copy_wishes(state: State, key: bytes, customer: Customer) -> None:
     """Copy what calls are held against into an account's tally, where it has one that differs."""
-    tally, wished = state.peek(TALLIES, key), wishes(state.read(CUSTOMERS, key))
+    tally, wished = state.peek(TALLIES, key), wishes(customer)
     if tally is not None and (tally.intent_classes, tally.threshold) != wished:
         tally = tally_of(state, key)
         tally.intent_classes, tally.threshold = wished
