@@ -9,7 +9,7 @@ from agents.rules import Rules
 from agents.telling import readable, tell
 from streams.decoding import decode_account, decode_recharge, decode_tick
 from streams.engine.state import State, Table
-from streams.engine.types import Batch
+from streams.engine.types import Chunk
 from streams.times import HOUR, parse_instant, parse_money
 from streams.topics import Topics
 from tables import balances, customers, recharges, runs, texts
@@ -28,7 +28,7 @@ class AccountsAgent:
         self._rules = rules
         self._topics = topics
 
-    def fold_accounts(self, polled: Batch) -> None:
+    def fold_accounts(self, polled: Chunk) -> None:
         """Remember what customers chose, forget who left."""
         state = polled.state
         for record, account in readable(polled, self._topics, decode_account):
@@ -45,7 +45,7 @@ class AccountsAgent:
         clock.accounts_offset = polled.records[-1].offset
         state.put(CLOCKS, b"", clock)
 
-    def fold_recharges(self, polled: Batch) -> None:
+    def fold_recharges(self, polled: Chunk) -> None:
         """Tell whose money arrived, and whose balance still is low."""
         state, rules = polled.state, self._rules
         for record, recharge in readable(polled, self._topics, decode_recharge):
@@ -70,7 +70,7 @@ class AccountsAgent:
                 low = reminders.on_fall(state, rules, key, known_balance, at)
                 tell(polled, self._topics, low, polled.tp.partition)
 
-    def fold_ticks(self, polled: Batch) -> None:
+    def fold_ticks(self, polled: Chunk) -> None:
         """Let time pass: remind, and forget what is over."""
         state = polled.state
         for _, tick in readable(polled, self._topics, decode_tick):

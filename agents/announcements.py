@@ -14,7 +14,7 @@ from agents.rules import Rules
 from agents.telling import readable, tell
 from streams.decoding import decode_announcement
 from streams.engine.state import State
-from streams.engine.types import Batch, Output
+from streams.engine.types import Chunk, Output
 from streams.records import Announcement
 from streams.times import parse_instant
 from streams.topics import Topics
@@ -45,7 +45,7 @@ class AnnouncementsAgent:
         self._rules = rules
         self._topics = topics
 
-    def fold_announcements(self, polled: Batch) -> None:
+    def fold_announcements(self, polled: Chunk) -> None:
         """Copy what is for everyone into every partition."""
         for record, announcement in readable(polled, self._topics, decode_announcement):
             if announcement.is_for_everyone:
@@ -53,7 +53,7 @@ class AnnouncementsAgent:
                 for partition in range(self._topics.partitions):
                     polled.emit(Output(self._topics.fan_outs, partition, record.key, copy))
 
-    def fold_fan_outs(self, polled: Batch) -> None:
+    def fold_fan_outs(self, polled: Chunk) -> None:
         """Tell the next portion of this partition's accounts."""
         for record in polled.records:
             fan_out = _decode(record.value or b"")
@@ -75,7 +75,7 @@ class AnnouncementsAgent:
         state.put(ANNOUNCED, key, Announced(parse_instant(fan_out.announcement.published_at)))
         return False
 
-    def _tell_portion(self, polled: Batch, fan_out: _FanOut) -> _FanOut | None:
+    def _tell_portion(self, polled: Chunk, fan_out: _FanOut) -> _FanOut | None:
         state, said = polled.state, fan_out.announcement
         until = fan_out.until
         if fan_out.after is None:

@@ -12,8 +12,7 @@ from agents.rules import Rules
 from agents.telling import bury, tell
 from streams.decoding import CallsParsed, valid_calls
 from streams.engine.state import State
-from streams.engine.types import Batch as Polled
-from streams.engine.types import Output, Record
+from streams.engine.types import Chunk, Output, Record
 from streams.topics import Topics
 from tables import balances, batches, runs, texts
 from tables.accounts import batch_of, on_complete, page_of
@@ -37,7 +36,7 @@ class CallsAgent:
         self._topics = topics
         self._parsed = CallsParsed()
 
-    def fold(self, polled: Polled) -> None:
+    def fold(self, polled: Chunk) -> None:
         """Fold one poll of one partition."""
         state, rules, topics, parsed = polled.state, self._rules, self._topics, self._parsed
         length, window, retention = rules.run_length, rules.run_window, rules.batch_retention

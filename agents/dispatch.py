@@ -10,7 +10,7 @@ from datetime import UTC, datetime, tzinfo
 from agents.telling import readable
 from streams import metrics
 from streams.decoding import decode_notification
-from streams.engine.types import Batch, Output, Record
+from streams.engine.types import Chunk, Output, Record
 from streams.records import Delivery, InboxMessage, Notification, encode
 from streams.topics import Topics
 
@@ -22,7 +22,7 @@ class DispatchAgent:
         self._topics = topics
         self._zone = zone
 
-    def fold(self, polled: Batch) -> None:
+    def fold(self, polled: Chunk) -> None:
         """Fold one poll of one partition."""
         for record, command in readable(polled, self._topics, decode_notification):
             if command.channel == "inbox":
@@ -45,7 +45,7 @@ class DispatchAgent:
             return self._topics.wechat_bulk_outbox if is_bulk else self._topics.wechat_outbox
         return self._topics.sms_bulk_outbox if is_bulk else self._topics.sms_outbox
 
-    def _deliver(self, polled: Batch, command: Notification) -> None:
+    def _deliver(self, polled: Chunk, command: Notification) -> None:
         account_id = command.account_id or ""
         message = InboxMessage(
             message_id=command.notification_id,
@@ -72,7 +72,7 @@ class DispatchAgent:
         metrics.DELIVERIES.labels("inbox", "sent", "").inc()
 
 
-def _coordinates(polled: Batch, record: Record) -> list[tuple[str, bytes]]:
+def _coordinates(polled: Chunk, record: Record) -> list[tuple[str, bytes]]:
     """Return where a command stood, for the dead letter it may become."""
     return [
         ("dialwatch.topic", polled.tp.topic.encode()),

@@ -5,7 +5,7 @@ import msgspec
 from agents.calls import latest_tick
 from agents.rules import Rules
 from agents.telling import tell
-from streams.engine.types import Batch
+from streams.engine.types import Chunk
 from streams.topics import Topics
 from tables import lines, runs, texts
 from tables.lines import LineRun, LineSegment
@@ -21,7 +21,7 @@ class LinesAgent:
         self._rules = rules
         self._topics = topics
 
-    def fold(self, polled: Batch) -> None:
+    def fold(self, polled: Chunk) -> None:
         """Fold one poll of one partition."""
         state, rules = polled.state, self._rules
         length, window = rules.run_length, rules.run_window

@@ -6,7 +6,7 @@ from typing import TypeVar
 from agents.dead_letters import dead_letter
 from streams import metrics
 from streams.decoding import InvalidRecordError
-from streams.engine.types import Batch, Output, Record
+from streams.engine.types import Chunk, Output, Record
 from streams.records import Notification, encode
 from streams.topics import Topics
 
@@ -14,7 +14,7 @@ R = TypeVar("R")
 
 
 def tell(
-    polled: Batch,
+    polled: Chunk,
     topics: Topics,
     commands: Sequence[Notification],
     partition: int | None,
@@ -34,7 +34,7 @@ def tell(
 
 
 def readable(
-    polled: Batch, topics: Topics, decode: Callable[[bytes | None, bytes | None], R]
+    polled: Chunk, topics: Topics, decode: Callable[[bytes | None, bytes | None], R]
 ) -> Iterator[tuple[Record, R]]:
     """Yield each record of a poll with what it says; what is invalid is buried."""
     for record in polled.records:
@@ -46,7 +46,7 @@ def readable(
             yield record, said
 
 
-def bury(polled: Batch, topics: Topics, record: Record, reason: str) -> None:
+def bury(polled: Chunk, topics: Topics, record: Record, reason: str) -> None:
     """Put an invalid record away. Nothing else happens to it."""
     polled.emit(
         dead_letter(

@@ -82,7 +82,7 @@ def worker() -> int:
 @topics.command("create")
 def create() -> None:
     """Create the topics that are missing. Never changes one that stands."""
-    from app.topics_admin import create_topics  # noqa: PLC0415
+    from app.kafka.topics import create_topics  # noqa: PLC0415
 
     made = asyncio.run(create_topics(load_settings()))
     for topic in made:
@@ -110,7 +110,7 @@ def replay(
 
     Sends nothing and writes nothing.
     """
-    from app.replay import run_replay  # noqa: PLC0415
+    from app.commands.replay import run_replay  # noqa: PLC0415
 
     return run_replay(
         load_settings(),
@@ -158,7 +158,7 @@ def demo(
     ] = 2,
 ) -> int:
     """Run the whole product once on this machine: stack, worker and a simulated dialer."""
-    from app.demo import run_demo  # noqa: PLC0415
+    from app.commands.demo import run_demo  # noqa: PLC0415
 
     return run_demo(calls=calls, seed=seed, stay=stay, shown=show)
 
@@ -181,7 +181,7 @@ def send_test(
     timeout_s: Annotated[float, typer.Option(min=1)] = 60.0,
 ) -> int:
     """Send one real WeChat message through the whole path and say what became of it."""
-    from app.send_test import run_send_test  # noqa: PLC0415
+    from app.commands.send_test import run_send_test  # noqa: PLC0415
 
     return run_send_test(load_settings(), account=account, timeout_s=timeout_s)
 
@@ -189,7 +189,7 @@ def send_test(
 @program.command(short_help="Check all that a worker needs, a line each.")
 def doctor() -> int:
     """Check Kafka, topics, Redis, WeChat and the clock; one line each with what to do."""
-    from app.doctor import run_doctor  # noqa: PLC0415
+    from app.commands.doctor import run_doctor  # noqa: PLC0415
 
     return run_doctor(load_settings())
 

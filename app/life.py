@@ -16,12 +16,12 @@ from agents.channel import StoreAwayError
 from app.data_directory import DataDirectory
 from app.errors import CommandError
 from app.http import open_http
+from app.kafka.publisher import Publisher
+from app.kafka.topics import ensure_topics
 from app.main import Worker, create_worker
-from app.publisher import Publisher
 from app.settings import Settings
 from app.store import open_redis, store_errors
 from app.ticker import publish_ticks
-from app.topics_admin import ensure_topics
 from app.web.server import WebServer
 from app.web.view import WorkerView
 from streams.engine import fault_points

@@ -12,10 +12,10 @@ from agents.register import dispatching, watching
 from agents.rules import Rules
 from agents.send import MOST_AT_ONCE, SendAgent
 from app.channels.sms import build_sms
-from app.channels.wechat import build_wechat
+from app.channels.wechat.channel import build_wechat
 from app.faust_app import create_app, credentials_for
+from app.kafka.publisher import Publisher
 from app.ledger import RedisLedger
-from app.publisher import Publisher
 from app.settings import Settings
 from streams.engine.engine import Engine, EngineConfig
 from streams.topics import Topics

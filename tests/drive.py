@@ -6,7 +6,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from agents.rules import Rules
-from app.replay import Caused, Refold
+from app.commands.replay import Caused, Refold
 from streams.engine.types import TP, Output
 from streams.topics import Topics
 from tests.installation import Published

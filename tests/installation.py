@@ -13,10 +13,10 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
+from app.kafka.topics import create_topics
 from app.local.worker import WorkerProcess
 from app.settings import PREFIX, Settings, load_settings
-from app.topics_admin import create_topics
-from streams.engine.producer import within
+from streams.kafka.producer import within
 from streams.topics import Topics
 
 PARTITIONS = 4

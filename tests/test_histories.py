@@ -13,7 +13,7 @@ import pytest
 from aiokafka.partitioner import murmur2
 
 from agents.rules import Rules
-from app.replay import Caused, Refold
+from app.commands.replay import Caused, Refold
 from streams.engine.types import TP
 from streams.topics import Topics
 from tests.oracle import Oracle, comparable, normalized

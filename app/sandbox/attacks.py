@@ -7,8 +7,8 @@ from typing import Literal, get_args
 
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
+from app.channels.wechat import crypto
 from app.sandbox.callbacks import CallbackDriver
-from app.wechat import crypto
 
 Attack = Literal[
     "wrong_signature",

@@ -15,7 +15,7 @@ from xml.sax.saxutils import escape
 import httpx
 from msgspec import Struct
 
-from app.wechat import crypto
+from app.channels.wechat import crypto
 
 log = logging.getLogger(__name__)
 

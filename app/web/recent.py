@@ -77,7 +77,7 @@ async def read_recent(
 
 async def _tail(consumer: AIOKafkaConsumer, names: list[str]) -> dict[str, list[Any]]:
     """Return the last records of topics, newest first, as they are in a worker's process: with
-    everything but the name of their topic (see `streams/engine/fetching.py`)."""
+    everything but the name of their topic (see `streams/kafka/fetching.py`)."""
     tps = list(consumer.assignment())
     begins, ends = await consumer.beginning_offsets(tps), await consumer.end_offsets(tps)
     for tp in tps:

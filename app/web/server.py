@@ -18,13 +18,13 @@ from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
 from redis.asyncio import Redis
 
 from app.errors import CommandError
-from app.publisher import Publisher
+from app.kafka.publisher import Publisher
 from app.web.access import refusal
-from app.web.callback import add_callback_routes
 from app.web.history import SAMPLE_SECONDS
 from app.web.recent import DeliveryLine, LetterLine, read_recent
-from app.web.sending import add_sending_routes
 from app.web.view import WorkerView, counted
+from app.web.wechat_callback import add_callback_routes
+from app.web.wechat_send import add_sending_routes
 from app.web.words import duration, matrix, ranges
 from streams import metrics
 

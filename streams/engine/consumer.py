@@ -22,11 +22,11 @@ from faust.transport.drivers import aiokafka as driver
 from mode import Service
 from yarl import URL
 
-from streams.engine import fetching
 from streams.engine.engine import Engine
-from streams.engine.protocol import Membership
 from streams.engine.takeover import OffsetOutOfRangeError as OutOfRange
 from streams.engine.types import TP
+from streams.kafka import fetching
+from streams.kafka.protocol import Membership
 
 log = logging.getLogger(__name__)
 

@@ -20,10 +20,10 @@ from streams import metrics
 from streams.engine import fault_points
 from streams.engine.buffer import Buffer
 from streams.engine.outbox import Outbox, Window
-from streams.engine.producer import Destination, Pair, TransactionalProducer
-from streams.engine.protocol import Membership
 from streams.engine.state import State
-from streams.engine.types import TP, Batch, Output, Record, Source
+from streams.engine.types import TP, Chunk, Output, Record, Source
+from streams.kafka.producer import Destination, ProducerRecord, TransactionalProducer
+from streams.kafka.protocol import Membership
 from streams.topics import partition_of
 
 log = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ class _Transaction:
     keys: int = 0
     """Values of the states that the folds have loaded."""
     offsets: dict[TP, int] = field(default_factory=dict)
-    outputs: dict[Destination, list[Pair]] = field(default_factory=dict)
+    outputs: dict[Destination, list[ProducerRecord]] = field(default_factory=dict)
     touched: set[int] = field(default_factory=set)
     finished: set[TP] = field(default_factory=set)
     """Outbox partitions in which something was finished."""
@@ -278,7 +278,7 @@ class Cycle:
         transaction = self._running()
         state = self._states.get(tp.partition, self._no_state)
         loaded = state.loaded()
-        source.fold(Batch(tp, records, state, self._emit, self._hurry))
+        source.fold(Chunk(tp, records, state, self._emit, self._hurry))
         transaction.keys += state.loaded() - loaded
         transaction.offsets[tp] = records[-1].offset + 1
         transaction.records += len(records)
@@ -343,7 +343,7 @@ class Cycle:
         self._transaction = None
         for tp in transaction.finished:
             transaction.offsets[tp] = self._windows[tp].settle()
-        records: dict[Destination, Sequence[Pair]] = {}
+        records: dict[Destination, Sequence[ProducerRecord]] = {}
         sealed = []
         for partition in transaction.touched:
             state = self._states.get(partition)
@@ -359,7 +359,7 @@ class Cycle:
     async def _commit_sealed(
         self,
         transaction: _Transaction,
-        records: dict[Destination, Sequence[Pair]],
+        records: dict[Destination, Sequence[ProducerRecord]],
         sealed: list[State],
     ) -> None:
         began = time.monotonic()

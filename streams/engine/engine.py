@@ -30,11 +30,12 @@ from aiokafka.errors import (
 from streams import metrics
 from streams.engine.cycle import Cycle, Lag
 from streams.engine.outbox import Finish, Outbox
-from streams.engine.producer import TransactionalProducer
-from streams.engine.protocol import Membership
 from streams.engine.state import State
-from streams.engine.takeover import LogReader, end_what_is_left_open, settle
+from streams.engine.takeover import end_what_is_left_open, settle
 from streams.engine.types import TP, Output, Record, Source
+from streams.kafka.log_reader import LogReader
+from streams.kafka.producer import TransactionalProducer
+from streams.kafka.protocol import Membership
 
 log = logging.getLogger(__name__)
 

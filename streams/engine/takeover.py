@@ -7,33 +7,24 @@ that was written by then. Only then does anything fold. Repeating it changes not
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
-from streams import metrics
-from streams.engine.producer import TransactionalProducer, learn, within
-from streams.engine.protocol import CommittedOffset
-from streams.engine.state import State
 from streams.engine.types import TP
+from streams.kafka.log_reader import LogReader
+from streams.kafka.producer import TransactionalProducer
+from streams.kafka.protocol import CommittedOffset
 
 log = logging.getLogger(__name__)
 
 _ASK_AGAIN_S = 0.02
 _PATIENCE_S = 0.5
 """A live owner finishes its commit in this time; after it the owner counts as gone."""
-_STOP_S = 3.0
 
 
 class OffsetOutOfRangeError(Exception):
     """A committed offset that isn't in the log (any more): someone must decide what to do."""
-
-
-class ChangelogCutError(Exception):
-    """A changelog isn't whole (any more): what would be restored from it is wrong."""
 
 
 @dataclass(frozen=True)
@@ -49,118 +40,6 @@ class Positions:
     claims: dict[TP, int]
     """Offsets to commit again as they are, so that whoever comes next finds who was here, even
     if this worker's first transaction is its last."""
-
-
-class LogReader:
-    """Reads partitions and their ends apart from the group. Open it once, use it often."""
-
-    def __init__(self, client_options: dict[str, Any]) -> None:
-        self._options = client_options
-        self._ends: AIOKafkaConsumer | None = None
-        self._records: AIOKafkaConsumer | None = None
-
-    async def open(self, topics: Iterable[str]) -> None:
-        """Connect, and learn where the topics' partitions are.
-
-        Raises KafkaConnectionError when Kafka is away.
-        """
-        if self._ends is None:
-            self._ends = await self._connect("read_uncommitted")
-        if self._records is None:
-            self._records = await self._connect("read_committed")
-        await learn(self._ends._client, topics)
-
-    async def close(self) -> None:
-        """Disconnect."""
-        consumers = self._ends, self._records
-        self._ends = self._records = None  # whatever ends this call: what is stopped is not used
-        for consumer in consumers:
-            if consumer is not None:
-                await within(_STOP_S, consumer.stop())
-
-    async def ends(self, tps: Iterable[TP]) -> dict[TP, int]:
-        """Return the logs' ends, pending transactions included."""
-        return _plain(await self._open(self._ends).end_offsets(_theirs(tps)))
-
-    async def beginnings(self, tps: Iterable[TP]) -> dict[TP, int]:
-        """Return the logs' first offsets."""
-        return _plain(await self._open(self._ends).beginning_offsets(_theirs(tps)))
-
-    async def restore(
-        self, changelogs: dict[TP, State], ends: dict[TP, int], on_progress: Callable[[], None]
-    ) -> int:
-        """Read changelogs into the states, from each one's position to its end.
-
-        Returns how many records were read. Waits for transactions that are pending before an
-        end. May be cancelled: a state then is complete up to its position.
-
-        Raises ChangelogCutError where the log doesn't begin at 0 or ends before a position.
-        """
-        begins = await self.beginnings(changelogs)
-        for tp, state in changelogs.items():
-            if begins[tp] > 0 or ends[tp] < state.position:
-                raise ChangelogCutError(
-                    f"{tp.topic}-{tp.partition} holds {begins[tp]} to {ends[tp]}, and this worker "
-                    f"knows it up to {state.position}: a part of what is remembered was deleted. "
-                    "The topic must have cleanup.policy=compact alone. Another DIALWATCH_GROUP "
-                    "begins anew, and sends what the topics still hold again"
-                )
-        behind = {tp: state for tp, state in changelogs.items() if state.position < ends[tp]}
-        if not behind:
-            metrics.RESTORED.set(1)
-            return 0
-        consumer = self._open(self._records)
-        consumer.assign(_theirs(behind))
-        for tp, state in behind.items():
-            consumer.seek(TopicPartition(*tp), state.position)
-        whole = sum(ends[tp] - state.position for tp, state in behind.items())
-        read = 0
-        try:
-            while behind:
-                for partition, records in (await consumer.getmany(timeout_ms=100)).items():
-                    tp = TP(*partition)
-                    # Keys without a value are deleted; the log may hold both.
-                    changelogs[tp].restore([(record.key, record.value) for record in records])
-                    changelogs[tp].position = records[-1].offset + 1
-                    read += len(records)
-                    on_progress()
-                for tp in list(behind):
-                    position = await consumer.position(TopicPartition(*tp))
-                    if position >= ends[tp]:
-                        changelogs[tp].position = position
-                        del behind[tp]
-                left = sum(max(ends[tp] - state.position, 0) for tp, state in behind.items())
-                metrics.RESTORED.set(1 - left / whole)
-        finally:
-            consumer.unsubscribe()
-        metrics.RESTORED.set(1)
-        return read
-
-    async def stable_ends(self, tps: Iterable[TP]) -> dict[TP, int]:
-        """Return the offsets before which no transaction is pending."""
-        return _plain(await self._open(self._records).end_offsets(_theirs(tps)))
-
-    async def _connect(self, isolation_level: str) -> AIOKafkaConsumer:
-        consumer = AIOKafkaConsumer(
-            **self._options,
-            isolation_level=isolation_level,
-            enable_auto_commit=False,
-            auto_offset_reset="none",
-            max_partition_fetch_bytes=1 << 20,
-            fetch_max_wait_ms=20,
-        )
-        try:
-            await consumer.start()
-        except BaseException:
-            await within(_STOP_S, consumer.stop())
-            raise
-        return consumer
-
-    @staticmethod
-    def _open(consumer: AIOKafkaConsumer | None) -> AIOKafkaConsumer:
-        if consumer is None:
-            raise RuntimeError("the reader is not open")
-        return consumer
 
 
 async def settle(
@@ -265,11 +144,3 @@ def _owners(offsets: dict[TP, CommittedOffset]) -> dict[int, set[str]]:
         if committed.metadata:
             owners[tp.partition].add(committed.metadata)
     return owners
-
-
-def _theirs(tps: Iterable[TP]) -> list[TopicPartition]:
-    return [TopicPartition(*tp) for tp in tps]
-
-
-def _plain(offsets: dict[TopicPartition, int]) -> dict[TP, int]:
-    return {TP(*tp): offset for tp, offset in offsets.items()}

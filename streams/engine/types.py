@@ -9,7 +9,7 @@ from faust.types import TP
 if TYPE_CHECKING:
     from streams.engine.state import State
 
-__all__ = ["TP", "Batch", "Output", "Record", "Source"]
+__all__ = ["TP", "Chunk", "Output", "Record", "Source"]
 
 
 class Record(Protocol):
@@ -34,7 +34,7 @@ class Output(NamedTuple):
 
 
 @dataclass(slots=True)
-class Batch:
+class Chunk:
     """All records of one poll of one source partition, and where what they cause goes."""
 
     tp: TP
@@ -52,7 +52,7 @@ class Source:
     """A topic and the fold of its batches. A fold that raises stops the worker."""
 
     topic: str
-    fold: Callable[[Batch], None]
+    fold: Callable[[Chunk], None]
     order: int = 1
     """Which of a partition's sources goes first when several have records."""
     is_read_first: bool = False

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
+from app.kafka.topics import create_topics
 from app.local.kafka import Kafka
 from app.local.service import HOST, free_port
 from app.local.worker import WorkerProcess
-from app.topics_admin import create_topics
 from tests.cli.test_commands import NOBODY, dialwatch
 from tests.installation import Installation
 from tests.samples import account, call

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from app.demo import run_in
+from app.commands.demo import run_in
 from app.local import LEAST_CALLS
 from streams.records import SCENARIOS
 

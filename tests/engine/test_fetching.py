@@ -7,7 +7,7 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.consumer import fetcher
 
-from streams.engine import fetching
+from streams.kafka import fetching
 from tests.installation import Installation
 
 IN_BATCH, BATCHES = 100, 10

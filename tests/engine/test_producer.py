@@ -8,9 +8,9 @@ import pytest
 from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import InvalidProducerEpoch
 
-from streams.engine.producer import TransactionalProducer
-from streams.engine.protocol import Membership
 from streams.engine.types import TP
+from streams.kafka.producer import TransactionalProducer
+from streams.kafka.protocol import Membership
 from tests.installation import Installation
 
 

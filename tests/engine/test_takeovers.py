@@ -14,13 +14,13 @@ from aiokafka.errors import IllegalGenerationError, KafkaConnectionError
 from streams.engine.consumer import _ConsumerThread
 from streams.engine.cycle import Cycle
 from streams.engine.engine import Engine, EngineConfig, PartitionsSplitError
-from streams.engine.fetching import _FetchResult
 from streams.engine.outbox import UNFINISHED, Finish, OutboxRecord, Window, _Unfinished
-from streams.engine.producer import TransactionalProducer
-from streams.engine.protocol import Membership, TxnOffsetCommit
 from streams.engine.state import State, Table
-from streams.engine.takeover import ChangelogCutError, LogReader
 from streams.engine.types import TP, Source
+from streams.kafka.fetching import _FetchResult
+from streams.kafka.log_reader import ChangelogCutError, LogReader
+from streams.kafka.producer import TransactionalProducer
+from streams.kafka.protocol import Membership, TxnOffsetCommit
 from tests.installation import Installation
 
 CALLS = TP("calls", 0)

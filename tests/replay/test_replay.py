@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from app.replay import Caused, _Log, fold_in_time, read_up_to
+from app.commands.replay import Caused, _Log, fold_in_time, read_up_to
 from streams.engine.types import TP
 from tests.cli.test_commands import dialwatch
 from tests.drive import Drive

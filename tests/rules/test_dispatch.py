@@ -7,10 +7,10 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from agents.dispatch import DispatchAgent
-from app.replay import Caused
+from app.commands.replay import Caused
 from streams.decoding import decode_notification
 from streams.engine.state import State
-from streams.engine.types import TP, Batch, Output
+from streams.engine.types import TP, Chunk, Output
 from streams.records import Notification
 from streams.topics import Topics
 
@@ -40,7 +40,7 @@ def dispatched(command: Any, key: bytes | None = b"acme") -> list[Output]:
     raw = command if isinstance(command, bytes) else json.dumps(command).encode()
     outputs: list[Output] = []
     records: list[Any] = [Caused(5, 0, key, raw)]
-    batch = Batch(TP(TOPICS.notifications, 3), records, State(3), outputs.append, lambda: None)
+    batch = Chunk(TP(TOPICS.notifications, 3), records, State(3), outputs.append, lambda: None)
     DispatchAgent(TOPICS, ZoneInfo("Asia/Shanghai")).fold(batch)
     return outputs
 

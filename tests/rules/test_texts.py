@@ -6,7 +6,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 import pytest
 
-from app.wechat.message import Template, payload
+from app.channels.wechat.message import Template, payload
 from streams.records import Account, Notification
 from tests.drive import Drive
 from tests.samples import account, announcement, call, recharge, ticks

@@ -14,18 +14,18 @@ from redis.asyncio import Redis
 
 from agents.channel import Message
 from agents.outcomes import Held, Outcome, Sent, TryLater, Unclear
-from app.channels.wechat import WechatChannel
+from app.channels.wechat.channel import WechatChannel
+from app.channels.wechat.client import WechatClient
+from app.channels.wechat.message import Template
+from app.channels.wechat.outcomes import error_text
+from app.channels.wechat.receipts import Receipts
+from app.channels.wechat.subscriptions import Subscriptions
+from app.channels.wechat.token import Tokens
+from app.channels.wechat.token_store import TokenStore
 from app.http import open_http
 from app.sandbox.control import with_control_plane
 from app.sandbox.faults import Faults
 from app.sandbox.server import APP_ID, APP_SECRET, TEMPLATE_ID, Sandbox
-from app.wechat.client import WechatClient
-from app.wechat.message import Template
-from app.wechat.outcomes import error_text
-from app.wechat.receipts import Receipts
-from app.wechat.subscriptions import Subscriptions
-from app.wechat.token import Tokens
-from app.wechat.token_store import TokenStore
 from tests.sandbox.cases import BROKEN, CASES, OPENID, Case
 
 TEMPLATE = Template(template_id=TEMPLATE_ID, fields=("",) * 6, zone=ZoneInfo("Asia/Shanghai"))

@@ -27,7 +27,7 @@ from aiohttp.test_utils import TestServer
 from redis.asyncio import Redis
 
 from agents.send import SendAgent
-from app.channels.wechat import build_wechat
+from app.channels.wechat.channel import build_wechat
 from app.http import open_http
 from app.ledger import RedisLedger
 from app.local.service import Service
@@ -35,7 +35,7 @@ from app.local.valkey import Valkey
 from app.sandbox.run import callback_settings, settings_for, usual_callback
 from app.settings import Settings, load_settings
 from app.store import open_redis
-from app.web.callback import add_callback_routes
+from app.web.wechat_callback import add_callback_routes
 from streams.engine.outbox import OutboxRecord
 from streams.engine.types import Output
 from streams.records import Account, Delivery, Notification, encode

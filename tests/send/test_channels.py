@@ -21,15 +21,15 @@ from agents.channel import Message, SendingChannel
 from agents.outcomes import Held, Outcome, Refused, Sent, TryLater, Unclear
 from app import http as app_http
 from app.channels.sms import SmsChannel
-from app.channels.wechat import WechatChannel
+from app.channels.wechat.channel import WechatChannel
+from app.channels.wechat.client import WechatClient
+from app.channels.wechat.message import Template
+from app.channels.wechat.outcomes import RULES
+from app.channels.wechat.receipts import Receipts
+from app.channels.wechat.subscriptions import Subscriptions
+from app.channels.wechat.token import Tokens
+from app.channels.wechat.token_store import TokenStore
 from app.http import open_http
-from app.wechat.client import WechatClient
-from app.wechat.message import Template
-from app.wechat.outcomes import RULES
-from app.wechat.receipts import Receipts
-from app.wechat.subscriptions import Subscriptions
-from app.wechat.token import Tokens
-from app.wechat.token_store import TokenStore
 from streams.records import Account
 from tests.send.fakes import notification
 

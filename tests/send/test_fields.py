@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.wechat.fields import UnfitFieldError, fill, fit, parse_fields
+from app.channels.wechat.fields import UnfitFieldError, fill, fit, parse_fields
 
 VALUES = ["你好！", "甲", "任务完成", "内容", "2019-01-30 15:52:10", "通知结束"]
 

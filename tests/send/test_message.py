@@ -5,8 +5,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from app.wechat.fields import parse_fields
-from app.wechat.message import Template, client_msg_id, payload
+from app.channels.wechat.fields import parse_fields
+from app.channels.wechat.message import Template, client_msg_id, payload
 from streams.records import Account
 from tests.send.fakes import SHANGHAI, notification
 

@@ -3,8 +3,7 @@
 import pytest
 
 from agents.outcomes import Held, Outcome, Refused, Sent, TryLater, Unclear
-from app.http import Answer, NoAnswer
-from app.wechat.outcomes import (
+from app.channels.wechat.outcomes import (
     RULES,
     Circumstances,
     StaleToken,
@@ -14,6 +13,7 @@ from app.wechat.outcomes import (
     rid,
     token_outcome,
 )
+from app.http import Answer, NoAnswer
 from streams.times import parse_instant
 
 NOW = parse_instant("2019-01-30T15:52:10+08:00")

@@ -6,11 +6,11 @@ import pytest
 from redis.asyncio import Redis
 
 from agents.channel import Entry, LaterWord, StoreAwayError
+from app.channels.wechat.receipts import Receipt, Receipts
+from app.channels.wechat.subscriptions import Subscriptions
 from app.ledger import KEPT_SECONDS, RedisLedger
 from app.local.valkey import Valkey
 from app.store import open_redis
-from app.wechat.receipts import Receipt, Receipts
-from app.wechat.subscriptions import Subscriptions
 from streams.records import Delivery
 
 DELIVERY = Delivery("n1", "wechat", "a", "batch_completed", "sent", 1, "2019-01-30T15:52:10+08:00")

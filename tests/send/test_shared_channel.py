@@ -9,11 +9,11 @@ import pytest
 
 from agents.channel import Message
 from agents.outcomes import Held, Outcome, Sent, TryLater
-from app.channels.pace import Pace
-from app.channels.wechat import WechatChannel
-from app.wechat.client import WechatClient
-from app.wechat.message import Template
-from app.wechat.outcomes import parse_rules
+from app.channels.wechat.channel import WechatChannel
+from app.channels.wechat.client import WechatClient
+from app.channels.wechat.message import Template
+from app.channels.wechat.outcomes import parse_rules
+from app.channels.wechat.pace import Pace
 from tests.virtual_time import run_virtually
 
 TEMPLATE = Template(template_id="T", fields=("",) * 6, zone=ZoneInfo("Asia/Shanghai"))

@@ -8,12 +8,12 @@ import msgspec
 from redis.asyncio import Redis
 
 from agents.outcomes import Held, TryLater
+from app.channels.wechat.client import WechatClient
+from app.channels.wechat.token import Tokens
+from app.channels.wechat.token_store import TokenRecord, TokenStore
 from app.local.valkey import Valkey
 from app.store import open_redis
 from app.web.view import counted
-from app.wechat.client import WechatClient
-from app.wechat.token import Tokens
-from app.wechat.token_store import TokenRecord, TokenStore
 from streams.metrics import TOKEN_SECONDS
 from streams.times import SECOND
 

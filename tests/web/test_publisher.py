@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from app import publisher as module
-from app.publisher import Publisher
+from app.kafka import publisher as module
+from app.kafka.publisher import Publisher
 from tests.installation import Installation
 
 

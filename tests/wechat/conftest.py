@@ -9,8 +9,8 @@ from aiohttp.test_utils import TestClient, TestServer
 from redis.asyncio import Redis
 
 from app.settings import load_settings
-from app.web.callback import add_callback_routes
-from app.web.sending import add_sending_routes
+from app.web.wechat_callback import add_callback_routes
+from app.web.wechat_send import add_sending_routes
 
 
 @dataclass

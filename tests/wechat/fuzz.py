@@ -15,9 +15,9 @@ import time
 from collections import Counter
 from zoneinfo import ZoneInfo
 
-from app.wechat import crypto
-from app.wechat.callback import Console, Heard, Refused, hear
-from app.wechat.events import EventError, job_error, msgid_of, to_event
+from app.channels.wechat import crypto
+from app.channels.wechat.callback import Console, Heard, Refused, hear
+from app.channels.wechat.events import EventError, job_error, msgid_of, to_event
 from streams.records import encode
 
 ZONE = ZoneInfo("Asia/Shanghai")

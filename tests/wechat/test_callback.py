@@ -10,9 +10,9 @@ from aiohttp.test_utils import TestClient
 from aiokafka.errors import KafkaConnectionError
 from redis.asyncio import Redis
 
-from app.wechat import crypto
-from app.wechat.receipts import Receipt, Receipts
-from app.wechat.subscriptions import Subscriptions
+from app.channels.wechat import crypto
+from app.channels.wechat.receipts import Receipt, Receipts
+from app.channels.wechat.subscriptions import Subscriptions
 from tests.wechat.conftest import Recorder
 
 PATH = "/receive/wechat/callback"

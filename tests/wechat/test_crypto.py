@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from app.wechat import crypto
+from app.channels.wechat import crypto
 
 VECTORS = json.loads((Path(__file__).parent / "wechat_vectors.json").read_text())
 ENCRYPTED = [one for one in VECTORS if "encrypt" in one]

@@ -9,7 +9,7 @@ import pytest
 from aiohttp.test_utils import TestClient
 from aiokafka.errors import KafkaConnectionError
 
-from app.web.sending import SendRequest
+from app.web.wechat_send import SendRequest
 from streams.decoding import decode_notification
 from tests.wechat.conftest import Recorder
 

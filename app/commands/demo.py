@@ -30,6 +30,7 @@ from rich.table import Table
 from rich.text import Text
 
 from app.errors import CommandError
+from app.kafka.topics import create_topics
 from app.local.dialer import Dialer, Event
 from app.local.errors import LocalStackError
 from app.local.run import progress_shown
@@ -41,7 +42,6 @@ from app.sandbox.server import Sandbox
 from app.sandbox.sms import Text as Sms
 from app.sandbox.wechat import Message
 from app.settings import PREFIX, load_settings
-from app.topics_admin import create_topics
 from streams.records import SCENARIOS
 from streams.topics import ContractTopic, Topics
 

@@ -14,13 +14,10 @@ from agents.channel import LaterWord, Message, StoreAwayError
 from agents.clock import Clock, wall_clock
 from agents.holds import Holds
 from agents.outcomes import Held, Outcome, Refused, Skipped, TryLater
-from app.channels.pace import Pace, RecipientPace
-from app.channels.refusals import Refusals
-from app.http import Answer
-from app.wechat.client import WechatClient
-from app.wechat.fields import UnfitFieldError, parse_fields
-from app.wechat.message import Template, payload
-from app.wechat.outcomes import (
+from app.channels.wechat.client import WechatClient
+from app.channels.wechat.fields import UnfitFieldError, parse_fields
+from app.channels.wechat.message import Template, payload
+from app.channels.wechat.outcomes import (
     RULES,
     Circumstances,
     Do,
@@ -31,10 +28,13 @@ from app.wechat.outcomes import (
     rid,
     rule_for,
 )
-from app.wechat.receipts import Receipt, Receipts
-from app.wechat.subscriptions import Subscriptions
-from app.wechat.token import Tokens
-from app.wechat.token_store import TokenStore
+from app.channels.wechat.pace import Pace, RecipientPace
+from app.channels.wechat.receipts import Receipt, Receipts
+from app.channels.wechat.refusals import Refusals
+from app.channels.wechat.subscriptions import Subscriptions
+from app.channels.wechat.token import Tokens
+from app.channels.wechat.token_store import TokenStore
+from app.http import Answer
 from streams.records import Account, Channel, Notification
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from typing import Any
 
 from aiokafka import AIOKafkaProducer
 
-from streams.engine.producer import within
+from streams.kafka.producer import within
 
 CLOSE_SECONDS = 3.0
 

@@ -13,10 +13,10 @@ from typing import TypeGuard
 from agents.channel import StoreAwayError
 from agents.clock import Clock, wall_clock
 from agents.outcomes import Held, TryLater
+from app.channels.wechat.client import WechatClient
+from app.channels.wechat.outcomes import token_outcome
+from app.channels.wechat.token_store import LOCK_SECONDS, TokenRecord, TokenStore
 from app.http import Answer, NoAnswer
-from app.wechat.client import WechatClient
-from app.wechat.outcomes import token_outcome
-from app.wechat.token_store import LOCK_SECONDS, TokenRecord, TokenStore
 from streams.metrics import TOKEN_SECONDS
 from streams.times import SECOND
 

@@ -25,13 +25,13 @@ from rich.progress import Progress
 from agents.register import watching
 from agents.rules import Rules
 from app.errors import CommandError, KafkaAwayError, SettingsError
-from app.kafka_admin import open_admin
+from app.kafka.admin import open_admin
+from app.kafka.topics import common_count
 from app.main import rules_of
 from app.settings import Settings
-from app.topics_admin import common_count
-from streams.engine import fetching
 from streams.engine.state import State
-from streams.engine.types import TP, Batch, Output, Record, Source
+from streams.engine.types import TP, Chunk, Output, Record, Source
+from streams.kafka import fetching
 from streams.records import SCENARIOS
 from streams.times import parse_instant
 from streams.topics import Topics, partition_of
@@ -122,7 +122,7 @@ class Refold:
     def fold_one(self, tp: TP, records: list[Any]) -> None:
         has_state = tp.partition < len(self.states)
         state = self.states[tp.partition] if has_state else self._no_state
-        batch = Batch(tp, records, state, self.emit, lambda: None)
+        batch = Chunk(tp, records, state, self.emit, lambda: None)
         self._sources[tp.topic].fold(batch)
 
     def emit(self, output: Output) -> None:

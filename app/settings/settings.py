@@ -1,7 +1,7 @@
 """The settings: every variable of the contract, read from the environment and `.env`, checked.
 
 Only `app/` may import this; everything else is handed plain values. What values a variable
-takes is said in `app/setting_kinds.py`. As long as the list of variables.
+takes is said in `app/settings/kinds.py`. As long as the list of variables.
 """
 
 import ssl
@@ -28,9 +28,9 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from app import setting_kinds as kinds
 from app.errors import SettingsError
-from app.secret_files import SecretFiles, UnusableFile
+from app.settings import kinds
+from app.settings.secret_files import SecretFiles, UnusableFile
 from streams.topics import Topics
 
 PREFIX = "DIALWATCH_"

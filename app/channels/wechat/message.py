@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from msgspec import Struct
 
-from app.wechat.fields import fill, fit
+from app.channels.wechat.fields import fill, fit
 from streams.records import Account, Notification
 from streams.times import parse_instant
 from tables.texts import clock_text

@@ -175,7 +175,7 @@ def _aes_key(value: SecretStr) -> SecretStr:
 
 def _wechat_rules(value: str) -> str:
     if value:
-        from app.wechat.outcomes import parse_rules  # noqa: PLC0415 (few installations have any)
+        from app.channels.wechat.outcomes import parse_rules  # noqa: PLC0415 (few installations have any)
 
         parse_rules(value)
     return value

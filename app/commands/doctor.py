@@ -19,15 +19,15 @@ from redis.asyncio import Redis
 
 from agents.channel import StoreAwayError
 from agents.outcomes import Held, TryLater
-from app.channels.wechat import build_client, build_tokens
+from app.channels.wechat import crypto
+from app.channels.wechat.channel import build_client, build_tokens
+from app.channels.wechat.fields import UnfitFieldError, fill, fit, parse_fields
 from app.errors import CommandError
 from app.http import open_http
-from app.kafka_admin import open_admin
+from app.kafka.admin import open_admin
+from app.kafka.topics import check_internal, common_count
 from app.settings import Settings, variable
 from app.store import open_redis, store_errors
-from app.topics_admin import check_internal, common_count
-from app.wechat import crypto
-from app.wechat.fields import UnfitFieldError, fill, fit, parse_fields
 
 KAFKA_SECONDS = 10.0
 HTTP_SECONDS = 10.0

@@ -17,9 +17,7 @@ from redis.asyncio import Redis
 
 from agents.channel import LaterWord, StoreAwayError
 from agents.clock import wall_clock
-from app.settings import Settings
-from app.store import store_errors
-from app.wechat.callback import (
+from app.channels.wechat.callback import (
     MOST_BODY_BYTES,
     WINDOW_SECONDS,
     Console,
@@ -29,9 +27,11 @@ from app.wechat.callback import (
     request_name,
     verify_address,
 )
-from app.wechat.events import EventError, job_error, msgid_of, to_event
-from app.wechat.receipts import Receipts
-from app.wechat.subscriptions import Subscriptions
+from app.channels.wechat.events import EventError, job_error, msgid_of, to_event
+from app.channels.wechat.receipts import Receipts
+from app.channels.wechat.subscriptions import Subscriptions
+from app.settings import Settings
+from app.store import store_errors
 from streams.metrics import DELIVERIES
 from streams.records import Delivery, WechatEvent, encode
 from streams.times import format_instant, parse_instant

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from app.errors import KafkaAwayError, WrongTopicsError
-from app.kafka_admin import ClusterAdmin, open_admin
+from app.kafka.admin import ClusterAdmin, open_admin
 from app.settings import Settings, variable
 from streams.topics import Topic, Topics
 

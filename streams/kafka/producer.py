@@ -34,7 +34,8 @@ from aiokafka.producer.transaction_manager import TransactionState
 from aiokafka.protocol.transaction import AddOffsetsToTxnRequest, InitProducerIdRequest
 
 from streams.engine import fault_points
-from streams.engine.protocol import (
+from streams.engine.types import TP
+from streams.kafka.protocol import (
     CommittedOffset,
     Membership,
     OffsetFetch,
@@ -42,14 +43,13 @@ from streams.engine.protocol import (
     read_offset_commit,
     read_offset_fetch,
 )
-from streams.engine.types import TP
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 Destination = tuple[str, int]
-Pair = tuple[bytes | None, bytes | None, Any]
+ProducerRecord = tuple[bytes | None, bytes | None, Any]
 """A record to write: key, value and headers."""
 
 TRANSACTION_TIMEOUT_S = 10.0
@@ -130,7 +130,7 @@ class TransactionalProducer:
 
     async def commit(
         self,
-        records: Mapping[Destination, Sequence[Pair]],
+        records: Mapping[Destination, Sequence[ProducerRecord]],
         offsets: dict[TP, int],
         membership: Membership,
     ) -> dict[Destination, int]:
@@ -155,7 +155,7 @@ class TransactionalProducer:
 
     async def _commit(
         self,
-        records: Mapping[Destination, Sequence[Pair]],
+        records: Mapping[Destination, Sequence[ProducerRecord]],
         offsets: dict[TP, int],
         membership: Membership,
     ) -> dict[Destination, int]:
@@ -232,7 +232,7 @@ class TransactionalProducer:
         self,
         producer: AIOKafkaProducer,
         destination: Destination,
-        pairs: Sequence[Pair],
+        pairs: Sequence[ProducerRecord],
         written: list[tuple[Destination, int, asyncio.Future[Any]]],
     ) -> None:
         topic, partition = destination

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
-from app.wechat import crypto
-from app.wechat.events import EventError, read_fields
+from app.channels.wechat import crypto
+from app.channels.wechat.events import EventError, read_fields
 
 if TYPE_CHECKING:
     from app.settings import Settings

@@ -14,8 +14,8 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from app.errors import CommandError
-from app.kafka_admin import open_admin
-from app.publisher import Publisher
+from app.kafka.admin import open_admin
+from app.kafka.publisher import Publisher
 from app.settings import Settings
 from streams.records import Notification, encode
 

@@ -18,7 +18,7 @@ from msgspec import Meta, Struct
 
 from agents.clock import wall_clock
 from app.settings import Settings
-from app.web.callback import Publish
+from app.web.wechat_callback import Publish
 from streams.records import Notification, encode
 from streams.times import format_instant
 from streams.topics import Topics

@@ -1,0 +1,1 @@
+"""WeChat's official account: sending, its token, its callback, its codes."""

@@ -1,0 +1,1 @@
+"""Kafka from the outside: topics and groups looked at and made, single records published."""
