@@ -90,6 +90,9 @@ _TOPICS: dict[ContractTopic, _Described] = {
     ContractTopic.WECHAT_EVENTS: _Described(WechatEvent, "openid", False),
 }
 
+RECORDS = {topic: described.record for topic, described in _TOPICS.items()}
+"""What a value of each topic is; dead letters are what they were."""
+
 
 def schema_of(topic: ContractTopic) -> dict[str, Any]:
     """Return the JSON Schema (2020-12) of one topic's values, whole by itself."""
