@@ -29,6 +29,7 @@ from aiokafka.errors import (
 
 from streams import metrics
 from streams.engine.cycle import Cycle, Lag
+from streams.engine.hanging import HangingTransactionError, HangingTransactions
 from streams.engine.outbox import Finish, Outbox
 from streams.engine.state import State
 from streams.engine.takeover import end_what_is_left_open, settle
@@ -110,6 +111,9 @@ class Engine:
         )
         self._reader = LogReader(config.client_options)
         self._written = frozenset(config.output_topics)
+        self._hanging = HangingTransactions(
+            self._reader, config.group, config.changelog, config.output_topics
+        )
         self._assigned: set[TP] = set()
         self._membership: Membership | None = None
         self._cycle: Cycle | None = None
@@ -238,13 +242,20 @@ class Engine:
         """
         try:
             await self._connect()
-        except (KafkaError, TimeoutError, OSError) as error:
+        except (KafkaError, TimeoutError, OSError, HangingTransactionError) as error:
             log.debug("not connected yet: %r", error)
 
     async def _connect(self) -> None:
-        await self._producer.open()
+        """Connect; open a transactional producer only where all partitions can be written and
+        nothing hangs of what its predecessor wrote."""
+        topics = [*self.topics(), self.config.changelog, *self.config.output_topics]
+        await self._reader.open(topics)
+        await self._producer.end()
+        if not self._producer.is_open:
+            await self._reader.check_leaders(topics)
+            await self._hanging.mend(self._producer.transactional_id)
+            await self._producer.open()
         await self._producer.learn(list(self.config.output_topics))
-        await self._reader.open([*self.topics(), self.config.changelog])
 
     async def stop(self) -> None:
         """Finish what is begun, commit it, let go."""
@@ -308,7 +319,11 @@ class Engine:
             tp: self.outboxes[tp.topic] for tp in self._assigned if tp.topic in self.outboxes
         }
         positions = await settle(
-            self._producer, self._reader, self.config.group, [*sources, *outboxes]
+            self._producer,
+            self._reader,
+            self._hanging,
+            self.config.group,
+            [*sources, *outboxes],
         )
         states = {
             partition: self.states.get(partition) or State(partition)
@@ -320,10 +335,12 @@ class Engine:
             end_what_is_left_open(
                 self._producer,
                 self._reader,
+                self._hanging,
                 [*changelogs, *(tp for tp in self._assigned if tp.topic in self._written)],
                 positions.owners,
             )
         )
+        self._tidying.add_done_callback(self._crash_of)
         restored = await self._reader.restore(
             changelogs, await self._reader.ends(changelogs), on_progress
         )
@@ -404,6 +421,12 @@ class Engine:
             raise
         except Exception as error:  # a task's exception would be seen by nobody
             self._is_broken = True
+            self.crash(error)
+
+    def _crash_of(self, task: asyncio.Task[None]) -> None:
+        """A task's exception would be seen by nobody."""
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, Exception):
             self.crash(error)
 
     async def _stop_takeover(self) -> None:
