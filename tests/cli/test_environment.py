@@ -51,7 +51,7 @@ async def test_faust_s_variables_without_our_prefix_change_nothing(
         # What a setting is made of may be a new object each time.
         return {
             name: str(value)
-            for name in faust.Settings.setting_names()
+            for name in faust.Settings.setting_names() - {"reply_to"}  # made anew each time
             if " at 0x" not in (value := repr(getattr(made.app.conf, name)))
         }
 
