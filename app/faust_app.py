@@ -29,6 +29,8 @@ def create_app(
     """Return an app that reads what the engine wants; start and stop it as a service."""
     app = _App(
         engine.config.group,
+        # Else 80 names without a prefix (WEB_PORT, BROKER_URL, DEBUG, …) beat what is given here.
+        env={},
         broker=[f"kafka://{broker}" for broker in brokers],
         broker_credentials=credentials,
         datadir=datadir,
