@@ -129,6 +129,11 @@ class ClusterAdmin:
         self._client = client
         self._brokers = brokers
 
+    @property
+    def client(self) -> Any:
+        """The connected AIOKafkaClient, for requests that are made nowhere else."""
+        return self._client._client
+
     async def partition_counts(self) -> dict[str, int]:
         """Return how many partitions every topic of the cluster has that we may see."""
         return {
