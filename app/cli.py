@@ -18,6 +18,7 @@ from typer.exceptions import TyperException
 
 from app.commands.deliveries import deliveries
 from app.commands.explain import explain
+from app.commands.lag import lag
 from app.commands.state import state
 from app.errors import CommandError, SettingsError
 from app.local import LEAST_CALLS
@@ -35,6 +36,7 @@ program = typer.Typer(
 topics = typer.Typer(help="The topics of the installation.")
 program.add_typer(topics, name="topics")
 # For operators.
+program.command("lag", short_help="Who reads what, and how far behind.")(lag)
 program.command("deliveries", short_help="What became of notifications, newest first.")(deliveries)
 program.add_typer(state, name="state")
 program.add_typer(explain, name="explain")

@@ -15,6 +15,7 @@ from app.channels.wechat.channel import build_wechat
 from app.faust_app import create_app, credentials_for
 from app.kafka.publisher import Publisher
 from app.ledger import RedisLedger
+from app.operations.lag import WORKER_CLIENT
 from app.rules import rules_of
 from app.settings import Settings
 from streams.engine.engine import Engine, EngineConfig
@@ -92,6 +93,7 @@ def create_worker(
 
     app = create_app(
         engine,
+        client_id=f"{WORKER_CLIENT}{worker_id}",
         brokers=options["bootstrap_servers"],
         credentials=credentials_for(options),
         datadir=str(settings.datadir),

@@ -92,7 +92,7 @@ async def _tell(made: Installation) -> None:
         topics.notifications,
         topics.sms_outbox,
     ]
-    while any((await made.unfolded(names)).values()):
+    while any((await made.unfolded(names)).values()):  # noqa: ASYNC110 (Kafka tells nobody)
         await asyncio.sleep(0.2)
 
 
