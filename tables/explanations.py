@@ -16,7 +16,7 @@ from tables.explained import Explained, Sentence
 from tables.remembered import Remembered
 from tables.texts import DEFAULT_CHANNELS
 
-_CHANNELS: dict[Channel, Sentence] = {
+_CHANNELS: dict[str, Sentence] = {
     "inbox": Sentence("站内信", "inbox"),
     "wechat": Sentence("微信", "wechat"),
     "sms": Sentence("短信", "sms"),
@@ -35,6 +35,9 @@ class HoldSaid(NamedTuple):
 
     channel: str
     reason: str
+    """The provider's code, or `away`."""
+    detail: str
+    """The provider's own words."""
     until: str
 
 
@@ -118,12 +121,13 @@ def _channels(
         found += _wechat(known, settled, outside)
     if "sms" in channels:
         found += _sms(known, settled)
-    for channel, reason, until in outside.holds or ():
+    for channel, reason, detail, until in outside.holds or ():
         if channel in channels:
             found.append(
                 Sentence(
-                    f"{_CHANNELS[channel].zh}渠道暂停中（{reason}），下次尝试在{until}。",
-                    f"The channel {channel} is on hold ({reason}); it is tried again at {until}.",
+                    f"{_CHANNELS[channel].zh}渠道暂停中（{reason}：{detail}），{until}再试。",
+                    f"The channel {channel} is on hold ({reason}: {detail}); it is tried again at "
+                    f"{until}.",
                 )
             )
     if outside.holds is None and channels != ("inbox",):

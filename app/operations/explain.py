@@ -1,6 +1,7 @@
 """Why an account was told something, or wasn't: the pure explanations of `tables/`, given what
 they need of Kafka and Redis."""
 
+import asyncio
 from typing import Any
 
 from app.operations import deliveries
@@ -27,10 +28,10 @@ async def explain_account(
     if known.is_nothing and not found:
         return None
     openid = None if known.customer is None else known.customer.openid
-    wechat = await is_subscribed(installation.settings, openid)
+    settings = installation.settings
+    wechat, holds = await asyncio.gather(is_subscribed(settings, openid), holds_in_force(settings))
     subscribed = None if wechat is None else wechat["subscribed"]
-    holds = await holds_in_force(installation.settings)
-    return describe(installation.settings, known, Outside(found, subscribed, holds), language)
+    return describe(settings, known, Outside(found, subscribed, holds), language)
 
 
 def describe(
