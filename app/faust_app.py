@@ -48,7 +48,7 @@ def create_app(
         broker_heartbeat_interval=min(session_timeout_s / 4, 3.0),
         broker_request_timeout=max(30.0, session_timeout_s),
         broker_rebalance_timeout=60.0,
-        broker_max_poll_interval=300.0,
+        broker_max_poll_interval=engine.config.max_poll_interval_s,
         stream_wait_empty=False,
         stream_recovery_delay=0.0,
         stream_processing_timeout=300.0,

@@ -82,6 +82,11 @@ class EngineConfig:
     session_timeout_s: float
     client_options: dict[str, Any]
     """Bootstrap servers and security, as aiokafka names them."""
+    max_poll_interval_s: float = 300.0
+    """A worker whose event loop or reading stands still for so long leaves the group."""
+    out_of_group_s: float = 90.0
+    """A worker that the group, while it answers, gives nothing for so long isn't well; after
+    twice that it ends. Longer than a rebalance, which may wait 60 s for a member."""
 
 
 class Engine:
@@ -118,7 +123,8 @@ class Engine:
         self._member_id = ""
         """Under which `states` were kept up."""
         self._last_failure = 0.0
-        self._orphaned: asyncio.TimerHandle | None = None
+        self.out_of_group: str | None = None
+        """Why this worker has nothing to do although the group is there; set by the consumer."""
 
     # -- what is to be done -----------------------------------------------------------------
 
@@ -145,6 +151,11 @@ class Engine:
     # -- how it is ------------------------------------------------------------------------------
 
     @property
+    def is_stopped(self) -> bool:
+        """Is it stopping, or has it?"""
+        return self._is_stopped
+
+    @property
     def assigned(self) -> set[TP]:
         """The partitions of the current assignment."""
         return self._assigned
@@ -157,6 +168,11 @@ class Engine:
     def is_ready(self) -> bool:
         """Are partitions assigned (or is it known that there are none for us) and restored?"""
         return self._membership is not None and (self._cycle is not None or not self._assigned)
+
+    @property
+    def is_in_group(self) -> bool:
+        """Has the group given this worker its share, which may be nothing?"""
+        return self._membership is not None
 
     def lags(self) -> dict[TP, Lag]:
         """Return how far each source partition is behind."""
@@ -191,7 +207,6 @@ class Engine:
 
     async def on_revoked(self) -> None:
         """Stop folding and finish the commit under way: the current generation still may."""
-        self._cancel_orphaned()
         self._membership = None
         await self._stop_takeover()
         await self._end_cycle()
@@ -203,7 +218,6 @@ class Engine:
         """Take partitions over, in the background."""
         if self._is_stopped:
             return
-        self._cancel_orphaned()
         self._assigned = assigned
         self._membership = membership
         metrics.REBALANCES.inc()
@@ -235,7 +249,6 @@ class Engine:
     async def stop(self) -> None:
         """Finish what is begun, commit it, let go."""
         self._is_stopped = True
-        self._cancel_orphaned()
         await self._stop_takeover()
         if self._cycle is not None and not self._is_broken:
             await self._cycle.commit_rest(_FINISH_COMMIT_S)
@@ -447,9 +460,6 @@ class Engine:
         pause_s = _RECOVER_AGAIN_S if is_again else 0.0
         if isinstance(error, _FENCED):
             self._membership = None
-            self._orphaned = asyncio.get_running_loop().call_later(
-                self.config.session_timeout_s + 30.0, self._on_orphaned
-            )
         self._taking_over = asyncio.create_task(self._recover(pause_s))
 
     async def _recover(self, pause_s: float) -> None:
@@ -462,14 +472,6 @@ class Engine:
         await asyncio.sleep(pause_s)
         if self._membership is not None:
             await self._take_over()
-
-    def _on_orphaned(self) -> None:
-        self.crash(RuntimeError("the group went on without this worker and gave it nothing again"))
-
-    def _cancel_orphaned(self) -> None:
-        if self._orphaned is not None:
-            self._orphaned.cancel()
-            self._orphaned = None
 
 
 def _last_function(error: BaseException | None) -> str:
