@@ -16,6 +16,10 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
+from app.commands.deliveries import deliveries
+from app.commands.explain import explain
+from app.commands.lag import lag
+from app.commands.state import state
 from app.errors import CommandError, SettingsError
 from app.local import LEAST_CALLS
 from app.local.errors import LocalStackError
@@ -26,12 +30,16 @@ program = typer.Typer(
     name="dialwatch",
     help="Watches an outbound-call platform's events on Kafka and tells its customers what they "
     "must know.",
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 topics = typer.Typer(help="The topics of the installation.")
 program.add_typer(topics, name="topics")
+# For operators.
+program.command("lag", short_help="Who reads what, and how far behind.")(lag)
+program.command("deliveries", short_help="What became of notifications, newest first.")(deliveries)
+program.add_typer(state, name="state")
+program.add_typer(explain, name="explain")
 
 _is_verbose = False
 
