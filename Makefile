@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test test-browser check format test-faults test-sending fuzz bench lock clean
+.PHONY: help setup run demo test test-browser check format test-faults test-sending fuzz bench describe lock clean
 
 help: ## Show this
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -44,6 +44,9 @@ test-faults: setup ## Crash, freeze and cut off workers and brokers for a while 
 
 bench: setup ## Measure this worker beside its peers on one prefilled topic
 	@$(BIN)/python -m tests.bench $(ARGS)
+
+describe: setup ## Write docs/asyncapi.json and docs/schemas from the records
+	@$(BIN)/python -m app.describe docs
 
 lock: setup ## Pin the newest versions that pyproject.toml allows
 	@$(PYTHON) -m venv $(VENV)/lock && $(VENV)/lock/bin/pip install --quiet uv

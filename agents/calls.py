@@ -5,6 +5,9 @@ emits what they say; what it keeps by hand (the poll's tallies by key, a segment
 it keeps for speed.
 """
 
+from collections import defaultdict
+from itertools import islice
+
 import msgspec
 
 from agents import reminders
@@ -45,6 +48,7 @@ class CallsAgent:
         known = state.get_many(TALLIES, keys)
         tallies: dict[bytes, Tally | None] = dict(zip(keys, known, strict=True))
         line_calls: dict[str, list[LineCall | None]] = {}
+        failed_at: defaultdict[str, list[int]] = defaultdict(list)
 
         def on_invalid(record: Record, reason: str) -> None:
             bury(polled, topics, record, reason)
@@ -76,7 +80,7 @@ class CallsAgent:
                 on_complete(state, key, submitted, batch)
                 customer = state.peek(CUSTOMERS, key)
                 done = texts.batch_completed(call, customer, submitted, ended, rules.zone)
-                tell(polled, topics, done, here)
+                tell(polled, topics, done, here, cause=record.offset)
 
             result, run = call.result, tally.run
             if result != "F":
@@ -92,11 +96,11 @@ class CallsAgent:
                     alert = texts.unreachable_run(
                         call.account_id, customer, reached, ended, rules.zone
                     )
-                    tell(polled, topics, alert, here)
+                    tell(polled, topics, alert, here, cause=record.offset)
 
             if balance is not None and balances.fold(tally.balance, balance, tally.threshold):
                 low = reminders.on_fall(state, rules, key, tally.balance, ended)
-                tell(polled, topics, low, here)
+                tell(polled, topics, low, here, cause=record.offset)
 
             calls = line_calls.get(call.line_id)
             if calls is None:
@@ -104,17 +108,21 @@ class CallsAgent:
             if result == "W":
                 chosen = chosen_channels(state.peek(CUSTOMERS, key), "line_error_run")
                 calls.append((call.call_id, call.account_id, ended, chosen))
+                failed_at[call.line_id].append(record.offset)
                 continue
             if not calls or calls[-1] is not None:
                 calls.append(None)
             if result != "F" and result in tally.intent_classes:
                 customer = state.peek(CUSTOMERS, key)
                 found = texts.interested_customer(call, customer, ended, rules.zone)
-                tell(polled, topics, found, here)
+                tell(polled, topics, found, here, cause=record.offset)
 
         for line_id, calls in line_calls.items():
+            offsets = iter(failed_at.get(line_id, ()))
             for begin in range(0, len(calls), _MOST_IN_SEGMENT):
-                segment = _encode_segment((line_id, calls[begin : begin + _MOST_IN_SEGMENT]))
+                some = calls[begin : begin + _MOST_IN_SEGMENT]
+                theirs = list(islice(offsets, len(some) - some.count(None)))
+                segment = _encode_segment((line_id, some, here, theirs))
                 polled.emit(Output(topics.line_segments, None, line_id.encode(), segment))
 
 

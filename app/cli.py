@@ -11,7 +11,7 @@ import os
 import sys
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, BinaryIO, Literal, cast
 
 import typer
 from typer.exceptions import TyperException
@@ -184,6 +184,34 @@ def send_test(
     from app.commands.send_test import run_send_test  # noqa: PLC0415
 
     return run_send_test(load_settings(), account=account, timeout_s=timeout_s)
+
+
+@program.command(short_help="Say which records of a file are invalid, and why.")
+def check(
+    file: Annotated[
+        typer.FileBinaryRead,
+        typer.Argument(help="Records, a line each; - for standard input.", show_default=False),
+    ],
+    topic: Annotated[str, typer.Option(help="The topic of lines that name none.")] = "call-records",
+    output: Annotated[
+        Literal["text", "jsonl"], typer.Option(help="Lines for people, or JSON lines.")
+    ] = "text",
+) -> int:
+    """Say which records of a file the worker would call invalid, and why. Opens no connection.
+
+    A line is a record's value, `key<TAB>value`, `topic<TAB>key<TAB>value`, or a line of an export.
+    """
+    from app.commands.check import run_check  # noqa: PLC0415
+    from app.main import rules_of  # noqa: PLC0415
+
+    settings = load_settings()
+    return run_check(
+        cast(BinaryIO, file),
+        file.name,
+        topic=topic,
+        rules=rules_of(settings),
+        as_json=output == "jsonl",
+    )
 
 
 @program.command(short_help="Check all that a worker needs, a line each.")

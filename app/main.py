@@ -1,7 +1,9 @@
 """The wiring: topics → rules → channels, as one worker. Importing this does nothing."""
 
 import asyncio
+from collections.abc import Coroutine
 from dataclasses import dataclass
+from typing import Any
 
 import faust
 import httpx
@@ -17,6 +19,7 @@ from app.faust_app import create_app, credentials_for
 from app.kafka.publisher import Publisher
 from app.ledger import RedisLedger
 from app.settings import Settings
+from app.shared_holds import share_holds
 from streams.engine.engine import Engine, EngineConfig
 from streams.topics import Topics
 
@@ -33,6 +36,17 @@ class Worker:
     app: faust.App
     senders: tuple[SendAgent, ...]
     publisher: Publisher
+    redis: Redis
+    worker_id: str
+
+    def share_holds(self) -> Coroutine[Any, Any, None]:
+        """Leave in Redis what of the channels is on hold; see `app/shared_holds.py`."""
+        return share_holds(
+            self.redis,
+            self.settings.group,
+            self.worker_id,
+            lambda: [hold for sender in self.senders for hold in sender.holds()],
+        )
 
     def seconds_since_poll(self) -> float | None:
         """Return how long ago the consumer looked for records; None: it hasn't begun."""
@@ -97,7 +111,7 @@ def create_worker(
         datadir=str(settings.datadir),
         session_timeout_s=settings.session_timeout_seconds,
     )
-    return Worker(settings, topics, engine, app, senders, publisher)
+    return Worker(settings, topics, engine, app, senders, publisher, redis, worker_id)
 
 
 def rules_of(settings: Settings) -> Rules:

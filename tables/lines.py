@@ -17,6 +17,10 @@ class LineSegment(Struct, array_like=True):
 
     line_id: str
     calls: list[LineCall | None]
+    partition: int = -1
+    """Of `call-records`, that was polled."""
+    offsets: list[int] = []
+    """Of the errors there, one for each; none in a segment from before they were noted."""
 
 
 class LineRun(Struct, array_like=True):
@@ -32,22 +36,26 @@ class LineReached(Struct, frozen=True):
     reached: runs.RunReached
     ended: int
     accounts: dict[str, list[Channel] | None]
+    offset: int | None = None
+    """Of the last call, in the segment's partition of `call-records`; None: it isn't known."""
 
 
 def fold(line: LineRun, segment: LineSegment, *, length: int, window: int) -> list[LineReached]:
     """Count a segment's calls; return each time the length was reached."""
     reached = []
+    offsets = iter(segment.offsets)
     for call in segment.calls:
         if call is None:
             line.run.count, line.accounts = 0, {}
             continue
         call_id, account_id, ended, channels = call
+        offset = next(offsets, None)
         result = runs.fold(line.run, call_id, ended, length, window)
         count = line.run.count if result is None else result.length
         if count == 1:  # a pause may have ended the run before
             line.accounts = {}
         line.accounts[account_id] = channels
         if result is not None:
-            reached.append(LineReached(result, ended, line.accounts))
+            reached.append(LineReached(result, ended, line.accounts, offset))
             line.accounts = {}
     return reached

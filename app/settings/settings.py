@@ -53,6 +53,8 @@ _ADDRESSES = ("wechat_base_url", "sms_url")
 Upper = BeforeValidator(lambda value: value.upper() if isinstance(value, str) else value)
 SecurityProtocol = Annotated[Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"], Upper]
 SaslMechanism = Annotated[Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"], Upper]
+Lower = BeforeValidator(lambda value: value.lower() if isinstance(value, str) else value)
+LogFormat = Annotated[Literal["text", "json"], Lower]
 
 
 class Settings(BaseSettings):
@@ -127,6 +129,13 @@ class Settings(BaseSettings):
     web_host: kinds.Host = Field("127.0.0.1", examples=["127.0.0.1"])
     web_port: kinds.Port = Field(6066, examples=["6066"])
     web_token: kinds.BearerToken | None = None
+    console_host: kinds.Host = Field("127.0.0.1", examples=["127.0.0.1"])
+    console_port: kinds.Port = Field(6068, examples=["6068"])
+    console_datadir: kinds.DataDirectory = Field(
+        Path("./console-data"), examples=["/var/lib/dialwatch-console"]
+    )
+    console_retention_days: kinds.Days = Field(30, examples=["30"])
+    log_format: LogFormat = Field("text", examples=["json"])
 
     @field_validator("*", mode="before")
     @classmethod
