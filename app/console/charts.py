@@ -52,7 +52,7 @@ def steps(points: Sequence[dict[str, Any]], label: str, none: str) -> Markup:
     parts = []
     for piece in filter(None, pieces):
         if len(piece) == 1:
-            piece.append((piece[0][0] + 2, piece[0][1]))
+            piece.insert(0, (piece[0][0] - 3, piece[0][1]))
         line = " ".join(f"{x:.1f},{y:.1f}" for x, y in piece)
         area = f"{piece[0][0]:.1f},{HEIGHT} {line} {piece[-1][0]:.1f},{HEIGHT}"
         parts.append(f'<polygon class="area" points="{area}"/><polyline points="{line}"/>')

@@ -133,8 +133,9 @@ class Recent(Generic[V]):
 class Index:
     """The writing side. All methods block, and belong to one thread at a time."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, segment_rows: int = schema.SEGMENT_ROWS) -> None:
         self._settings = settings
+        self._segment_rows = segment_rows
         identity = f"{settings.group}/{settings.topic_prefix}"
         self._db = schema.open_writer(settings.console_datadir, identity)
         self._retention = settings.console_retention_days * DAY
@@ -421,7 +422,7 @@ class Index:
     def _segment(self, holds: str) -> int:
         """Return the segment that is being filled."""
         ours = self._segments[holds]
-        if ours and self._filled[ours[-1]] < schema.SEGMENT_ROWS:
+        if ours and self._filled[ours[-1]] < self._segment_rows:
             return ours[-1]
         number = max(self._filled, default=0) + 1
         schema.create_segment(self._db, number, holds)

@@ -8,7 +8,6 @@ import asyncio
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC
 from functools import partial
 from typing import Any, TypeVar
 
@@ -167,9 +166,8 @@ class Views:
         wechat, holds = await asyncio.gather(
             is_subscribed(self._settings, openid), holds_in_force(self._settings)
         )
-        outside = Outside(
-            [_as_record(one) for one in found], wechat["subscribed"] if wechat else None, holds
-        )
+        told = [_as_record(one, self._time(one.place[0])) for one in found]
+        outside = Outside(told, wechat["subscribed"] if wechat else None, holds)
         return {
             "state": describe_account(self._settings, account_id, partition, remembered, wechat),
             "explain": describe(self._settings, remembered, outside, language),
@@ -520,7 +518,7 @@ def _counts(rows: list[tuple[str, str, str, int]]) -> list[dict[str, Any]]:
     return [dict(zip(names, row, strict=True)) for row in rows]
 
 
-def _as_record(one: Delivered) -> Delivery:
+def _as_record(one: Delivered, at: str) -> Delivery:
     return Delivery(
         notification_id=one.notification_id,
         channel=one.channel,  # type: ignore[arg-type]  # whatever stands in the topic
@@ -528,7 +526,7 @@ def _as_record(one: Delivered) -> Delivery:
         scenario=one.scenario,
         status=one.status,  # type: ignore[arg-type]
         attempts=one.attempts,
-        at=format_instant(one.place[0], UTC),
+        at=at,
         provider_id=one.provider_id,
         error_code=one.error_code,
         error=one.error,
