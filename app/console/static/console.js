@@ -62,6 +62,11 @@ if (liveButton) {
   setInterval(renew, every);
 }
 
+// What isn't filled in doesn't stand in the URL.
+document.querySelector("form.filters")?.addEventListener("submit", (event) => {
+  for (const field of event.target.querySelectorAll("input, select")) field.disabled = !field.value;
+});
+
 // -- keys --------------------------------------------------------------------------------------
 
 const help = document.getElementById("help");
