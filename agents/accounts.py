@@ -31,18 +31,23 @@ class AccountsAgent:
     def fold_accounts(self, polled: Chunk) -> None:
         """Remember what customers chose, forget who left."""
         state = polled.state
+        clock = state.get(CLOCKS, b"") or Clock()
+        first = polled.records[0].offset
+        if first + clock.accounts_base <= clock.accounts_offset:
+            clock.accounts_base = clock.accounts_offset + 1 - first
         for record, account in readable(polled, self._topics, decode_account):
             key = record.key or b""
             if account is None:
                 _forget_account(state, key)
             else:
                 before = state.peek(CUSTOMERS, key)
-                customer = customers.from_record(account, record.offset, before)
+                customer = customers.from_record(
+                    account, record.offset + clock.accounts_base, before
+                )
                 state.put(CUSTOMERS, key, customer)
                 copy_wishes(state, key, customer)
                 reminders.on_account(state, self._rules, key, customer, before)
-        clock = state.get(CLOCKS, b"") or Clock()
-        clock.accounts_offset = polled.records[-1].offset
+        clock.accounts_offset = polled.records[-1].offset + clock.accounts_base
         state.put(CLOCKS, b"", clock)
 
     def fold_recharges(self, polled: Chunk) -> None:
@@ -63,24 +68,24 @@ class AccountsAgent:
                 at,
                 rules.zone,
             )
-            tell(polled, self._topics, arrived, polled.tp.partition)
+            tell(polled, self._topics, arrived, polled.tp.partition, cause=record.offset)
             known_balance = tally_of(state, key).balance
             threshold = None if customer is None else customer.threshold
             if balances.fold(known_balance, balance, threshold):
                 low = reminders.on_fall(state, rules, key, known_balance, at)
-                tell(polled, self._topics, low, polled.tp.partition)
+                tell(polled, self._topics, low, polled.tp.partition, cause=record.offset)
 
     def fold_ticks(self, polled: Chunk) -> None:
         """Let time pass: remind, and forget what is over."""
         state = polled.state
-        for _, tick in readable(polled, self._topics, decode_tick):
+        for record, tick in readable(polled, self._topics, decode_tick):
             clock = state.get(CLOCKS, b"") or Clock()
             if tick < clock.tick:
                 continue
             passed, clock.tick = tick - clock.tick, tick
             state.put(CLOCKS, b"", clock)
             due = reminders.on_tick(state, self._rules, tick)
-            tell(polled, self._topics, due, polled.tp.partition)
+            tell(polled, self._topics, due, polled.tp.partition, cause=record.offset)
             _sweep(state, self._rules, tick, passed)
 
 

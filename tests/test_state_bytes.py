@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from agents import announcements, calls, lines
 from streams.engine.outbox import UNFINISHED, _Unfinished
+from streams.engine.positions import POSITIONS, Position
 from streams.engine.state import Table
 from streams.records import Announcement
 from tables import store
@@ -72,8 +73,13 @@ SAMPLES: dict[str, tuple[Table[Any], Any, str]] = {
     ),
     "CLOCKS": (
         store.CLOCKS,
-        Clock(7, 3),
-        "74920703",
+        Clock(7, 3, 2),
+        "7493070302",
+    ),
+    "POSITIONS": (
+        POSITIONS,
+        Position(9, b"0123456789abcdef", True),
+        "409309c41030313233343536373839616263646566c3",
     ),
     "UNFINISHED": (
         UNFINISHED,
@@ -81,11 +87,12 @@ SAMPLES: dict[str, tuple[Table[Any], Any, str]] = {
         "759209920407",
     ),
 }
-SEGMENT = "92a66c696e652d319294a26331a461636d6507c0c0"
+SEGMENT = "94a66c696e652d319294a26331a461636d6507c0c0039109"
+SEGMENT_OF_0_1_0 = "92a66c696e652d319294a26331a461636d6507c0c0"
 FAN_OUT = (
-    "9385af616e6e6f756e63656d656e745f6964a26e31a46b696e64a775706772616465a57469746c65"
+    "9485af616e6e6f756e63656d656e745f6964a26e31a46b696e64a775706772616465a57469746c65"
     "a174a7636f6e74656e74a163ac7075626c69736865645f6174b9323032362d30322d31345431303a"
-    "30303a30302b30383a3030c40461636d6509"
+    "30303a30302b30383a3030c40461636d6509a96e6577732f302f3137"
 )
 
 
@@ -96,25 +103,34 @@ def test_the_bytes_of_a_table_are_pinned(name: str) -> None:
     assert table.decode(bytes.fromhex(pinned)[1:]) == value
 
 
+def test_a_clock_of_0_1_0_is_read() -> None:
+    assert store.CLOCKS.decode(bytes.fromhex("920703")) == Clock(7, 3)
+
+
 def test_a_tally_from_before_it_held_copies_is_read_as_one_without() -> None:
     read = store.TALLIES.decode(bytes.fromhex("949402a263310708059509010708c401019204921415"))
     assert read == replace(SAMPLES["TALLIES"][1], intent_classes=None, threshold=None)
 
 
 def test_all_tables_are_pinned_and_none_shares_its_prefix() -> None:
-    tables = [one for one in vars(store).values() if isinstance(one, Table)] + [UNFINISHED]
+    tables = [one for one in vars(store).values() if isinstance(one, Table)]
+    tables += [UNFINISHED, POSITIONS]
     assert {id(table) for table, _, _ in SAMPLES.values()} == {id(table) for table in tables}
     assert len({table.prefix for table in tables}) == len(tables)
 
 
 def test_a_line_segment_is_read_as_it_is_written() -> None:
-    written = calls._encode_segment(("line-1", [("c1", "acme", 7, None), None]))
+    said = ("line-1", [("c1", "acme", 7, None), None])
+    written = calls._encode_segment((*said, 3, [9]))
     assert written.hex() == SEGMENT
-    assert lines._decode(written) == LineSegment("line-1", [("c1", "acme", 7, None), None])
+    assert lines._decode(written) == LineSegment(*said, 3, [9])
+    assert lines._decode(bytes.fromhex(SEGMENT_OF_0_1_0)) == LineSegment(*said)
 
 
 def test_a_fan_out_is_read_as_it_is_written() -> None:
     said = Announcement("n1", "upgrade", "t", "c", "2026-02-14T10:00:00+08:00")
-    written = announcements._encode(announcements._FanOut(said, b"acme", 9))
+    written = announcements._encode(announcements._FanOut(said, b"acme", 9, "news/0/17"))
     assert written.hex() == FAN_OUT
-    assert announcements._decode(written) == announcements._FanOut(said, b"acme", 9)
+    assert announcements._decode(written) == announcements._FanOut(said, b"acme", 9, "news/0/17")
+    before = bytes.fromhex("93" + FAN_OUT[2 : -2 * len("anews/0/17")])
+    assert announcements._decode(before) == announcements._FanOut(said, b"acme", 9)

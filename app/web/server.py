@@ -132,7 +132,8 @@ class WebServer:
         return web.Response(text=page, content_type="text/html")
 
     async def _recent(self, request: web.Request) -> web.Response:
-        refused = refusal(request, self._view.settings)
+        settings = self._view.settings
+        refused = refusal(request, settings.web_token, settings.web_host)
         if refused is not None:
             return refused
         view = self._view

@@ -4,7 +4,6 @@ Follows their `SendMsgReqVO`. Answered when the command is in Kafka; what became
 `deliveries`.
 """
 
-import hmac
 import logging
 import secrets
 from hashlib import blake2b
@@ -18,6 +17,7 @@ from msgspec import Meta, Struct
 
 from agents.clock import wall_clock
 from app.settings import Settings
+from app.web.access import has_bearer
 from app.web.wechat_callback import Publish
 from streams.records import Notification, encode
 from streams.times import format_instant
@@ -109,8 +109,7 @@ def _command(wanted: SendRequest, key: str | None, settings: Settings) -> Notifi
 def _refusal(request: web.Request, settings: Settings) -> web.Response | None:
     if settings.web_token is None:
         return _answer(403, "this service is off: set DIALWATCH_WEB_TOKEN")
-    given = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
-    if hmac.compare_digest(given, f"Bearer {settings.web_token.get_secret_value()}".encode()):
+    if has_bearer(request, settings.web_token):
         return None
     return _answer(401, "Authorization: Bearer with DIALWATCH_WEB_TOKEN is needed")
 

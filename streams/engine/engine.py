@@ -29,9 +29,10 @@ from aiokafka.errors import (
 
 from streams import metrics
 from streams.engine.cycle import Cycle, Lag
+from streams.engine.hanging import HangingTransactionError, HangingTransactions
 from streams.engine.housekeeping import Housekeeping, is_transient
 from streams.engine.outbox import Finish, Outbox
-from streams.engine.positions import Gap, Missing, MissingRecordsError, tell
+from streams.engine.positions import Gap, Missing, MissingRecordsError, is_another, tell
 from streams.engine.state import State
 from streams.engine.takeover import (
     Positions,
@@ -65,6 +66,8 @@ _REFUSED = (
 """Trying again changes nothing: the worker stops before its offsets pass what it can't write."""
 
 _FINISH_COMMIT_S = 8.0
+_LOOKS_FOR_TOPIC = 3
+_LOOK_AGAIN_S = 1.0
 _RECOVER_AGAIN_S = 1.0
 _RECOVER_CALMLY_S = 10.0
 # Longer than any transaction stays pending: 10 s until it times out, 10 more until Kafka looks.
@@ -128,6 +131,9 @@ class Engine:
         )
         self._reader = LogReader(config.client_options)
         self._written = frozenset(config.output_topics)
+        self._hanging = HangingTransactions(
+            self._reader, config.group, config.changelog, config.output_topics
+        )
         self._assigned: set[TP] = set()
         self._membership: Membership | None = None
         self._cycle: Cycle | None = None
@@ -143,6 +149,8 @@ class Engine:
         self._member_id = ""
         """Under which `states` were kept up."""
         self._last_failure = 0.0
+        self._topic_ids: dict[str, bytes] = {}
+        """As they were when partitions were taken over last."""
         self.out_of_group: str | None = None
         """Why this worker has nothing to do although the group is there; set by the consumer."""
 
@@ -258,13 +266,20 @@ class Engine:
         """
         try:
             await self._connect()
-        except (KafkaError, TimeoutError, OSError) as error:
+        except (KafkaError, TimeoutError, OSError, HangingTransactionError) as error:
             log.debug("not connected yet: %r", error)
 
     async def _connect(self) -> None:
-        await self._producer.open()
+        """Connect; open a transactional producer only where all partitions can be written and
+        nothing hangs of what its predecessor wrote."""
+        topics = [*self.topics(), self.config.changelog, *self.config.output_topics]
+        await self._reader.open(topics)
+        await self._producer.end()
+        if not self._producer.is_open:
+            await self._reader.check_leaders(topics)
+            await self._hanging.mend(self._producer.transactional_id)
+            await self._producer.open()
         await self._producer.learn(list(self.config.output_topics))
-        await self._reader.open([*self.topics(), self.config.changelog])
 
     async def stop(self) -> None:
         """Finish what is begun, commit it, let go."""
@@ -321,13 +336,15 @@ class Engine:
         if membership is None or not self._assigned:
             return
         await self._end_cycle()
-        self._check_together()
+        await self._check_together()
         await self._connect()
         sources = {tp: self.sources[tp.topic] for tp in self._assigned if tp.topic in self.sources}
         outboxes = {
             tp: self.outboxes[tp.topic] for tp in self._assigned if tp.topic in self.outboxes
         }
-        committed = await settle(self._producer, self.config.group, [*sources, *outboxes])
+        committed = await settle(
+            self._producer, self._hanging, self.config.group, [*sources, *outboxes]
+        )
         states = {
             partition: self.states.get(partition) or State(partition)
             for partition in self._state_partitions()
@@ -338,10 +355,12 @@ class Engine:
             end_what_is_left_open(
                 self._producer,
                 self._reader,
+                self._hanging,
                 [*changelogs, *(tp for tp in self._assigned if tp.topic in self._written)],
                 owners_of(committed, but=self._producer.transactional_id),
             )
         )
+        self._tidying.add_done_callback(self._crash_of)
         ends = await reached(
             self._reader,
             {tp: state.position for tp, state in changelogs.items()},
@@ -353,7 +372,8 @@ class Engine:
         self.states = states
         positions = await self._place(committed, states)
         await self._claim(positions, states, membership)
-        needed = await self._reader.topic_ids([*self.topics(), self.config.changelog])
+        self._topic_ids = await self._reader.topic_ids(self._topics_needed())
+        self._topic_ids |= positions.topic_ids
         await self.seek(positions.start)
         log.info(
             "took over %d partitions, restored %d changes in %.1f s",
@@ -376,9 +396,7 @@ class Engine:
             on_failure=self._on_commit_failed,
         )
         self._running = asyncio.create_task(self._run(self._cycle))
-        self._housekeeping = asyncio.create_task(
-            self._keep_house(self._cycle, needed | positions.topic_ids)
-        )
+        self._housekeeping = asyncio.create_task(self._keep_house(self._cycle, self._topic_ids))
 
     async def _keep_house(self, cycle: Cycle, topic_ids: dict[str, bytes]) -> None:
         house = Housekeeping(self._reader, topic_ids, self.config.changelog, self.config.queues)
@@ -459,9 +477,26 @@ class Engine:
             state.apply()
             state.position = ends.get((self.config.changelog, number), state.position)
 
-    def _check_together(self) -> None:
+    async def _check_together(self) -> None:
         """Raise PartitionsSplitError unless the same partition numbers of all topics that share
-        a state are here."""
+        a state are here; MissingRecordsError where that is because a topic is gone."""
+        split = self._find_split()
+        if split is None:
+            return
+        await self._reader.open([])
+        for _ in range(_LOOKS_FOR_TOPIC):
+            found = await self._reader.topic_ids(self._topics_needed())
+            gone = [
+                topic
+                for topic in self._topics_needed()
+                if topic not in found or is_another(self._topic_ids.get(topic, b""), found[topic])
+            ]
+            if not gone:
+                raise split
+            await asyncio.sleep(_LOOK_AGAIN_S)  # a broker that just started may not know it yet
+        raise self._missing([Gap(Missing.MADE_ANEW, TP(topic, 0), 0, 0, 0) for topic in gone])
+
+    def _find_split(self) -> PartitionsSplitError | None:
         numbers: dict[str, set[int]] = {topic: set() for topic in self.outboxes}
         for topic, source in self.sources.items():
             is_shared = source.is_read_first or source.is_timed or source.is_clock
@@ -473,11 +508,15 @@ class Engine:
         expected = self._state_partitions()
         for topic, found in numbers.items():
             if found != expected:
-                raise PartitionsSplitError(
+                return PartitionsSplitError(
                     f"partitions {sorted(found)} of {topic} were assigned together with "
                     f"{sorted(expected)} of others: were partitions added to a topic? All must "
                     "have the same number; if they have, start the worker again"
                 )
+        return None
+
+    def _topics_needed(self) -> list[str]:
+        return [*self.topics(), self.config.changelog]
 
     def _state_partitions(self) -> set[int]:
         first = [source.topic for source in self.sources.values() if source.is_read_first]
@@ -511,6 +550,12 @@ class Engine:
             raise
         except Exception as error:  # a task's exception would be seen by nobody
             self._is_broken = True
+            self.crash(error)
+
+    def _crash_of(self, task: asyncio.Task[None]) -> None:
+        """A task's exception would be seen by nobody."""
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, Exception):
             self.crash(error)
 
     async def _stop_takeover(self) -> None:

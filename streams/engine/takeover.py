@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from aiokafka.errors import KafkaError, UnknownTopicOrPartitionError
 
+from streams.engine.hanging import HangingTransactions
 from streams.engine.outbox import UNFINISHED
 from streams.engine.positions import (
     ORIGIN,
@@ -197,6 +198,7 @@ async def reached(reader: LogReader, needed: Mapping[TP, int], within_s: float) 
 async def end_what_is_left_open(
     producer: TransactionalProducer,
     reader: LogReader,
+    hanging: HangingTransactions,
     tps: list[TP],
     owners: dict[int, set[str]],
 ) -> None:
@@ -204,7 +206,8 @@ async def end_what_is_left_open(
 
     An owner that died before it sent its offsets leaves nothing that `settle` would see, but
     nobody can read past what it wrote until its transaction times out: 10 s and more. Best
-    effort, and may be cancelled: without it everything is right and slower.
+    effort, and may be cancelled: without it everything is right and slower, unless a transaction
+    hangs. Raises HangingTransactionError where one does and can't be ended.
     """
     try:
         ends, before = await reader.ends(tps), await reader.stable_ends(tps)
@@ -215,6 +218,8 @@ async def end_what_is_left_open(
             pending = [tp for tp in pending if stable[tp] < ends[tp]]
             # Where it moves, live workers write.
             stuck = {tp.partition for tp in pending if stable[tp] == before[tp]}
+            if stuck:
+                await hanging.mend()  # before who left it is fenced: that hides how it ended
             for owner in set().union(*(owners.get(number, set()) for number in stuck)) - ended:
                 log.info("ending what %s left open", owner)
                 await producer.end_transaction_of(owner)
@@ -225,9 +230,12 @@ async def end_what_is_left_open(
 
 
 async def settle(
-    producer: TransactionalProducer, group: str, tps: list[TP]
+    producer: TransactionalProducer, hanging: HangingTransactions, group: str, tps: list[TP]
 ) -> dict[TP, CommittedOffset]:
-    """Return the group's offsets once nobody is about to change them."""
+    """Return the group's offsets once nobody is about to change them.
+
+    Raises HangingTransactionError where what a transaction left can't be ended.
+    """
     loop = asyncio.get_running_loop()
     began = loop.time()
     found: dict[TP, CommittedOffset] = {}
@@ -241,6 +249,9 @@ async def settle(
             break
         await asyncio.sleep(_ASK_AGAIN_S)
         if loop.time() - began > _PATIENCE_S:
+            began = loop.time()
+            if await hanging.mend():  # before who left it is fenced: that hides how it ended
+                continue
             # Transactions of the dead would be pending until they time out: 10 s and more.
             last = owners_of(await producer.committed_offsets(group, tps, require_stable=False))
             numbers = {tp.partition for tp in waiting}

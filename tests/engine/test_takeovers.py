@@ -21,6 +21,7 @@ from streams.kafka.fetching import _FetchResult
 from streams.kafka.log_reader import ChangelogCutError, LogReader
 from streams.kafka.producer import TransactionalProducer
 from streams.kafka.protocol import Membership, TxnOffsetCommit
+from streams.kafka.transactions import OFFSETS_TOPIC
 from tests.installation import Installation
 
 CALLS = TP("calls", 0)
@@ -185,8 +186,16 @@ async def test_what_is_folded_is_committed_at_a_stop(engine: Engine) -> None:
     ],
 )
 async def test_a_record_is_never_folded_on_a_state_that_is_not_there(
-    engine: Engine, assigned: set[TP]
+    engine: Engine, assigned: set[TP], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    async def nothing(topics: list[str]) -> None:
+        pass
+
+    async def all_there(topics: list[str]) -> dict[str, bytes]:
+        return dict.fromkeys(topics, b"")
+
+    monkeypatch.setattr(engine._reader, "open", nothing)
+    monkeypatch.setattr(engine._reader, "topic_ids", all_there)
     engine.add_source(Source("accounts", lambda batch: None, is_read_first=True))
     engine.add_source(Source("calls", lambda batch: None, is_timed=True))
     engine.add_outbox(Outbox())
@@ -290,7 +299,7 @@ async def test_where_partitions_are_is_asked_for_all_topics_at_once(
         await reader.close()
     # More than once where a new topic has no leader yet, but not for one topic after the other.
     assert asked
-    assert all(asked_for == set(topics) for asked_for in asked)
+    assert all(asked_for == {*topics, OFFSETS_TOPIC} for asked_for in asked)
 
 
 async def test_a_tick_that_waits_for_a_marker_is_folded_when_the_marker_was_read() -> None:
