@@ -33,6 +33,7 @@ from streams.engine.hanging import HangingTransactionError, HangingTransactions
 from streams.engine.housekeeping import Housekeeping, is_transient
 from streams.engine.outbox import Finish, Outbox
 from streams.engine.positions import Gap, Missing, MissingRecordsError, is_another, tell
+from streams.engine.refused import Instead
 from streams.engine.state import State
 from streams.engine.takeover import (
     Positions,
@@ -96,6 +97,8 @@ class EngineConfig:
     session_timeout_s: float
     client_options: dict[str, Any]
     """Bootstrap servers and security, as aiokafka names them."""
+    instead: Instead | None = None
+    """What to write where Kafka refuses a record for good; None: stop."""
     max_poll_interval_s: float = 300.0
     """A worker whose event loop or reading stands still for so long leaves the group."""
     log_patience_s: float = 15.0
@@ -394,6 +397,7 @@ class Engine:
             producer=self._producer,
             membership=membership,
             on_failure=self._on_commit_failed,
+            instead=self.config.instead,
         )
         self._running = asyncio.create_task(self._run(self._cycle))
         self._housekeeping = asyncio.create_task(self._keep_house(self._cycle, self._topic_ids))
