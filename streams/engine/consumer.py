@@ -93,6 +93,15 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         highwater = assignment.state_value(TopicPartition(*tp)).highwater
         return None if highwater is None else int(highwater)
 
+    def is_held(self, tp: TP) -> bool:
+        """Does a part of a partition wait behind somebody's open transaction, as far as the last
+        fetch told?"""
+        assignment = self._ensure_consumer()._subscription.subscription.assignment
+        if assignment is None or TopicPartition(*tp) not in assignment.tps:
+            return False
+        state = assignment.state_value(TopicPartition(*tp))
+        return state.highwater is not None and int(state.lso) < int(state.highwater)
+
     def is_read_up(self, tp: TP, position: int) -> bool:
         """Does a partition's log end here, as far as the last fetch told?"""
         assignment = self._ensure_consumer()._subscription.subscription.assignment
@@ -165,6 +174,7 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
         self.engine.seek = self._seek_engine
         self.engine.is_read_up = self._thread.is_read_up
         self.engine.end_of = self._thread.end_of
+        self.engine.is_held = self._thread.is_held
         self._reading: asyncio.Future[dict[TP, list[Any]]] | None = None
         self.last_poll = asyncio.get_event_loop().time()
 
