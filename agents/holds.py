@@ -40,6 +40,8 @@ class HoldView(NamedTuple):
     """RFC 3339: when the next probe goes."""
     detail: str
     """The provider's own words."""
+    since: str
+    """RFC 3339: when the channel was first held for this."""
 
 
 @dataclass
@@ -52,6 +54,8 @@ class Hold:
     """By the event loop's clock; then a probe goes."""
     until_instant: int
     """The same for people."""
+    since_instant: int
+    """When it began; a probe that is told the same again doesn't begin it anew."""
     failures: int = 0
     has_probe: bool = False
 
@@ -89,6 +93,7 @@ class Holds:
                 scope,
                 format_instant(hold.until_instant, zone),
                 hold.detail,
+                format_instant(hold.since_instant, zone),
             )
             for scope, hold in self._in_force().items()
         ]
@@ -154,8 +159,12 @@ class Holds:
             # This attempt began before the hold; the probe under way knows better.
             return
         until = asyncio.get_running_loop().time() + for_s
-        instant = self._now() + int(for_s * SECOND)
-        self._standing[scope] = Hold(reason, detail, until, instant, failures)
+        now = self._now()
+        is_same = standing is not None and standing.reason == reason
+        since = standing.since_instant if standing is not None and is_same else now
+        self._standing[scope] = Hold(
+            reason, detail, until, now + int(for_s * SECOND), since, failures
+        )
 
     def _holds_of(self, scopes: Iterable[str | None]) -> list[tuple[str | None, Hold]]:
         return [(scope, self._standing[scope]) for scope in scopes if scope in self._standing]

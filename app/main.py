@@ -1,7 +1,9 @@
 """The wiring: topics → rules → channels, as one worker. Importing this does nothing."""
 
 import asyncio
+from collections.abc import Coroutine
 from dataclasses import dataclass
+from typing import Any
 
 import faust
 import httpx
@@ -9,14 +11,16 @@ from redis.asyncio import Redis
 
 from agents.lookup import account_lookup
 from agents.register import dispatching, watching
-from agents.rules import Rules
 from agents.send import MOST_AT_ONCE, SendAgent
 from app.channels.sms import build_sms
 from app.channels.wechat.channel import build_wechat
 from app.faust_app import create_app, credentials_for
 from app.kafka.publisher import Publisher
 from app.ledger import RedisLedger
+from app.operations.lag import WORKER_CLIENT
+from app.rules import rules_of
 from app.settings import Settings
+from app.shared_holds import share_holds
 from streams.engine.engine import Engine, EngineConfig
 from streams.topics import Topics
 
@@ -33,6 +37,17 @@ class Worker:
     app: faust.App
     senders: tuple[SendAgent, ...]
     publisher: Publisher
+    redis: Redis
+    worker_id: str
+
+    def share_holds(self) -> Coroutine[Any, Any, None]:
+        """Leave in Redis what of the channels is on hold; see `app/shared_holds.py`."""
+        return share_holds(
+            self.redis,
+            self.settings.group,
+            self.worker_id,
+            lambda: [hold for sender in self.senders for hold in sender.holds()],
+        )
 
     def seconds_since_poll(self) -> float | None:
         """Return how long ago the consumer looked for records; None: it hasn't begun."""
@@ -58,6 +73,7 @@ def create_worker(
             worker_id=worker_id,
             changelog=topics.changelog,
             output_topics=topics.outputs(),
+            queues=topics.queues(),
             session_timeout_s=settings.session_timeout_seconds,
             client_options=options,
         )
@@ -92,21 +108,10 @@ def create_worker(
 
     app = create_app(
         engine,
+        client_id=f"{WORKER_CLIENT}{worker_id}",
         brokers=options["bootstrap_servers"],
         credentials=credentials_for(options),
         datadir=str(settings.datadir),
         session_timeout_s=settings.session_timeout_seconds,
     )
-    return Worker(settings, topics, engine, app, senders, publisher)
-
-
-def rules_of(settings: Settings) -> Rules:
-    """Return the numbers that the rules are played by."""
-    return Rules(
-        zone=settings.zone,
-        run_length=settings.run_length,
-        run_window_hours=settings.run_window_hours,
-        reminder_time=settings.reminder_time,
-        expiry_notice_days=settings.expiry_notice_days,
-        batch_retention_days=settings.batch_retention_days,
-    )
+    return Worker(settings, topics, engine, app, senders, publisher, redis, worker_id)

@@ -27,6 +27,7 @@ from aiokafka.errors import (
 
 from app.errors import CommandError, KafkaAwayError
 from app.settings import Settings, variable
+from streams.engine.types import TP
 from streams.kafka.protocol import AlterTopicConfigs
 from streams.topics import Topic
 
@@ -130,6 +131,11 @@ class ClusterAdmin:
         self._client = client
         self._brokers = brokers
 
+    @property
+    def client(self) -> Any:
+        """The connected AIOKafkaClient, for requests that are made nowhere else."""
+        return self._client._client
+
     async def partition_counts(self) -> dict[str, int]:
         """Return how many partitions every topic of the cluster has that we may see."""
         return {
@@ -168,6 +174,26 @@ class ClusterAdmin:
             name: " ".join((message or for_code(error_code).__name__).split())
             for error_code, message, _, name in answer.resources
             if error_code
+        }
+
+    async def members(self, group: str) -> list[tuple[str, str, str, bytes]]:
+        """Return a group's members: member id, client id, host, and the assignment's bytes."""
+        with self._away():
+            (answer,) = await self._client.describe_consumer_groups([group])
+        (described,) = answer.to_object()["groups"]
+        return [
+            (one["member_id"], one["client_id"], one["client_host"], one["member_assignment"])
+            for one in described["members"]
+        ]
+
+    async def committed_offsets(self, group: str) -> dict[TP, int]:
+        """Return what a group has committed, by partition."""
+        with self._away():
+            offsets = await self._client.list_consumer_group_offsets(group)
+        return {
+            TP(tp.topic, tp.partition): known.offset
+            for tp, known in offsets.items()
+            if known.offset >= 0
         }
 
     async def create(self, topics: Sequence[Topic], replication_factor: int) -> None:

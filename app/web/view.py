@@ -12,6 +12,7 @@ from prometheus_client.metrics import MetricWrapperBase
 
 from agents.holds import HoldView
 from app.settings import Settings, variable
+from app.shared_holds import merged
 from app.web.history import History, Sample, sparkline
 from streams import metrics
 
@@ -87,14 +88,9 @@ class WorkerView:
         return found
 
     def holds(self) -> list[HoldView]:
-        """Return which channels send nothing now, and why; of several alike the first to end."""
-        found: dict[tuple[str, str, str | None], HoldView] = {}
-        for sender in self.worker.senders if self.worker else ():
-            for hold in sender.holds():
-                known = found.setdefault((hold.channel, hold.reason, hold.scope), hold)
-                if hold.until < known.until:
-                    found[hold.channel, hold.reason, hold.scope] = hold
-        return list(found.values())
+        """Return which channels of this worker send nothing now, and why, each hold once."""
+        senders = self.worker.senders if self.worker else ()
+        return merged(hold for sender in senders for hold in sender.holds())
 
     def lags(self) -> list[tuple[str, int, int, float]]:
         """Return (topic, partition, records behind, seconds behind), and set the metrics."""

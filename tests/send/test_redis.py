@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+from msgspec.structs import replace
 from redis.asyncio import Redis
 
 from agents.channel import Entry, LaterWord, StoreAwayError
@@ -44,6 +45,21 @@ async def test_another_record_does_not_take_over_what_one_has_begun(redis: Redis
     ledger = RedisLedger(redis, "g")
     await ledger.write("n1", Entry("t-0-1", attempts=1))
     assert await ledger.write("n1", Entry("t-0-9", attempts=1)) == Entry("t-0-1", attempts=1)
+
+
+async def test_a_record_sent_again_takes_over_what_was_given_up_and_nothing_else(
+    redis: Redis,
+) -> None:
+    ledger = RedisLedger(redis, "g")
+    given_up = Entry("t-0-1", attempts=1, deliveries=[replace(DELIVERY, status="failed")])
+    await ledger.finish("n1", given_up)
+    again = Entry("t-0-9", attempts=1, replaces="t-0-1")
+    assert await ledger.write("n1", again) is None
+    assert await ledger.write("n1", again) is None
+    other = Entry("t-0-12", attempts=1, replaces="t-0-1")
+    assert await ledger.write("n1", other) == again
+    # A worker that was frozen over the first one begins nothing.
+    assert await ledger.write("n1", Entry("t-0-1", attempts=2)) == again
 
 
 async def test_two_installations_on_one_redis_know_nothing_of_each_other(redis: Redis) -> None:

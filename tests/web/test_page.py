@@ -86,7 +86,7 @@ def test_providers_are_open_held_or_not_used_and_equal_holds_are_shown_once() ->
         load_settings(wechat_app_id="wx", wechat_app_secret="s", wechat_template_id="t")
     )
     away = [
-        HoldView("wechat", "away", None, f"2026-02-14T10:00:0{second}+08:00", "no answer")
+        HoldView("wechat", "away", None, f"2026-02-14T10:00:0{second}+08:00", "no answer", "")
         for second in (3, 1)
     ]
     view.worker = worker(

@@ -1,0 +1,122 @@
+"""The holds in force in all workers of an installation, in Redis, where anybody may look.
+
+Each worker leaves what it holds under a key of its own, which ends by itself soon after the worker
+does; one set names the workers. Readers (console, commands) need no worker: `read_holds`. What a
+hold is, and when one begins and ends, is said in `agents/holds.py`.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
+from typing import cast
+
+import msgspec
+from redis.asyncio import Redis
+
+from agents.channel import StoreAwayError
+from agents.holds import HoldView
+from app.store import store_errors
+
+LOOK_SECONDS = 1.0
+REFRESH_SECONDS = 10.0
+# Some refreshes may be late; after that the worker is gone, and its holds with it.
+KEPT_SECONDS = 40
+_WORKERS_KEPT_SECONDS = 86400
+
+# KEYS: the worker's holds, the names of workers. ARGV: holds, this worker, two lives, prefix.
+# Workers come and go with their directories: whoever left nothing is forgotten here.
+_LEAVE = """
+redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[3])
+redis.call('SADD', KEYS[2], ARGV[2])
+redis.call('EXPIRE', KEYS[2], ARGV[4])
+for _, worker in ipairs(redis.call('SMEMBERS', KEYS[2])) do
+  if redis.call('EXISTS', ARGV[5] .. worker) == 0 then redis.call('SREM', KEYS[2], worker) end
+end
+return 1
+"""
+
+_decode = msgspec.json.Decoder(list[dict[str, str | None]]).decode
+
+
+async def read_holds(redis: Redis, group: str) -> list[HoldView]:
+    """Return what is on hold now in any worker of the group, each hold once.
+
+    A hold that several workers have stands since the first of them met it, until the first of
+    them tries again. Raises StoreAwayError.
+    """
+    with store_errors():
+        workers = await cast("Awaitable[set[bytes]]", redis.smembers(_workers_key(group)))
+        if not workers:
+            return []
+        left = await redis.mget([_key(group, worker.decode()) for worker in sorted(workers)])
+    # By name: another version's worker may say more.
+    return merged(
+        HoldView._make(hold[name] for name in HoldView._fields)
+        for value in left
+        if value
+        for hold in _decode(value)
+    )
+
+
+def merged(views: Iterable[HoldView]) -> list[HoldView]:
+    """Return each hold once: the longest standing since, the earliest next try."""
+    found: dict[tuple[str, str, str | None], HoldView] = {}
+    for view in views:
+        name = (view.channel, view.reason, view.scope)
+        known = found.get(name, view)
+        first = min(known, view, key=lambda one: one.until)
+        found[name] = first._replace(since=min(known.since, view.since))
+    return list(found.values())
+
+
+async def share_holds(
+    redis: Redis,
+    group: str,
+    worker_id: str,
+    holds: Callable[[], list[HoldView]],
+    *,
+    look_s: float = LOOK_SECONDS,
+) -> None:
+    """Leave a worker's holds in Redis while it lives. Runs until cancelled, and takes them back.
+
+    While Redis is away nobody is told; the next look tells.
+    """
+    loop = asyncio.get_running_loop()
+    shared: list[HoldView] = []
+    shared_at = 0.0
+    try:
+        while True:
+            views = merged(holds())
+            if views != shared or (views and loop.time() - shared_at >= REFRESH_SECONDS):
+                with suppress(StoreAwayError):
+                    await _leave(redis, group, worker_id, views)
+                    shared, shared_at = views, loop.time()
+            await asyncio.sleep(look_s)
+    finally:
+        if shared:
+            with suppress(StoreAwayError):
+                await _leave(redis, group, worker_id, [])
+
+
+async def _leave(redis: Redis, group: str, worker_id: str, views: list[HoldView]) -> None:
+    with store_errors():
+        if not views:
+            await redis.delete(_key(group, worker_id))
+            return
+        keys = (_key(group, worker_id), _workers_key(group))
+        arguments = (
+            msgspec.json.encode([view._asdict() for view in views]),
+            worker_id,
+            str(KEPT_SECONDS),
+            str(_WORKERS_KEPT_SECONDS),
+            _key(group, ""),
+        )
+        await cast("Awaitable[int]", redis.eval(_LEAVE, len(keys), *keys, *arguments))
+
+
+def _key(group: str, worker_id: str) -> str:
+    return f"{group}:holds:{worker_id}"
+
+
+def _workers_key(group: str) -> str:
+    return f"{group}:holding-workers"
