@@ -142,13 +142,17 @@ class Cycle:
         for tp, outbox in outboxes.items():
             outbox.on_assigned(tp.partition)
 
-    def lags(self, end_of: Callable[[TP], int | None]) -> dict[TP, Lag]:
-        """Return how far each source partition is behind. `end_of`: where a log ends."""
+    def lags(
+        self, end_of: Callable[[TP], int | None], is_held: Callable[[TP], bool]
+    ) -> dict[TP, Lag]:
+        """Return how far each source partition is behind. `end_of`: where a log ends. `is_held`:
+        is its last part behind an open transaction?"""
         lags = {}
         now = time.time()
         for tp, buffer in self._buffers.items():
             end = end_of(tp)
-            if not buffer.count and (end is None or self._is_read_up(tp, buffer.position)):
+            is_read_up = end is None or (self._is_read_up(tp, buffer.position) and not is_held(tp))
+            if not buffer.count and is_read_up:
                 lags[tp] = Lag(0, 0.0)
                 continue
             records = max((end or buffer.position) - buffer.position, 0) + buffer.count

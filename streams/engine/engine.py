@@ -47,6 +47,7 @@ from streams.engine.types import TP, Output, Record, Source
 from streams.kafka.log_reader import LogReader
 from streams.kafka.producer import Destination, ProducerRecord, TransactionalProducer
 from streams.kafka.protocol import CommittedOffset, Membership
+from streams.kafka.rights import principal_of
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +74,7 @@ _RECOVER_AGAIN_S = 1.0
 _RECOVER_CALMLY_S = 10.0
 # Longer than any transaction stays pending: 10 s until it times out, 10 more until Kafka looks.
 _NO_PROGRESS_S = 30.0
+_LOOK_FOR_HANGING_S = 15.0
 
 
 class PartitionsSplitError(Exception):
@@ -124,6 +126,8 @@ class Engine:
         """Set by the consumer: does a partition's log end at this offset?"""
         self.end_of: Callable[[TP], int | None]
         """Set by the consumer: where does a partition's log end?"""
+        self.is_held: Callable[[TP], bool]
+        """Set by the consumer: does a part of it wait behind an open transaction?"""
         self.read_to: Callable[[TP], int | None]
         """Set by the consumer: up to where was a partition read, markers included, when all that
         was read has arrived?"""
@@ -135,7 +139,11 @@ class Engine:
         self._reader = LogReader(config.client_options)
         self._written = frozenset(config.output_topics)
         self._hanging = HangingTransactions(
-            self._reader, config.group, config.changelog, config.output_topics
+            self._reader,
+            config.group,
+            config.changelog,
+            config.output_topics,
+            principal_of(config.client_options),
         )
         self._assigned: set[TP] = set()
         self._membership: Membership | None = None
@@ -207,7 +215,7 @@ class Engine:
 
     def lags(self) -> dict[TP, Lag]:
         """Return how far each source partition is behind."""
-        return {} if self._cycle is None else self._cycle.lags(self.end_of)
+        return {} if self._cycle is None else self._cycle.lags(self.end_of, self.is_held)
 
     @property
     def reader(self) -> object | None:
@@ -261,6 +269,24 @@ class Engine:
         for partition in set(self.states) - kept:
             del self.states[partition]
         self._taking_over = asyncio.create_task(self._take_over())
+
+    async def watch_for_hanging(self) -> None:
+        """Look for transactions that hang in what is read and written, for as long as this runs:
+        end this group's, tell of others'. A takeover looks for itself."""
+        before: dict[TP, int] = {}
+        while True:
+            await asyncio.sleep(_LOOK_FOR_HANGING_S)
+            if self._cycle is None:
+                continue
+            try:
+                tps = self._assigned.union(self._hanging.written())
+                ends, stable = await self._reader.ends(tps), await self._reader.stable_ends(tps)
+                stuck = {tp: stable[tp] for tp in tps if stable[tp] < ends[tp]}
+                still = [tp for tp, at in stuck.items() if before.get(tp) == at]
+                await self._hanging.look_at(still)
+                before = stuck
+            except (RuntimeError, TimeoutError, OSError) as error:  # a takeover closes the reader
+                log.debug("could not look for hanging transactions: %r", error)
 
     async def connect(self) -> None:
         """Connect before there are partitions, so that those which come needn't wait for it.
