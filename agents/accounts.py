@@ -77,11 +77,15 @@ class AccountsAgent:
             clock = state.get(CLOCKS, b"") or Clock()
             if tick < clock.tick:
                 continue
-            passed, clock.tick = tick - clock.tick, tick
-            state.put(CLOCKS, b"", clock)
-            due = reminders.on_tick(state, self._rules, tick)
-            tell(polled, self._topics, due, polled.tp.partition, cause=record.offset)
-            _sweep(state, self._rules, tick, passed)
+            if tick > clock.tick:
+                passed, clock.tick = tick - clock.tick, tick
+                state.put(CLOCKS, b"", clock)
+                _sweep(state, self._rules, tick, passed)
+            for due in reminders.on_tick(state, self._rules, tick):
+                tell(polled, self._topics, due, polled.tp.partition, cause=record.offset)
+                if polled.room() <= 0:
+                    polled.leave(record)  # calls that came after it wait
+                    return
 
 
 def _forget_account(state: State, key: bytes) -> None:

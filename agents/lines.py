@@ -26,7 +26,7 @@ class LinesAgent:
         state, rules = polled.state, self._rules
         length, window = rules.run_length, rules.run_window
         clock = latest_tick(state)
-        for record in polled.records:
+        for record in polled.in_turn():
             segment = _decode(record.value or b"")
             key = record.key or b""
             if segment.calls == [None]:

@@ -14,7 +14,7 @@ from aiokafka.partitioner import murmur2
 
 from agents.rules import Rules
 from app.commands.replay import Caused, Refold
-from streams.engine.types import TP
+from streams.engine.types import TP, Chunk, Output
 from streams.topics import Topics
 from tests.oracle import Oracle, comparable, normalized
 
@@ -149,11 +149,46 @@ class History:
         return ("announcements", key, said, place(key))
 
 
+STOPS: list[int] = []
+"""How often a fold left something, in each history."""
+
+
+class Crowded(Refold):
+    """Leaves each fold room for a few records; what it leaves is folded again."""
+
+    def __init__(self, cuts: random.Random, *given: Any) -> None:
+        super().__init__(*given)
+        self.cuts = cuts
+        self.stops = 0
+
+    def fold_one(self, tp: TP, records: list[Any]) -> None:
+        left = records
+        while left:
+            room, emitted = self.cuts.choice([1, 2, 5]), 0
+
+            def emit(output: Output) -> None:
+                nonlocal emitted
+                emitted += 1
+                self.emit(output)
+
+            chunk = Chunk(
+                tp,
+                left,
+                self.states[tp.partition],
+                emit,
+                lambda: None,
+                lambda: room - emitted,  # noqa: B023 (called at once)
+            )
+            self._sources[tp.topic].fold(chunk)
+            left = list(chunk.unfinished)
+            self.stops += bool(left)
+
+
 def fold(events: list[Event], rules: Rules, cuts: random.Random) -> tuple[list[Any], int]:
     """Return the commands and the number of dead letters; `cuts` says in which portions."""
     topics = Topics("", "g", PARTITIONS)
     commands: list[Any] = []
-    refold = Refold(rules, topics, lambda raw: commands.append(json.loads(raw)))
+    refold = Crowded(cuts, rules, topics, lambda raw: commands.append(json.loads(raw)))
     portion: list[Any] = []
     before: TP | None = None
     for offset, (topic, key, value, partition) in enumerate(events):
@@ -166,6 +201,7 @@ def fold(events: list[Event], rules: Rules, cuts: random.Random) -> tuple[list[A
         before = tp
     if before is not None:
         refold.fold(before, portion)
+    STOPS.append(refold.stops)
     return commands, refold.invalid
 
 
@@ -231,6 +267,14 @@ def test_announcements_are_free_to_come_anywhere_between_two_changes_of_accounts
         ids = "notification_id"
         assert sorted(told, key=lambda one: one[ids]) == sorted(again, key=lambda one: one[ids])
     assert different > 5
+
+
+def test_in_the_histories_folds_stop_for_want_of_room() -> None:
+    STOPS.clear()
+    for seed in range(5):
+        fold(History(seed, ZoneInfo(ZONES[0])).events(400), Rules(zone=ZoneInfo(ZONES[0])),
+             random.Random(seed))  # fmt: skip
+    assert sum(STOPS) > 5
 
 
 def test_the_histories_give_every_scenario_its_chances() -> None:
