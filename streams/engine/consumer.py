@@ -7,6 +7,7 @@ records over a rebalance.
 
 import asyncio
 import logging
+import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -18,6 +19,7 @@ from aiokafka.errors import (
     NoOffsetForPartitionError,
     OffsetOutOfRangeError,
 )
+from aiokafka.protocol.admin import DescribeGroupsRequest
 from faust.transport.drivers import aiokafka as driver
 from mode import Service
 from yarl import URL
@@ -39,9 +41,14 @@ _POLL_GAP_S = 0.005
 _READ_S = 0.5
 _READ_HANGS_S = 20.0
 _WATCH_GROUP_S = 1.0
+_GROUP_ANSWERS_S = 5.0
 _FULL_POLL = 500
 """A poll that brought fewer records is followed by a short pause, so that the next brings more:
 at low rates the cost of a fetch for each record dominates."""
+
+
+class OutOfGroupError(Exception):
+    """The group goes on without this worker and takes it in no more."""
 
 
 class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
@@ -118,6 +125,36 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
 
         await self.call_thread(check)
 
+    async def stay_member(self) -> None:
+        """Count as alive: aiokafka leaves the group, for good, when nothing was fetched for the
+        poll interval, as who has no partitions, or is still taking them over, doesn't."""
+
+        async def note() -> None:
+            if self._consumer is not None:
+                self._consumer._subscription._last_fetch_ended = time.monotonic()
+
+        await self.call_thread(note)
+
+    async def does_group_answer(self) -> bool:
+        """Is the group's coordinator there and able to say how the group is?"""
+
+        async def ask() -> bool:
+            coordinator = self._ensure_consumer()._coordinator
+            if coordinator.coordinator_id is None:
+                return False
+            # On another connection than that of a join, which the broker may be holding back.
+            answer = await coordinator._client.send(
+                coordinator.coordinator_id,
+                DescribeGroupsRequest([coordinator.group_id]),
+            )
+            return not any(group[0] for group in answer.groups)
+
+        try:
+            async with asyncio.timeout(_GROUP_ANSWERS_S):
+                return bool(await self.call_thread(ask))
+        except (KafkaError, TimeoutError, OSError):
+            return False
+
 
 class _Consumer(driver.Consumer):  # type: ignore[misc]
     _thread: _ConsumerThread
@@ -178,10 +215,14 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
     @Service.task  # type: ignore[untyped-decorator]
     async def _watch_group(self) -> None:
         """A coordination that ended would leave the worker idle, with partitions or without."""
+        out_since: float | None = None
         while not self.should_stop:
             await self.sleep(_WATCH_GROUP_S)
             try:
                 await self._thread.check_group()
+                if not self._is_reading_stuck():
+                    await self._thread.stay_member()
+                out_since = await self._look_for_us(out_since)
             except ConsumerStoppedError:
                 return
             except KafkaError as error:
@@ -193,6 +234,37 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
             except Exception as error:
                 self.engine.crash(error)
                 return
+
+    def _is_reading_stuck(self) -> bool:
+        silent_s = self.loop.time() - self.last_poll
+        return bool(self.engine.wanted()) and silent_s > self.engine.config.max_poll_interval_s
+
+    async def _look_for_us(self, out_since: float | None) -> float | None:
+        """Return since when the group, though it answers, has given this worker no share.
+
+        Brokers that are away are waited for. Who is left out too long says so, is not well, and
+        in the end stops: whoever starts it again has a better chance than this process.
+        """
+        engine: Engine = self.engine
+        now: float = self.loop.time()
+        if engine.is_in_group or engine.is_stopped:
+            engine.out_of_group = None
+            return None
+        if out_since is None or not await self._thread.does_group_answer():
+            engine.out_of_group = None
+            return now
+        out_s, limit_s = now - out_since, engine.config.out_of_group_s
+        if out_s > limit_s:
+            said = (
+                f"out of group {engine.config.group} for {out_s:.0f} s, though it answers: restart "
+                "the worker"
+            )
+            if engine.out_of_group is None:
+                log.error("%s; it ends by itself after %.0f s", said, 2 * limit_s)
+            engine.out_of_group = said
+            if out_s > 2 * limit_s:
+                engine.crash(OutOfGroupError(said))
+        return out_since
 
     async def _drain_messages(self, fetcher: Any) -> None:
         """Read for as long as the fetcher runs."""

@@ -29,6 +29,7 @@ from aiokafka.errors import (
 
 from streams import metrics
 from streams.engine.cycle import Cycle, Lag
+from streams.engine.hanging import HangingTransactionError, HangingTransactions
 from streams.engine.outbox import Finish, Outbox
 from streams.engine.state import State
 from streams.engine.takeover import end_what_is_left_open, settle
@@ -82,6 +83,11 @@ class EngineConfig:
     session_timeout_s: float
     client_options: dict[str, Any]
     """Bootstrap servers and security, as aiokafka names them."""
+    max_poll_interval_s: float = 300.0
+    """A worker whose event loop or reading stands still for so long leaves the group."""
+    out_of_group_s: float = 90.0
+    """A worker that the group, while it answers, gives nothing for so long isn't well; after
+    twice that it ends. Longer than a rebalance, which may wait 60 s for a member."""
 
 
 class Engine:
@@ -105,6 +111,9 @@ class Engine:
         )
         self._reader = LogReader(config.client_options)
         self._written = frozenset(config.output_topics)
+        self._hanging = HangingTransactions(
+            self._reader, config.group, config.changelog, config.output_topics
+        )
         self._assigned: set[TP] = set()
         self._membership: Membership | None = None
         self._cycle: Cycle | None = None
@@ -118,7 +127,8 @@ class Engine:
         self._member_id = ""
         """Under which `states` were kept up."""
         self._last_failure = 0.0
-        self._orphaned: asyncio.TimerHandle | None = None
+        self.out_of_group: str | None = None
+        """Why this worker has nothing to do although the group is there; set by the consumer."""
 
     # -- what is to be done -----------------------------------------------------------------
 
@@ -145,6 +155,11 @@ class Engine:
     # -- how it is ------------------------------------------------------------------------------
 
     @property
+    def is_stopped(self) -> bool:
+        """Is it stopping, or has it?"""
+        return self._is_stopped
+
+    @property
     def assigned(self) -> set[TP]:
         """The partitions of the current assignment."""
         return self._assigned
@@ -157,6 +172,11 @@ class Engine:
     def is_ready(self) -> bool:
         """Are partitions assigned (or is it known that there are none for us) and restored?"""
         return self._membership is not None and (self._cycle is not None or not self._assigned)
+
+    @property
+    def is_in_group(self) -> bool:
+        """Has the group given this worker its share, which may be nothing?"""
+        return self._membership is not None
 
     def lags(self) -> dict[TP, Lag]:
         """Return how far each source partition is behind."""
@@ -191,7 +211,6 @@ class Engine:
 
     async def on_revoked(self) -> None:
         """Stop folding and finish the commit under way: the current generation still may."""
-        self._cancel_orphaned()
         self._membership = None
         await self._stop_takeover()
         await self._end_cycle()
@@ -203,7 +222,6 @@ class Engine:
         """Take partitions over, in the background."""
         if self._is_stopped:
             return
-        self._cancel_orphaned()
         self._assigned = assigned
         self._membership = membership
         metrics.REBALANCES.inc()
@@ -224,18 +242,24 @@ class Engine:
         """
         try:
             await self._connect()
-        except (KafkaError, TimeoutError, OSError) as error:
+        except (KafkaError, TimeoutError, OSError, HangingTransactionError) as error:
             log.debug("not connected yet: %r", error)
 
     async def _connect(self) -> None:
-        await self._producer.open()
+        """Connect; open a transactional producer only where all partitions can be written and
+        nothing hangs of what its predecessor wrote."""
+        topics = [*self.topics(), self.config.changelog, *self.config.output_topics]
+        await self._reader.open(topics)
+        await self._producer.end()
+        if not self._producer.is_open:
+            await self._reader.check_leaders(topics)
+            await self._hanging.mend(self._producer.transactional_id)
+            await self._producer.open()
         await self._producer.learn(list(self.config.output_topics))
-        await self._reader.open([*self.topics(), self.config.changelog])
 
     async def stop(self) -> None:
         """Finish what is begun, commit it, let go."""
         self._is_stopped = True
-        self._cancel_orphaned()
         await self._stop_takeover()
         if self._cycle is not None and not self._is_broken:
             await self._cycle.commit_rest(_FINISH_COMMIT_S)
@@ -295,7 +319,11 @@ class Engine:
             tp: self.outboxes[tp.topic] for tp in self._assigned if tp.topic in self.outboxes
         }
         positions = await settle(
-            self._producer, self._reader, self.config.group, [*sources, *outboxes]
+            self._producer,
+            self._reader,
+            self._hanging,
+            self.config.group,
+            [*sources, *outboxes],
         )
         states = {
             partition: self.states.get(partition) or State(partition)
@@ -307,10 +335,12 @@ class Engine:
             end_what_is_left_open(
                 self._producer,
                 self._reader,
+                self._hanging,
                 [*changelogs, *(tp for tp in self._assigned if tp.topic in self._written)],
                 positions.owners,
             )
         )
+        self._tidying.add_done_callback(self._crash_of)
         restored = await self._reader.restore(
             changelogs, await self._reader.ends(changelogs), on_progress
         )
@@ -393,6 +423,12 @@ class Engine:
             self._is_broken = True
             self.crash(error)
 
+    def _crash_of(self, task: asyncio.Task[None]) -> None:
+        """A task's exception would be seen by nobody."""
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, Exception):
+            self.crash(error)
+
     async def _stop_takeover(self) -> None:
         for task in (self._taking_over, self._tidying):
             if task is not None and not task.done():
@@ -447,9 +483,6 @@ class Engine:
         pause_s = _RECOVER_AGAIN_S if is_again else 0.0
         if isinstance(error, _FENCED):
             self._membership = None
-            self._orphaned = asyncio.get_running_loop().call_later(
-                self.config.session_timeout_s + 30.0, self._on_orphaned
-            )
         self._taking_over = asyncio.create_task(self._recover(pause_s))
 
     async def _recover(self, pause_s: float) -> None:
@@ -462,14 +495,6 @@ class Engine:
         await asyncio.sleep(pause_s)
         if self._membership is not None:
             await self._take_over()
-
-    def _on_orphaned(self) -> None:
-        self.crash(RuntimeError("the group went on without this worker and gave it nothing again"))
-
-    def _cancel_orphaned(self) -> None:
-        if self._orphaned is not None:
-            self._orphaned.cancel()
-            self._orphaned = None
 
 
 def _last_function(error: BaseException | None) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from aiokafka.errors import KafkaError
 
+from streams.engine.hanging import HangingTransactions
 from streams.engine.types import TP
 from streams.kafka.log_reader import LogReader
 from streams.kafka.producer import TransactionalProducer
@@ -43,13 +44,18 @@ class Positions:
 
 
 async def settle(
-    producer: TransactionalProducer, reader: LogReader, group: str, tps: list[TP]
+    producer: TransactionalProducer,
+    reader: LogReader,
+    hanging: HangingTransactions,
+    group: str,
+    tps: list[TP],
 ) -> Positions:
     """Return where to read each partition from, once nobody is about to change it.
 
-    Raises OffsetOutOfRangeError where a committed offset isn't in the log.
+    Raises OffsetOutOfRangeError where a committed offset isn't in the log, and
+    HangingTransactionError where what a transaction left can't be ended.
     """
-    found = await _stable_offsets(producer, group, tps)
+    found = await _stable_offsets(producer, hanging, group, tps)
     committed = {tp: found[tp].offset for tp in tps}
     beginnings, ends = await reader.beginnings(tps), await reader.ends(tps)
     start = {}
@@ -84,6 +90,7 @@ async def settle(
 async def end_what_is_left_open(
     producer: TransactionalProducer,
     reader: LogReader,
+    hanging: HangingTransactions,
     tps: list[TP],
     owners: dict[int, set[str]],
 ) -> None:
@@ -91,7 +98,8 @@ async def end_what_is_left_open(
 
     An owner that died before it sent its offsets leaves nothing that `settle` would see, but
     nobody can read past what it wrote until its transaction times out: 10 s and more. Best
-    effort, and may be cancelled: without it everything is right and slower.
+    effort, and may be cancelled: without it everything is right and slower, unless a transaction
+    hangs. Raises HangingTransactionError where one does and can't be ended.
     """
     try:
         ends, before = await reader.ends(tps), await reader.stable_ends(tps)
@@ -102,6 +110,8 @@ async def end_what_is_left_open(
             pending = [tp for tp in pending if stable[tp] < ends[tp]]
             # Where it moves, live workers write.
             stuck = {tp.partition for tp in pending if stable[tp] == before[tp]}
+            if stuck:
+                await hanging.mend()  # before who left it is fenced: that hides how it ended
             for owner in set().union(*(owners.get(number, set()) for number in stuck)) - ended:
                 log.info("ending what %s left open", owner)
                 await producer.end_transaction_of(owner)
@@ -112,7 +122,7 @@ async def end_what_is_left_open(
 
 
 async def _stable_offsets(
-    producer: TransactionalProducer, group: str, tps: list[TP]
+    producer: TransactionalProducer, hanging: HangingTransactions, group: str, tps: list[TP]
 ) -> dict[TP, CommittedOffset]:
     loop = asyncio.get_running_loop()
     began = loop.time()
@@ -127,6 +137,9 @@ async def _stable_offsets(
             break
         await asyncio.sleep(_ASK_AGAIN_S)
         if loop.time() - began > _PATIENCE_S:
+            began = loop.time()
+            if await hanging.mend():  # before who left it is fenced: that hides how it ended
+                continue
             # Transactions of the dead would be pending until they time out: 10 s and more.
             last = _owners(await producer.committed_offsets(group, tps, require_stable=False))
             numbers = {tp.partition for tp in waiting}

@@ -4,11 +4,14 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.client import AIOKafkaClient
+from aiokafka.errors import KafkaConnectionError
 
 from streams import metrics
 from streams.engine.state import State
 from streams.engine.types import TP
 from streams.kafka.producer import learn, within
+from streams.kafka.transactions import OFFSETS_TOPIC, check_leaders
 
 _STOP_S = 3.0
 
@@ -34,7 +37,7 @@ class LogReader:
             self._ends = await self._connect("read_uncommitted")
         if self._records is None:
             self._records = await self._connect("read_committed")
-        await learn(self._ends._client, topics)
+        await learn(self._ends._client, [*topics, OFFSETS_TOPIC])
 
     async def close(self) -> None:
         """Disconnect."""
@@ -43,6 +46,24 @@ class LogReader:
         for consumer in consumers:
             if consumer is not None:
                 await within(_STOP_S, consumer.stop())
+
+    @property
+    def client(self) -> AIOKafkaClient:
+        """The connections, for questions that no consumer asks. It knows the opened topics."""
+        return self._open(self._ends)._client
+
+    async def check_leaders(self, topics: Iterable[str]) -> None:
+        """Raise KafkaError unless all partitions of topics have leaders now."""
+        if not await self.client.force_metadata_update():
+            raise KafkaConnectionError("no broker says where the partitions are")
+        check_leaders(self.client, topics)
+
+    async def offsets_at(self, tps: Iterable[TP], timestamp: int) -> dict[TP, int]:
+        """Return the first offsets from a time on (ms since the epoch), where there are any."""
+        found = await self._open(self._ends).offsets_for_times(
+            dict.fromkeys(_theirs(tps), timestamp)
+        )
+        return {TP(*tp): at.offset for tp, at in found.items() if at is not None}
 
     async def ends(self, tps: Iterable[TP]) -> dict[TP, int]:
         """Return the logs' ends, pending transactions included."""

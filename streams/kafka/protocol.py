@@ -1,23 +1,28 @@
-"""Two Kafka requests in versions that aiokafka 0.14 doesn't speak, and who answers them.
+"""Kafka requests, or versions of them, that aiokafka 0.14 doesn't speak, and who answers them.
 
 TxnOffsetCommit v3 carries the consumer group's generation: a worker that lost its partitions
 can't commit (KIP-447). OffsetFetch v7 can insist on stable offsets: a dead owner's pending
-commit is waited for, not overlooked.
+commit is waited for, not overlooked. IncrementalAlterConfigs leaves the settings that it doesn't
+name; Metadata v10 tells the ids by which a topic that was made anew is known.
 Fields: the Kafka protocol guide (kafka.apache.org/protocol).
 """
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from aiokafka.errors import IllegalGenerationError, for_code
 from aiokafka.protocol.api import Request, RequestStruct, Response
 from aiokafka.protocol.types import (
+    Array,
     Boolean,
     CompactArray,
     CompactString,
+    Int8,
     Int16,
     Int32,
     Int64,
     Schema,
+    String,
     TaggedFields,
 )
 
@@ -197,6 +202,65 @@ class OffsetFetch(Request[_OffsetFetchStruct]):  # type: ignore[misc]
 
     def build(self, request_struct_class: type[Any]) -> Any:
         return request_struct_class(*self._fields)
+
+
+class _AlterConfigsResponse(Response):  # type: ignore[misc]
+    API_KEY = 44
+    API_VERSION = 0
+    SCHEMA = Schema(
+        ("throttle_time_ms", Int32),
+        (
+            "resources",
+            Array(
+                ("error_code", Int16),
+                ("error_message", String("utf-8")),
+                ("resource_type", Int8),
+                ("resource_name", String("utf-8")),
+            ),
+        ),
+    )
+
+
+class _AlterConfigsStruct(RequestStruct):  # type: ignore[misc]
+    API_KEY = 44
+    API_VERSION = 0
+    RESPONSE_TYPE = _AlterConfigsResponse
+    SCHEMA = Schema(
+        (
+            "resources",
+            Array(
+                ("resource_type", Int8),
+                ("resource_name", String("utf-8")),
+                (
+                    "configs",
+                    Array(
+                        ("name", String("utf-8")),
+                        ("operation", Int8),
+                        ("value", String("utf-8")),
+                    ),
+                ),
+            ),
+        ),
+        ("validate_only", Boolean),
+    )
+
+
+_TOPIC, _SET = 2, 0
+
+
+class AlterTopicConfigs(Request[_AlterConfigsStruct]):  # type: ignore[misc]
+    """Set the named settings of topics, each a mapping; the others stay as they are."""
+
+    API_KEY = 44
+
+    def __init__(self, configs: Mapping[str, Mapping[str, str]]) -> None:
+        self._resources = [
+            (_TOPIC, topic, [(name, _SET, value) for name, value in settings.items()])
+            for topic, settings in configs.items()
+        ]
+
+    def build(self, request_struct_class: type[Any]) -> Any:
+        return request_struct_class(self._resources, False)
 
 
 _UNSTABLE_OFFSET_COMMIT = 88

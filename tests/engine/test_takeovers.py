@@ -21,6 +21,7 @@ from streams.kafka.fetching import _FetchResult
 from streams.kafka.log_reader import ChangelogCutError, LogReader
 from streams.kafka.producer import TransactionalProducer
 from streams.kafka.protocol import Membership, TxnOffsetCommit
+from streams.kafka.transactions import OFFSETS_TOPIC
 from tests.installation import Installation
 
 CALLS = TP("calls", 0)
@@ -282,7 +283,7 @@ async def test_where_partitions_are_is_asked_for_all_topics_at_once(
         await reader.close()
     # More than once where a new topic has no leader yet, but not for one topic after the other.
     assert asked
-    assert all(asked_for == set(topics) for asked_for in asked)
+    assert all(asked_for == {*topics, OFFSETS_TOPIC} for asked_for in asked)
 
 
 async def test_a_tick_that_waits_for_a_marker_is_folded_when_the_marker_was_read() -> None:
