@@ -15,6 +15,7 @@ from streams.times import HOUR
 from tables import balances, customers, texts
 from tables.accounts import tally_of
 from tables.balances import Balance
+from tables.clocks import latest_tick
 from tables.customers import Customer
 from tables.store import CUSTOMERS, TALLIES
 from tables.tallies import Tally
@@ -105,7 +106,9 @@ def on_fall(
     """Tell that a balance fell below the customer's threshold, unless that day's was told."""
     _index(state, rules).note_low(key)
     customer = state.peek(CUSTOMERS, key)
-    if customer is None or not balances.tell(balance, rules.local_day(at)):
+    if customer is None or not balances.tell(
+        balance, rules.local_day(at), rules.local_day(latest_tick(state))
+    ):
         return []
     return texts.low_balance(key.decode(), customer, balance.latest or 0, at, rules.zone)
 
@@ -122,7 +125,7 @@ def on_tick(state: State, rules: Rules, tick: int) -> Iterator[list[Notification
             index.low.discard(key)
         elif day not in tally.balance.told_days:
             balance = tally_of(state, key).balance
-            balances.tell(balance, day)
+            balances.tell(balance, day, day)
             yield texts.low_balance(key.decode(), customer, balance.latest or 0, tick, rules.zone)
     for key in index.take_expiring(tick):
         customer = state.peek(CUSTOMERS, key)

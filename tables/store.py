@@ -8,7 +8,7 @@ from msgspec import Struct
 from streams.engine.state import Table
 from tables.batches import Batch, Page, Parked
 from tables.customers import Customer
-from tables.lines import LineRun
+from tables.lines import LineAccounts, LineRun
 from tables.recharges import Recharges
 from tables.tallies import Tally
 
@@ -20,6 +20,8 @@ class Clock(Struct, array_like=True):
     """The latest tick, as an instant."""
     accounts_offset: int = -1
     """Of the last record of `accounts` that was folded."""
+    is_checked: bool = False
+    """Was the tick held against its record's timestamp? 0.1.0 didn't."""
 
 
 class Announced(Struct, array_like=True):
@@ -34,6 +36,8 @@ BATCHES = Table(b"b", Batch)  # account_id, instant (8 bytes); those that aren't
 PARKED = Table(b"o", Parked)  # account_id
 PAGES = Table(b"p", Page)  # account_id, instant (8 bytes), page (8 bytes)
 LINES = Table(b"l", LineRun)  # line_id
+LINE_ACCOUNTS = Table(b"m", LineAccounts)  # line_id, page (4 bytes)
 RECHARGES = Table(b"r", Recharges)  # account_id
+MORE_RECHARGES = Table(b"h", Recharges)  # account_id, first byte of the hashes
 ANNOUNCED = Table(b"n", Announced)  # announcement_id
 CLOCKS = Table(b"t", Clock)  # nothing: one a partition
