@@ -19,6 +19,7 @@ from typer.exceptions import TyperException
 
 import app.environment  # noqa: F401 (before all that reads the environment)
 from app.commands.deliveries import deliveries
+from app.commands.dlq import dlq
 from app.commands.explain import explain
 from app.commands.lag import lag
 from app.commands.state import state
@@ -42,6 +43,7 @@ program.command("lag", short_help="Who reads what, and how far behind.")(lag)
 program.command("deliveries", short_help="What became of notifications, newest first.")(deliveries)
 program.add_typer(state, name="state")
 program.add_typer(explain, name="explain")
+program.add_typer(dlq, name="dlq")
 
 _is_verbose = False
 

@@ -169,6 +169,11 @@ class Topics:
         """All state of a partition, one record for each changed key, compacted."""
         return f"{self.group}-state-changelog"
 
+    @property
+    def handled_letters(self) -> str:
+        """Which dead letters operators have dealt with, and how; compacted."""
+        return f"{self.group}-handled-letters"
+
     def contract(self) -> list[Topic]:
         """The topics that other systems see."""
         return [
@@ -191,9 +196,11 @@ class Topics:
             self.sms_outbox,
             self.sms_bulk_outbox,
             self.changelog,
+            self.handled_letters,
         )
+        compacted = (self.changelog, self.handled_letters)
         return [
-            Topic(name, self.partitions, name == self.changelog, _LONGEST_OF_OURS, True)
+            Topic(name, self.partitions, name in compacted, _LONGEST_OF_OURS, True)
             for name in names
         ]
 
@@ -205,7 +212,7 @@ class Topics:
         """The topics that a worker's transactions write to, apart from the changelog."""
         return (
             *(self.name(topic) for topic in _WRITTEN),
-            *(topic.name for topic in self.internal() if topic.name != self.changelog),
+            *(topic.name for topic in self.internal() if not topic.compacted),
         )
 
     def co_partitioned(self) -> list[str]:
