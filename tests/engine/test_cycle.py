@@ -71,6 +71,8 @@ class Engine:
             positions=dict.fromkeys(tps, 0),
             read_first={},
             is_read_up=lambda tp, offset: tp.topic != unread,
+            read_to=lambda tp: None,
+            topic_ids={one.topic: b"id" for one in sources},
             changelog="changelog",
             producer=self.producer,  # type: ignore[arg-type]
             membership=Membership("g", 1, "m"),
