@@ -8,7 +8,7 @@ from msgspec import Struct
 from streams.engine.state import Table
 from tables.batches import Batch, Page, Parked
 from tables.customers import Customer
-from tables.lines import LineRun
+from tables.lines import LineAccounts, LineRun
 from tables.recharges import Recharges
 from tables.tallies import Tally
 
@@ -23,6 +23,8 @@ class Clock(Struct, array_like=True):
     accounts_base: int = 0
     """What is added to an offset of `accounts`, so that it only grows, also where the topic is read
     again or was made anew: who came before an announcement is known by it."""
+    is_checked: bool = False
+    """Was the tick held against its record's timestamp? 0.1.0 didn't."""
 
 
 class Announced(Struct, array_like=True):
@@ -37,6 +39,8 @@ BATCHES = Table(b"b", Batch)  # account_id, instant (8 bytes); those that aren't
 PARKED = Table(b"o", Parked)  # account_id
 PAGES = Table(b"p", Page)  # account_id, instant (8 bytes), page (8 bytes)
 LINES = Table(b"l", LineRun)  # line_id
+LINE_ACCOUNTS = Table(b"m", LineAccounts)  # line_id, page (4 bytes)
 RECHARGES = Table(b"r", Recharges)  # account_id
+MORE_RECHARGES = Table(b"h", Recharges)  # account_id, first byte of the hashes
 ANNOUNCED = Table(b"n", Announced)  # announcement_id
 CLOCKS = Table(b"t", Clock)  # nothing: one a partition
