@@ -79,6 +79,15 @@ async def test_a_token_is_renewed_by_one_of_them_in_its_last_five_minutes(redis:
     assert time.monotonic() - began < 0.9
     await until(workers, "token-2", endpoint)
     assert endpoint.requests == [False, False]
+    await end(*workers)
+
+
+async def end(*workers: Tokens) -> None:
+    """End what is still asked for in the background, before Redis is closed."""
+    renewals = [worker.renewal for worker in workers if worker.renewal is not None]
+    for renewal in renewals:
+        renewal.cancel()
+    await asyncio.gather(*renewals, return_exceptions=True)
 
 
 async def until(workers: list[Tokens], token: str, endpoint: TokenEndpoint) -> None:
@@ -204,6 +213,7 @@ async def test_a_renewal_that_hangs_holds_nobody_up_while_the_token_lives(redis:
             await asyncio.sleep(0.01)
     assert {await worker.get() for _ in range(1000)} == {"token-1"}
     assert endpoint.requests == [False, False]
+    await end(worker)
 
 
 @pytest.mark.parametrize("failure", [{"errcode": -1, "errmsg": "busy"}, {"errcode": 45011}])
