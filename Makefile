@@ -5,9 +5,11 @@ PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 py
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
+COMPILE := $(VENV)/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-emit-find-links --no-header pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test test-browser check format test-faults test-sending fuzz bench lock clean
+.PHONY: help setup run demo test test-browser check format test-faults test-sending fuzz bench describe lock clean
 
 help: ## Show this
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -45,9 +47,13 @@ test-faults: setup ## Crash, freeze and cut off workers and brokers for a while 
 bench: setup ## Measure this worker beside its peers on one prefilled topic
 	@$(BIN)/python -m tests.bench $(ARGS)
 
-lock: setup ## Pin the newest versions that pyproject.toml allows
+describe: setup ## Write docs/asyncapi.json and docs/schemas from the records
+	@$(BIN)/python -m app.describe docs
+
+lock: setup ## Pin the newest versions that pyproject.toml allows; the image holds no tools
 	@$(PYTHON) -m venv $(VENV)/lock && $(VENV)/lock/bin/pip install --quiet uv
-	@$(VENV)/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --extra dev --no-emit-index-url --no-emit-find-links --no-header --upgrade pyproject.toml --output-file requirements.lock
+	@$(COMPILE) --extra dev --upgrade --output-file requirements.lock
+	@$(COMPILE) --constraint requirements.lock --output-file image.lock
 
 clean: ## Remove what was installed and cached here
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

@@ -63,24 +63,24 @@ class AccountsAgent:
                 at,
                 rules.zone,
             )
-            tell(polled, self._topics, arrived, polled.tp.partition)
+            tell(polled, self._topics, arrived, polled.tp.partition, cause=record.offset)
             known_balance = tally_of(state, key).balance
             threshold = None if customer is None else customer.threshold
             if balances.fold(known_balance, balance, threshold):
                 low = reminders.on_fall(state, rules, key, known_balance, at)
-                tell(polled, self._topics, low, polled.tp.partition)
+                tell(polled, self._topics, low, polled.tp.partition, cause=record.offset)
 
     def fold_ticks(self, polled: Chunk) -> None:
         """Let time pass: remind, and forget what is over."""
         state = polled.state
-        for _, tick in readable(polled, self._topics, decode_tick):
+        for record, tick in readable(polled, self._topics, decode_tick):
             clock = state.get(CLOCKS, b"") or Clock()
             if tick < clock.tick:
                 continue
             passed, clock.tick = tick - clock.tick, tick
             state.put(CLOCKS, b"", clock)
             due = reminders.on_tick(state, self._rules, tick)
-            tell(polled, self._topics, due, polled.tp.partition)
+            tell(polled, self._topics, due, polled.tp.partition, cause=record.offset)
             _sweep(state, self._rules, tick, passed)
 
 

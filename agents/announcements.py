@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Struct
 
 from agents.rules import Rules
-from agents.telling import readable, tell
+from agents.telling import cause_of, readable, tell
 from streams.decoding import decode_announcement
 from streams.engine.state import State
 from streams.engine.types import Chunk, Output
@@ -32,6 +32,8 @@ class _FanOut(Struct, array_like=True):
     """The last account that was told, None: it begins."""
     until: int = -1
     """Accounts whose record came after this offset of `accounts` came too late."""
+    cause: str = ""
+    """The announcement's record, as commands name it."""
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -49,7 +51,8 @@ class AnnouncementsAgent:
         """Copy what is for everyone into every partition."""
         for record, announcement in readable(polled, self._topics, decode_announcement):
             if announcement.is_for_everyone:
-                copy = _encode(_FanOut(announcement))
+                cause = cause_of(polled.tp, record.offset)
+                copy = _encode(_FanOut(announcement, cause=cause))
                 for partition in range(self._topics.partitions):
                     polled.emit(Output(self._topics.fan_outs, partition, record.key, copy))
 
@@ -88,8 +91,15 @@ class AnnouncementsAgent:
                 commands = texts.announcement(
                     key.decode(), customer, said, published, self._rules.zone
                 )
-                tell(polled, self._topics, commands, polled.tp.partition, is_urgent=False)
-        return None if is_last else _FanOut(said, portion[-1], until)
+                tell(
+                    polled,
+                    self._topics,
+                    commands,
+                    polled.tp.partition,
+                    cause=fan_out.cause,
+                    is_urgent=False,
+                )
+        return None if is_last else _FanOut(said, portion[-1], until, fan_out.cause)
 
 
 def _next_accounts(state: State, fan_out: str, after: bytes | None) -> tuple[list[bytes], bool]:

@@ -5,6 +5,9 @@ emits what they say; what it keeps by hand (the poll's tallies by key, a segment
 it keeps for speed.
 """
 
+from collections import defaultdict
+from itertools import islice
+
 import msgspec
 
 from agents import reminders
@@ -40,16 +43,19 @@ class CallsAgent:
         """Fold one poll of one partition."""
         state, rules, topics, parsed = polled.state, self._rules, self._topics, self._parsed
         length, window, retention = rules.run_length, rules.run_window, rules.batch_retention
-        here, clock, fen = polled.tp.partition, latest_tick(state), parsed.fen
+        here, clock = polled.tp.partition, latest_tick(state)
         keys = dict.fromkeys(record.key for record in polled.records if record.key is not None)
         known = state.get_many(TALLIES, keys)
         tallies: dict[bytes, Tally | None] = dict(zip(keys, known, strict=True))
         line_calls: dict[str, list[LineCall | None]] = {}
+        failed_at: defaultdict[str, list[int]] = defaultdict(list)
 
         def on_invalid(record: Record, reason: str) -> None:
             bury(polled, topics, record, reason)
 
-        for record, key, call, submitted, ended in valid_calls(polled.records, parsed, on_invalid):
+        for record, key, call, submitted, ended, balance in valid_calls(
+            polled.records, parsed, on_invalid
+        ):
             tally = tallies[key]
             if tally is None:
                 tally = tallies[key] = Tally()
@@ -74,7 +80,7 @@ class CallsAgent:
                 on_complete(state, key, submitted, batch)
                 customer = state.peek(CUSTOMERS, key)
                 done = texts.batch_completed(call, customer, submitted, ended, rules.zone)
-                tell(polled, topics, done, here)
+                tell(polled, topics, done, here, cause=record.offset)
 
             result, run = call.result, tally.run
             if result != "F":
@@ -90,13 +96,11 @@ class CallsAgent:
                     alert = texts.unreachable_run(
                         call.account_id, customer, reached, ended, rules.zone
                     )
-                    tell(polled, topics, alert, here)
+                    tell(polled, topics, alert, here, cause=record.offset)
 
-            if call.balance is not None and balances.fold(
-                tally.balance, fen[call.balance], tally.threshold
-            ):
+            if balance is not None and balances.fold(tally.balance, balance, tally.threshold):
                 low = reminders.on_fall(state, rules, key, tally.balance, ended)
-                tell(polled, topics, low, here)
+                tell(polled, topics, low, here, cause=record.offset)
 
             calls = line_calls.get(call.line_id)
             if calls is None:
@@ -104,17 +108,21 @@ class CallsAgent:
             if result == "W":
                 chosen = chosen_channels(state.peek(CUSTOMERS, key), "line_error_run")
                 calls.append((call.call_id, call.account_id, ended, chosen))
+                failed_at[call.line_id].append(record.offset)
                 continue
             if not calls or calls[-1] is not None:
                 calls.append(None)
             if result != "F" and result in tally.intent_classes:
                 customer = state.peek(CUSTOMERS, key)
                 found = texts.interested_customer(call, customer, ended, rules.zone)
-                tell(polled, topics, found, here)
+                tell(polled, topics, found, here, cause=record.offset)
 
         for line_id, calls in line_calls.items():
+            offsets = iter(failed_at.get(line_id, ()))
             for begin in range(0, len(calls), _MOST_IN_SEGMENT):
-                segment = _encode_segment((line_id, calls[begin : begin + _MOST_IN_SEGMENT]))
+                some = calls[begin : begin + _MOST_IN_SEGMENT]
+                theirs = list(islice(offsets, len(some) - some.count(None)))
+                segment = _encode_segment((line_id, some, here, theirs))
                 polled.emit(Output(topics.line_segments, None, line_id.encode(), segment))
 
 

@@ -87,6 +87,13 @@ class Entry(Struct, omit_defaults=True):
     """Instant of the next attempt."""
     deliveries: list[Delivery] | None = None
     """How it ended; None: it hasn't."""
+    replaces: str | None = None
+    """Coordinates of the record that was given up before this one was sent again."""
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether it was given up."""
+        return self.deliveries is not None and self.deliveries[-1].status == "failed"
 
 
 class Ledger(Protocol):
@@ -98,7 +105,8 @@ class Ledger(Protocol):
     async def write(self, notification_id: str, entry: Entry) -> Entry | None:
         """Remember an unfinished notification.
 
-        Writes nothing where another record's entry or a finished one stands, and returns that.
+        Writes nothing where another record's entry or a finished one stands, and returns that;
+        the entry that this one `replaces` is no hindrance.
         """
 
     async def finish(self, notification_id: str, entry: Entry) -> None:

@@ -1,12 +1,31 @@
-"""Where what nobody can use goes: byte for byte, with where it came from and why."""
+"""Where what nobody can use goes: byte for byte, with where it came from and why.
 
+A letter's headers are the record's own and then a block of ours; whoever reads a letter takes it
+apart with `own_headers` and `attempts_of`.
+"""
+
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
 from streams import metrics
 from streams.engine.types import Output
 
+ATTEMPTS = "dialwatch.attempts"
+"""How often a record was a dead letter: of a letter with this time, of one sent again so far."""
+_OURS = frozenset(
+    {
+        "dialwatch.topic",
+        "dialwatch.partition",
+        "dialwatch.offset",
+        "dialwatch.reason",
+        "dialwatch.at",
+        "dialwatch.truncated",
+        ATTEMPTS,
+    }
+)
 # A reason may repeat what the record says: a megabyte of it would not fit beside the record.
 _LONGEST_REASON = 300
+_LONGEST_NUMBER = 9
 
 
 def dead_letter(
@@ -18,24 +37,52 @@ def dead_letter(
     key: bytes | None,
     value: bytes | None,
     reason: str,
+    headers: Iterable[tuple[str, bytes]] = (),
 ) -> Output:
-    """Return the record for the `dead_letters` topic. `reason`: one line that names the field."""
+    """Return the record for the `dead_letters` topic. `reason`: one line that names the field;
+    `headers`: the record's."""
     metrics.DEAD_LETTERS.labels(topic, reason.partition(":")[0].partition("[")[0][:40]).inc()
     said = " ".join(reason.split())
     if len(said) > _LONGEST_REASON:
         said = f"{said[: _LONGEST_REASON - 1]}…"
-    headers = {
+    came = list(headers)
+    ours = {
         "dialwatch.topic": topic,
         "dialwatch.partition": str(partition),
         "dialwatch.offset": str(offset),
         "dialwatch.reason": said,
         "dialwatch.at": datetime.now(UTC).isoformat(timespec="milliseconds"),
     }
+    before = attempts_of(came[-1:])
+    if before:
+        ours[ATTEMPTS] = str(before + 1)
+        came.pop()
     return Output(
         dead_letters,
         None,
         key,
         value,
-        # A reason may repeat half a surrogate pair.
-        [(name, text.encode(errors="backslashreplace")) for name, text in headers.items()],
+        [
+            *came,
+            # A reason may repeat half a surrogate pair.
+            *((name, text.encode(errors="backslashreplace")) for name, text in ours.items()),
+        ],
     )
+
+
+def own_headers(headers: Sequence[tuple[str, bytes]]) -> list[tuple[str, bytes]]:
+    """Return the headers of a letter's record, without the block of ours at the letter's end.
+
+    Somebody's own header may have a name of ours: it stands before the block, and stays.
+    """
+    end, seen = len(headers), set()
+    while end and headers[end - 1][0] in _OURS and headers[end - 1][0] not in seen:
+        end -= 1
+        seen.add(headers[end][0])
+    return list(headers[:end])
+
+
+def attempts_of(headers: Iterable[tuple[str, bytes]]) -> int:
+    """Return how often a record was a dead letter, as its headers say; 0: they don't."""
+    said = dict(headers).get(ATTEMPTS, b"")
+    return int(said) if said.isdigit() and len(said) <= _LONGEST_NUMBER else 0

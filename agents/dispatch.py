@@ -14,6 +14,9 @@ from streams.engine.types import Chunk, Output, Record
 from streams.records import Delivery, InboxMessage, Notification, encode
 from streams.topics import Topics
 
+COORDINATES = ("dialwatch.topic", "dialwatch.partition", "dialwatch.offset")
+"""The last headers of a command in an outbox: where it stood in `notifications`."""
+
 
 class DispatchAgent:
     """Folds `notifications`."""
@@ -34,7 +37,7 @@ class DispatchAgent:
                         polled.tp.partition,
                         record.key,
                         record.value,
-                        _coordinates(polled, record),
+                        _with_coordinates(polled, record),
                     )
                 )
                 polled.hurry()
@@ -72,10 +75,8 @@ class DispatchAgent:
         metrics.DELIVERIES.labels("inbox", "sent", "").inc()
 
 
-def _coordinates(polled: Chunk, record: Record) -> list[tuple[str, bytes]]:
-    """Return where a command stood, for the dead letter it may become."""
-    return [
-        ("dialwatch.topic", polled.tp.topic.encode()),
-        ("dialwatch.partition", str(polled.tp.partition).encode()),
-        ("dialwatch.offset", str(record.offset).encode()),
-    ]
+def _with_coordinates(polled: Chunk, record: Record) -> list[tuple[str, bytes]]:
+    """Return a command's headers and where it stood, for the dead letter it may become."""
+    where = (polled.tp.topic, polled.tp.partition, record.offset)
+    ours = [(name, str(said).encode()) for name, said in zip(COORDINATES, where, strict=True)]
+    return [*record.headers, *ours]

@@ -4,8 +4,8 @@ import msgspec
 
 from agents.calls import latest_tick
 from agents.rules import Rules
-from agents.telling import tell
-from streams.engine.types import Chunk
+from agents.telling import cause_of, tell
+from streams.engine.types import TP, Chunk
 from streams.topics import Topics
 from tables import lines, runs, texts
 from tables.lines import LineRun, LineSegment
@@ -38,6 +38,11 @@ class LinesAgent:
                 line.run.count = 0
             line.run.tick = clock
             for reached in lines.fold(line, segment, length=length, window=window):
+                cause = (
+                    ""
+                    if reached.offset is None
+                    else cause_of(TP(self._topics.calls, segment.partition), reached.offset)
+                )
                 for account_id, chosen in reached.accounts.items():
                     alert = texts.line_error_run(
                         account_id,
@@ -47,4 +52,4 @@ class LinesAgent:
                         reached.ended,
                         rules.zone,
                     )
-                    tell(polled, self._topics, alert, None)
+                    tell(polled, self._topics, alert, None, cause=cause)

@@ -16,7 +16,8 @@ from datetime import tzinfo
 from agents.admission import Admission
 from agents.channel import Ledger, SendingChannel
 from agents.clock import Clock, wall_clock
-from agents.dead_letters import dead_letter
+from agents.dead_letters import attempts_of, dead_letter
+from agents.dispatch import COORDINATES
 from agents.holds import HoldView
 from agents.outcomes import Refused
 from agents.patience import Patience
@@ -214,7 +215,14 @@ class SendAgent:
                     def on_recipient(recipient: str) -> None:
                         self._move(partition, lane, recipient)
 
-                    lane.job = Job(command, record.key, coordinates, taken_at, on_recipient)
+                    lane.job = Job(
+                        command,
+                        record.key,
+                        coordinates,
+                        taken_at,
+                        on_recipient,
+                        is_again=attempts_of(record.headers) > 0,
+                    )
                     outputs = self._outputs(partition, record, await self._settle(lane.job))
                     is_revoked = lane.job.is_revoked
                     lane.job = None
@@ -266,6 +274,7 @@ class SendAgent:
             key=record.key,
             value=record.value,
             reason=reason,
+            headers=_own_headers(record.headers),
         )
 
     def _move(self, partition: int, lane: _Lane, recipient: str) -> None:
@@ -287,3 +296,9 @@ def _reason(delivery: Delivery) -> str:
     if delivery.status == "failed":
         return str(delivery.error_code or "given up")
     return ""
+
+
+def _own_headers(headers: Sequence[tuple[str, bytes]]) -> Sequence[tuple[str, bytes]]:
+    """Return a command's headers without what dispatch wrote behind them."""
+    last = tuple(name for name, _ in headers[-len(COORDINATES) :])
+    return headers[: -len(COORDINATES)] if last == COORDINATES else headers

@@ -56,6 +56,8 @@ class Job:
     """When it came, by the event loop's clock."""
     on_recipient: Callable[[str], None] = lambda _: None
     """Told whom it goes to, as soon as that is known."""
+    is_again: bool = False
+    """It was given up before, and an operator sends it again."""
     entry: Entry = field(init=False)
     is_sending: bool = False
     """The provider may have it any moment: worth waiting for."""
@@ -110,11 +112,14 @@ class Settler:
         known = await self._ask(lambda: self._ledger.read(notification_id))
         if known is not None:
             if known.coordinates != job.coordinates:
-                return None
-            if known.deliveries is not None:
+                if not (job.is_again and known.has_failed):
+                    return None
+                job.entry.replaces = known.coordinates
+            elif known.deliveries is not None:
                 # Its commit was lost, not its outcome.
                 return known.deliveries
-            job.entry = known
+            else:
+                job.entry = known
         end = await self._try_until_end(job)
         if isinstance(end, Entry):
             return end.deliveries if end.coordinates == job.coordinates else None

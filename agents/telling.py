@@ -6,11 +6,20 @@ from typing import TypeVar
 from agents.dead_letters import dead_letter
 from streams import metrics
 from streams.decoding import InvalidRecordError
-from streams.engine.types import Chunk, Output, Record
+from streams.engine.types import TP, Chunk, Output, Record
 from streams.records import Notification, encode
 from streams.topics import Topics
 
 R = TypeVar("R")
+
+
+CAUSE = "dialwatch.cause"
+"""The header that names the record which a command comes of: `call-records/3/1234`."""
+
+
+def cause_of(tp: TP, offset: int) -> str:
+    """Return the name of a record, as the header gives it."""
+    return f"{tp.topic}/{tp.partition}/{offset}"
 
 
 def tell(
@@ -19,17 +28,24 @@ def tell(
     commands: Sequence[Notification],
     partition: int | None,
     *,
+    cause: int | str,
     is_urgent: bool = True,
 ) -> None:
     """Publish commands, with this cycle; urgent ones at once.
 
     `partition`: of the account's state, where that is known; None: where its key puts it.
+    `cause`: the record that they come of, by its offset in this chunk or by its name ("": it
+    isn't known).
     """
+    if not commands:
+        return
+    name = cause if isinstance(cause, str) else cause_of(polled.tp, cause)
+    headers = [(CAUSE, name.encode())] if name else []
     for command in commands:
         key = (command.account_id or "").encode()
-        polled.emit(Output(topics.notifications, partition, key, encode(command)))
+        polled.emit(Output(topics.notifications, partition, key, encode(command), headers))
         metrics.NOTIFICATIONS.labels(command.scenario, command.channel).inc()
-    if commands and is_urgent:
+    if is_urgent:
         polled.hurry()
 
 
@@ -57,5 +73,6 @@ def bury(polled: Chunk, topics: Topics, record: Record, reason: str) -> None:
             key=record.key,
             value=record.value,
             reason=reason,
+            headers=record.headers,
         )
     )

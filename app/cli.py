@@ -6,16 +6,23 @@ for what another needs.
 """
 
 import asyncio
+import io
 import logging
 import os
 import sys
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, BinaryIO, Literal, cast
 
 import typer
 from typer.exceptions import TyperException
 
+import app.environment  # noqa: F401 (before all that reads the environment)
+from app.commands.deliveries import deliveries
+from app.commands.dlq import dlq
+from app.commands.explain import explain
+from app.commands.lag import lag
+from app.commands.state import state
 from app.errors import CommandError, SettingsError
 from app.local import LEAST_CALLS
 from app.local.errors import LocalStackError
@@ -26,12 +33,17 @@ program = typer.Typer(
     name="dialwatch",
     help="Watches an outbound-call platform's events on Kafka and tells its customers what they "
     "must know.",
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 topics = typer.Typer(help="The topics of the installation.")
 program.add_typer(topics, name="topics")
+# For operators.
+program.command("lag", short_help="Who reads what, and how far behind.")(lag)
+program.command("deliveries", short_help="What became of notifications, newest first.")(deliveries)
+program.add_typer(state, name="state")
+program.add_typer(explain, name="explain")
+program.add_typer(dlq, name="dlq")
 
 _is_verbose = False
 
@@ -186,6 +198,34 @@ def send_test(
     return run_send_test(load_settings(), account=account, timeout_s=timeout_s)
 
 
+@program.command(short_help="Say which records of a file are invalid, and why.")
+def check(
+    file: Annotated[
+        typer.FileBinaryRead,
+        typer.Argument(help="Records, a line each; - for standard input.", show_default=False),
+    ],
+    topic: Annotated[str, typer.Option(help="The topic of lines that name none.")] = "call-records",
+    output: Annotated[
+        Literal["text", "jsonl"], typer.Option(help="Lines for people, or JSON lines.")
+    ] = "text",
+) -> int:
+    """Say which records of a file the worker would call invalid, and why. Opens no connection.
+
+    A line is a record's value, `key<TAB>value`, `topic<TAB>key<TAB>value`, or a line of an export.
+    """
+    from app.commands.check import run_check  # noqa: PLC0415
+    from app.rules import rules_of  # noqa: PLC0415
+
+    settings = load_settings()
+    return run_check(
+        cast(BinaryIO, file),
+        file.name,
+        topic=topic,
+        rules=rules_of(settings),
+        as_json=output == "jsonl",
+    )
+
+
 @program.command(short_help="Check all that a worker needs, a line each.")
 def doctor() -> int:
     """Check Kafka, topics, Redis, WeChat and the clock; one line each with what to do."""
@@ -203,6 +243,10 @@ def config() -> None:
 
 def main() -> None:
     """Run the command line and exit."""
+    # A terminal that can't show a character must not end a command.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     set_up_logs()
     sys.exit(_run())
 

@@ -18,7 +18,8 @@ _WRITE = """
 local standing = redis.call('GET', KEYS[1])
 if standing then
   local entry = cjson.decode(standing)
-  if entry['coordinates'] ~= ARGV[2] or entry['deliveries'] then return standing end
+  local own = entry['coordinates'] == ARGV[2] and not entry['deliveries']
+  if not own and entry['coordinates'] ~= ARGV[4] then return standing end
 end
 redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[3])
 return false
@@ -45,7 +46,8 @@ class RedisLedger:
     async def write(self, notification_id: str, entry: Entry) -> Entry | None:
         """Remember an unfinished notification.
 
-        Writes nothing where another record's entry or a finished one stands, and returns that.
+        Writes nothing where another record's entry or a finished one stands, and returns that;
+        the entry that this one `replaces` is no hindrance.
         """
         with store_errors():
             standing = await cast(
@@ -57,6 +59,7 @@ class RedisLedger:
                     _encode(entry),
                     entry.coordinates,
                     str(KEPT_SECONDS),
+                    entry.replaces or "",
                 ),
             )
         return _decode(standing) if standing else None

@@ -20,10 +20,13 @@ class _Refold(Refold):
     def __init__(self, *given: Any) -> None:
         super().__init__(*given)
         self.others: list[Output] = []
+        self.told: list[Output] = []
 
     def emit(self, output: Output) -> None:
         if output.topic != self._topics.notifications:
             self.others.append(output)
+        else:
+            self.told.append(output)
         super().emit(output)
 
 

@@ -212,6 +212,27 @@ def test_the_folds_notice_what_the_oracle_notices(seed: int) -> None:
     assert sorted(ids) == sorted(one["notification_id"] for one in again)
 
 
+def test_announcements_are_free_to_come_anywhere_between_two_changes_of_accounts() -> None:
+    """Why `streams/engine/order.py` doesn't order them: whom they tell hangs on accounts alone."""
+    zone = ZoneInfo(ZONES[0])
+    rules = Rules(zone=zone, run_length=3, reminder_time=time(2, 30), expiry_notice_days=3)
+    different = 0
+    for seed in range(10):
+        rng, events = random.Random(seed), History(seed, zone).events(400)
+        moved: list[Event] = []
+        for event in events:
+            at = len(moved)
+            if event[0] == "announcements":
+                fixed = [n for n, one in enumerate(moved) if one[0] in {"accounts", event[0]}]
+                at = rng.randint(fixed[-1] + 1, len(moved))
+            moved.insert(at, event)
+        different += moved != events
+        told, again = (fold(those, rules, random.Random(seed))[0] for those in (events, moved))
+        ids = "notification_id"
+        assert sorted(told, key=lambda one: one[ids]) == sorted(again, key=lambda one: one[ids])
+    assert different > 5
+
+
 def test_the_histories_give_every_scenario_its_chances() -> None:
     seen = set()
     for seed in range(10):

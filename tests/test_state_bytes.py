@@ -81,11 +81,12 @@ SAMPLES: dict[str, tuple[Table[Any], Any, str]] = {
         "759209920407",
     ),
 }
-SEGMENT = "92a66c696e652d319294a26331a461636d6507c0c0"
+SEGMENT = "94a66c696e652d319294a26331a461636d6507c0c0039109"
+SEGMENT_OF_0_1_0 = "92a66c696e652d319294a26331a461636d6507c0c0"
 FAN_OUT = (
-    "9385af616e6e6f756e63656d656e745f6964a26e31a46b696e64a775706772616465a57469746c65"
+    "9485af616e6e6f756e63656d656e745f6964a26e31a46b696e64a775706772616465a57469746c65"
     "a174a7636f6e74656e74a163ac7075626c69736865645f6174b9323032362d30322d31345431303a"
-    "30303a30302b30383a3030c40461636d6509"
+    "30303a30302b30383a3030c40461636d6509a96e6577732f302f3137"
 )
 
 
@@ -108,13 +109,17 @@ def test_all_tables_are_pinned_and_none_shares_its_prefix() -> None:
 
 
 def test_a_line_segment_is_read_as_it_is_written() -> None:
-    written = calls._encode_segment(("line-1", [("c1", "acme", 7, None), None]))
+    said = ("line-1", [("c1", "acme", 7, None), None])
+    written = calls._encode_segment((*said, 3, [9]))
     assert written.hex() == SEGMENT
-    assert lines._decode(written) == LineSegment("line-1", [("c1", "acme", 7, None), None])
+    assert lines._decode(written) == LineSegment(*said, 3, [9])
+    assert lines._decode(bytes.fromhex(SEGMENT_OF_0_1_0)) == LineSegment(*said)
 
 
 def test_a_fan_out_is_read_as_it_is_written() -> None:
     said = Announcement("n1", "upgrade", "t", "c", "2026-02-14T10:00:00+08:00")
-    written = announcements._encode(announcements._FanOut(said, b"acme", 9))
+    written = announcements._encode(announcements._FanOut(said, b"acme", 9, "news/0/17"))
     assert written.hex() == FAN_OUT
-    assert announcements._decode(written) == announcements._FanOut(said, b"acme", 9)
+    assert announcements._decode(written) == announcements._FanOut(said, b"acme", 9, "news/0/17")
+    before = bytes.fromhex("93" + FAN_OUT[2 : -2 * len("anews/0/17")])
+    assert announcements._decode(before) == announcements._FanOut(said, b"acme", 9)

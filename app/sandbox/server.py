@@ -12,7 +12,6 @@ in `faults.py`: how a repeated client_msg_id is answered, and which MsgID its ev
 """
 
 import asyncio
-import hmac
 import secrets
 import time
 from collections.abc import Awaitable, Callable
@@ -23,6 +22,7 @@ import httpx
 import msgspec
 from aiohttp import web
 from aiohttp.typedefs import Handler
+from pydantic import SecretStr
 
 from app.sandbox.addresses import Addresses
 from app.sandbox.callbacks import CallbackDriver
@@ -30,6 +30,7 @@ from app.sandbox.faults import Dice, Faults
 from app.sandbox.sms import Gateway, Text
 from app.sandbox.tokens import Tokens
 from app.sandbox.wechat import ERRORS, Accounts, Message
+from app.web.access import has_bearer
 
 CONTROL = "/__sandbox"
 """What begins so is the control plane's (`control.py`): nothing goes wrong there."""
@@ -248,8 +249,7 @@ class Sandbox:
     # -- SMS --------------------------------------------------------------------------------
 
     async def _sms(self, request: web.Request) -> web.StreamResponse:
-        given = request.headers.get("Authorization", "")
-        if not hmac.compare_digest(given.encode(), f"Bearer {SMS_TOKEN}".encode()):
+        if not has_bearer(request, SecretStr(SMS_TOKEN)):
             return web.json_response({"error": "wrong token"}, status=401)
         if self.dice.hits(self.faults.http_500):
             return web.json_response({"error": "try again"}, status=500)

@@ -4,6 +4,7 @@ Only `app/` may import this; everything else is handed plain values. What values
 takes is said in `app/settings/kinds.py`. As long as the list of variables.
 """
 
+import re
 import ssl
 from collections.abc import Mapping
 from datetime import time
@@ -35,6 +36,8 @@ from streams.topics import Topics
 
 PREFIX = "DIALWATCH_"
 ENV_FILE = ".env"
+# What Kubernetes writes into NAME_PORT for each Service: tcp://10.96.0.12:80.
+_SERVICE_ADDRESS = re.compile(r"(tcp|udp|sctp)://")
 
 # Never shown, and also taken from a file. An address of Redis may hold a password.
 SECRETS = (
@@ -53,6 +56,8 @@ _ADDRESSES = ("wechat_base_url", "sms_url")
 Upper = BeforeValidator(lambda value: value.upper() if isinstance(value, str) else value)
 SecurityProtocol = Annotated[Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"], Upper]
 SaslMechanism = Annotated[Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"], Upper]
+Lower = BeforeValidator(lambda value: value.lower() if isinstance(value, str) else value)
+LogFormat = Annotated[Literal["text", "json"], Lower]
 
 
 class Settings(BaseSettings):
@@ -127,6 +132,13 @@ class Settings(BaseSettings):
     web_host: kinds.Host = Field("127.0.0.1", examples=["127.0.0.1"])
     web_port: kinds.Port = Field(6066, examples=["6066"])
     web_token: kinds.BearerToken | None = None
+    console_host: kinds.Host = Field("127.0.0.1", examples=["127.0.0.1"])
+    console_port: kinds.Port = Field(6068, examples=["6068"])
+    console_datadir: kinds.DataDirectory = Field(
+        Path("./console-data"), examples=["/var/lib/dialwatch-console"]
+    )
+    console_retention_days: kinds.Days = Field(30, examples=["30"])
+    log_format: LogFormat = Field("text", examples=["json"])
 
     @field_validator("*", mode="before")
     @classmethod
@@ -190,6 +202,13 @@ class Settings(BaseSettings):
         return {
             variable(name): _shown(name, getattr(self, name)) for name in type(self).model_fields
         }
+
+    @property
+    def web_address(self) -> str:
+        """Where a client on this machine finds the worker's web server: `host:port`."""
+        host = self.web_host.strip("[]")
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+        return f"[{host}]:{self.web_port}" if ":" in host else f"{host}:{self.web_port}"
 
     def missing_to_send_wechat(self) -> list[str]:
         """Return the variables without which the worker skips WeChat messages."""
@@ -283,6 +302,12 @@ def _line(details: ErrorDetails) -> str:
     if value is not None and name not in SECRETS and name not in _ADDRESSES:
         shown = str(value)
         line += f" (it is {shown if len(shown) <= 60 else shown[:59] + '…'!r})"
+    if name.endswith("_port") and _SERVICE_ADDRESS.match(str(value)):
+        service = variable(name).removesuffix("_PORT").lower().replace("_", "-")
+        line += (
+            f": Kubernetes sets it so where a Service is named {service}; set it in the pod's own "
+            "env, or enableServiceLinks: false"
+        )
     return line
 
 

@@ -1,21 +1,29 @@
-"""Who may see or change customers' data: see `DIALWATCH_WEB_TOKEN` in the contract."""
+"""Who may see or change customers' data: see `DIALWATCH_WEB_TOKEN` in the contract.
+
+One rule for every web server of dialwatch, asked before anything of a request's body is read.
+"""
 
 import base64
 import binascii
 import hmac
 import ipaddress
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
+from pydantic import SecretStr
 
-from app.settings import Settings
+# Proxies say so, each in its way; X-Forwarded-For, -Host, -Proto and the others by their prefix.
+_FORWARDED = frozenset({"forwarded", "x-real-ip", "via"})
+_FORWARDED_PREFIX = "x-forwarded-"
 
 
-def refusal(request: web.Request, settings: Settings) -> web.Response | None:
-    """Return the answer for whom it is not for; None: go on."""
-    token = settings.web_token
+def refusal(request: web.BaseRequest, token: SecretStr | None, bound: str) -> web.Response | None:
+    """Return the answer for whom it is not for; None: go on.
+
+    `token` is `DIALWATCH_WEB_TOKEN`, `bound` the host that the server listens on. Without a token
+    only this machine's own clients are served. A proxy on this machine must not make everybody one.
+    """
     if token is not None:
-        given = request.headers.get("Authorization", "")
-        if hmac.compare_digest(_token_in(given), token.get_secret_value().encode()):
+        if hmac.compare_digest(_token_in(request), token.get_secret_value().encode()):
             return None
         return web.json_response(
             {"code": 401, "msg": "DIALWATCH_WEB_TOKEN is needed: as a bearer token, or as the "
@@ -23,27 +31,65 @@ def refusal(request: web.Request, settings: Settings) -> web.Response | None:
             status=401,
             headers={"WWW-Authenticate": 'Basic realm="dialwatch"'},
         )  # fmt: skip
-    # A page of another site that a browser was led to carries that site's name as Host.
-    if is_loopback(settings.web_host) and is_loopback(_host_of(request)):
+    if is_loopback(bound) and _names_loopback(request) and not _is_forwarded(request):
         return None
     return web.json_response(
-        {"code": 403, "msg": "set DIALWATCH_WEB_TOKEN to see customers' data from elsewhere"},
+        {"code": 403, "msg": "set DIALWATCH_WEB_TOKEN to see customers' data from elsewhere or "
+         "through a proxy"},
         status=403,
-    )
+    )  # fmt: skip
 
 
-def _token_in(authorization: str) -> bytes:
+def has_bearer(request: web.BaseRequest, token: SecretStr) -> bool:
+    """Whether a program authorized itself. A password that a browser keeps doesn't count: the
+    page of another site could make the browser send it."""
+    scheme, given = _authorization(request)
+    return scheme == "bearer" and hmac.compare_digest(given, token.get_secret_value().encode())
+
+
+def _token_in(request: web.BaseRequest) -> bytes:
     """Return the token of `Bearer` or, as browsers can, the password of `Basic`."""
-    scheme, _, rest = authorization.strip().partition(" ")
-    match scheme.lower():
+    scheme, given = _authorization(request)
+    match scheme:
         case "bearer":
-            return rest.encode("utf-8", "surrogateescape")
+            return given
         case "basic":
             try:
-                return base64.b64decode(rest, validate=True).partition(b":")[2]
+                return base64.b64decode(given, validate=True).partition(b":")[2]
             except (binascii.Error, ValueError):
                 return b""
     return b""
+
+
+def _authorization(request: web.BaseRequest) -> tuple[str, bytes]:
+    """Return the scheme in lower case, and what follows it."""
+    scheme, _, given = request.headers.get("Authorization", "").strip().partition(" ")
+    return scheme.lower(), given.strip().encode("utf-8", "surrogateescape")
+
+
+def _names_loopback(request: web.BaseRequest) -> bool:
+    """Whether the client calls this server by this machine's own name.
+
+    The page of another site that a browser was led to carries that site's name as Host.
+    """
+    hosts = request.headers.getall("Host", [])
+    # A target that is a whole address, with a host of its own, is made for a proxy.
+    is_direct = request.raw_path.startswith("/")
+    return is_direct and len(hosts) == 1 and is_loopback(_without_port(hosts[0]))
+
+
+def _is_forwarded(request: web.BaseRequest) -> bool:
+    """Whether anything says that the request came through a proxy.
+
+    nginx's `proxy_pass` alone adds no header and writes this server's own address as Host; what
+    gives it away is HTTP/1.0, which no browser speaks.
+    """
+    names = {name.lower() for name in request.headers}
+    return (
+        request.version < HttpVersion11
+        or not names.isdisjoint(_FORWARDED)
+        or any(name.startswith(_FORWARDED_PREFIX) for name in names)
+    )
 
 
 def is_loopback(host: str) -> bool:
@@ -57,10 +103,7 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def _host_of(request: web.Request) -> str:
-    host = request.headers.get("Host", "")
-    return (
-        host[: host.index("]") + 1]
-        if host.startswith("[") and "]" in host
-        else (host.partition(":")[0])
-    )
+def _without_port(host: str) -> str:
+    if host.startswith("[") and "]" in host:
+        return host[: host.index("]") + 1]
+    return host.partition(":")[0]

@@ -5,7 +5,6 @@ Follows their `SendMsgReqVO`. Answered when the command is in Kafka; what became
 """
 
 import asyncio
-import hmac
 import logging
 import secrets
 from hashlib import blake2b
@@ -19,6 +18,8 @@ from msgspec import Meta, Struct
 
 from agents.clock import wall_clock
 from app.settings import Settings
+from app.web.access import has_bearer
+from app.web.listener import read_body
 from app.web.wechat_callback import Publish
 from streams.decoding import InvalidRecordError, decode_notification
 from streams.records import Notification, encode
@@ -29,6 +30,7 @@ _log = logging.getLogger(__name__)
 
 PATH = "/wechat/send"
 SCENARIO = "direct"
+MOST_BODY_BYTES = 1 << 20
 _LONGEST_KEY = 200
 _MOST_DATA_BYTES = 65_536
 # Answered within 10 s, reading and writing included.
@@ -70,13 +72,15 @@ def add_sending_routes(
         if key is not None and not 0 < len(key) <= _LONGEST_KEY:
             return _answer(400, f"Idempotency-Key: must have 1 to {_LONGEST_KEY} characters")
         try:
-            body = await request.read()
+            body = await read_body(request, MOST_BODY_BYTES)
+            if body is None:
+                return _answer(413, "the body is too long")
             wanted = _decode(body)
             body.decode()
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             return _answer(400, _field_reason(str(error)))
-        except web.HTTPRequestEntityTooLarge:
-            return _answer(413, "the body is too long")
+        except web.HTTPRequestTimeout:
+            return _answer(408, "the body didn't come in time")
         if _data_bytes(wanted) > _MOST_DATA_BYTES:
             return _answer(413, f"data: has more than {_MOST_DATA_BYTES} bytes")
         command = _command(wanted, key, settings)
@@ -132,8 +136,7 @@ def _data_bytes(wanted: SendRequest) -> int:
 def _refusal(request: web.Request, settings: Settings) -> web.Response | None:
     if settings.web_token is None:
         return _answer(403, "this service is off: set DIALWATCH_WEB_TOKEN")
-    given = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
-    if hmac.compare_digest(given, f"Bearer {settings.web_token.get_secret_value()}".encode()):
+    if has_bearer(request, settings.web_token):
         return None
     return _answer(401, "Authorization: Bearer with DIALWATCH_WEB_TOKEN is needed")
 

@@ -19,9 +19,12 @@ from typing import NamedTuple
 from streams import metrics
 from streams.engine import fault_points
 from streams.engine.buffer import Buffer
+from streams.engine.order import turn_of
 from streams.engine.outbox import Outbox, Window
+from streams.engine.positions import POSITIONS, Position
 from streams.engine.state import State
 from streams.engine.types import TP, Chunk, Output, Record, Source
+from streams.kafka.log_reader import ChangelogCutError
 from streams.kafka.producer import Destination, ProducerRecord, TransactionalProducer
 from streams.kafka.protocol import Membership
 from streams.topics import partition_of
@@ -81,6 +84,8 @@ class Cycle:
         positions: Mapping[TP, int],
         read_first: Mapping[int, tuple[TP, int]],
         is_read_up: Callable[[TP, int], bool],
+        read_to: Callable[[TP], int | None],
+        topic_ids: Mapping[str, bytes],
         changelog: str,
         producer: TransactionalProducer,
         membership: Membership,
@@ -88,17 +93,20 @@ class Cycle:
     ) -> None:
         """`positions`: where each partition is read from. `read_first`: by partition number, a
         source partition and the offset up to which it is folded before any other. `is_read_up`:
-        does a partition's log end at this offset, as far as the consumer knows?
+        does a partition's log end at this offset, as far as the consumer knows? `read_to`: up to
+        where was it read, markers included, when all that was read has arrived? `topic_ids`: what
+        the state remembers its sources by.
         """
-        self._sources = dict(sorted(sources.items(), key=lambda item: (item[1].order, item[0])))
-        self._in_time: defaultdict[int, dict[Source, TP]] = defaultdict(dict)
-        """By partition number, the sources that are folded in the order of their timestamps."""
-        for tp, source in self._sources.items():
-            if source.is_timed or source.is_clock:
-                self._in_time[tp.partition][source] = tp
         self._outboxes = outboxes
         self._states = states
-        self._buffers = {tp: Buffer(positions[tp]) for tp in sources}
+        self._buffers = {
+            tp: Buffer(tp, source, positions[tp], is_read_up)
+            for tp, source in sorted(sources.items(), key=lambda item: (item[1].order, item[0]))
+        }
+        self._partitions: defaultdict[int, list[Buffer]] = defaultdict(list)
+        """By partition number, what order is kept among."""
+        for tp, buffer in self._buffers.items():
+            self._partitions[tp.partition].append(buffer)
         self._buffered = 0
         self.most_buffered = max(_MIN_BUFFERED, _MAX_BUFFERED // max(len(states), 1))
         """Records of one partition that wait before no more are read, and that are read at once:
@@ -109,6 +117,10 @@ class Cycle:
         }
         self._read_first = dict(read_first)
         self._is_read_up = is_read_up
+        self._read_to = read_to
+        self._topic_ids = topic_ids
+        self.committed = dict(positions)
+        """What the group's offsets are known to be."""
         self._changelog = changelog
         self._producer = producer
         self._membership = membership
@@ -132,7 +144,7 @@ class Cycle:
                 lags[tp] = Lag(0, 0.0)
                 continue
             records = max((end or buffer.position) - buffer.position, 0) + buffer.count
-            waiting_s = now - buffer.head_timestamp / 1000 if buffer.count else 0.0
+            waiting_s = 0.0 if buffer.at is None else now - buffer.at / 1000
             lags[tp] = Lag(records, max(waiting_s, 0.0))
         return lags
 
@@ -164,6 +176,24 @@ class Cycle:
         """A log may have been read up without a record: what waited for that may be folded now."""
         if self._buffered:
             self._wake.set()
+
+    def pass_markers(self) -> None:
+        """Commit that logs were read up where nothing but markers, or what was aborted, lies behind
+        what was folded: deleted by retention later, it would look like records never read."""
+        if self._is_closing or self._transaction or self._commit or self._read_first:
+            return
+        for tp in self.committed:
+            read_to = self._read_to(tp)
+            if read_to is None or read_to <= self.committed[tp]:
+                continue
+            if tp not in self._buffers:
+                if self._windows[tp].is_finished:
+                    self._note_finished(tp)
+            elif not self._buffers[tp].count:
+                transaction = self._running()
+                transaction.offsets[tp] = read_to
+                transaction.touched.add(tp.partition)
+                self._wake.set()
 
     def _feed_outbox(self, tp: TP, records: list[Record]) -> None:
         position = self._outbox_positions[tp]
@@ -206,79 +236,36 @@ class Cycle:
     def _fold_round(self) -> bool:
         """Fold one batch of every source that may be folded. Was there any?"""
         any_folded = False
-        for tp, source in self._sources.items():
+        for buffer in self._buffers.values():
             if self._transaction is not None and self._transaction.is_full:
                 break
-            if self._buffers[tp].count and self._may_fold(tp, source):
-                self._fold(tp, source)
+            until = self._turn_of(buffer) if buffer.count else None
+            if until is not None:
+                self._fold(buffer, until)
                 any_folded = True
                 if self._is_due():
                     self._start_commit()
         return any_folded
 
-    def _may_fold(self, tp: TP, source: Source) -> bool:
-        first = self._read_first.get(tp.partition)
-        if first is not None and not source.is_read_first:
+    def _turn_of(self, buffer: Buffer) -> int | None:
+        """Return up to which timestamp a buffer's records may be folded; None: not now."""
+        number = buffer.tp.partition
+        first = self._read_first.get(number)
+        if first is not None and not buffer.source.is_read_first:
             first_tp, end = first
-            if self._buffers[first_tp].count or not self._is_past(first_tp, end):
-                return False
-            del self._read_first[tp.partition]
-        if source.is_clock and not self._is_everything_older_folded(tp):
-            return False
-        return source not in self._in_time[tp.partition] or self._is_next_in_time(tp, source)
+            if self._buffers[first_tp].count or not self._buffers[first_tp].is_past(end):
+                return None
+            del self._read_first[number]
+        return turn_of(buffer, self._partitions[number])
 
-    def _is_next_in_time(self, tp: TP, source: Source) -> bool:
-        """Could nothing older of the partition's other timed sources still come?"""
-        at = (self._buffers[tp].head_timestamp, source.order)
-        for other, other_tp in self._in_time[tp.partition].items():
-            buffer = self._buffers[other_tp]
-            if other is source:
-                continue
-            if buffer.count:
-                if (buffer.head_timestamp, other.order) < at:
-                    return False
-            elif not self._is_read_up(other_tp, buffer.position):
-                return False
-        return True
-
-    def _limit_in_time(self, tp: TP, source: Source) -> int | None:
-        """Return the timestamp up to which nothing of the other timed sources is due."""
-        in_time = self._in_time[tp.partition]
-        if source not in in_time:
-            return None
-        heads = [
-            # What happened in the same millisecond goes in the order of the sources.
-            self._buffers[other_tp].head_timestamp - (other.order < source.order)
-            for other, other_tp in in_time.items()
-            if other is not source and self._buffers[other_tp].count
-        ]
-        return min(heads, default=None)
-
-    def _is_past(self, tp: TP, end: int) -> bool:
-        # The log's last record may be a transaction's marker, which is never delivered.
-        position = self._buffers[tp].position
-        return position >= end or self._is_read_up(tp, position)
-
-    def _is_everything_older_folded(self, clock: TP) -> bool:
-        at = self._buffers[clock].head_timestamp
-        for tp, source in self._sources.items():
-            if tp.partition != clock.partition or source.is_clock:
-                continue
-            buffer = self._buffers[tp]
-            if buffer.count:
-                if buffer.head_timestamp < at:
-                    return False
-            elif not self._is_read_up(tp, buffer.position):
-                return False
-        return True
-
-    def _fold(self, tp: TP, source: Source) -> None:
-        records = self._buffers[tp].take(MAX_BATCH_RECORDS, self._limit_in_time(tp, source))
+    def _fold(self, buffer: Buffer, until: int) -> None:
+        tp = buffer.tp
+        records = buffer.take(MAX_BATCH_RECORDS, until)
         self._buffered -= len(records)
         transaction = self._running()
         state = self._states.get(tp.partition, self._no_state)
         loaded = state.loaded()
-        source.fold(Chunk(tp, records, state, self._emit, self._hurry))
+        buffer.source.fold(Chunk(tp, records, state, self._emit, self._hurry))
         transaction.keys += state.loaded() - loaded
         transaction.offsets[tp] = records[-1].offset + 1
         transaction.records += len(records)
@@ -342,7 +329,8 @@ class Cycle:
         transaction = self._running()
         self._transaction = None
         for tp in transaction.finished:
-            transaction.offsets[tp] = self._windows[tp].settle()
+            transaction.offsets[tp] = self._windows[tp].settle(self._read_to(tp))
+        self._note_positions(transaction.offsets)
         records: dict[Destination, Sequence[ProducerRecord]] = {}
         sealed = []
         for partition in transaction.touched:
@@ -355,6 +343,17 @@ class Cycle:
                 records[self._changelog, partition] = changes
         records.update(transaction.outputs)
         self._commit = asyncio.create_task(self._commit_sealed(transaction, records, sealed))
+
+    def _note_positions(self, offsets: dict[TP, int]) -> None:
+        """Let the offsets include the markers behind what was folded, and the states know them."""
+        for tp, offset in offsets.items():
+            buffer = self._buffers.get(tp)
+            if buffer is not None and not buffer.count:
+                offsets[tp] = max(offset, self._read_to(tp) or 0)
+            state = self._states.get(tp.partition)
+            if state is not None:
+                position = Position(offsets[tp], self._topic_ids[tp.topic])
+                state.put(POSITIONS, tp.topic.encode(), position)
 
     async def _commit_sealed(
         self,
@@ -373,7 +372,14 @@ class Cycle:
         fault_points.passing(fault_points.AFTER_COMMIT)
         for state in sealed:
             state.apply()
-            state.position = ends.get((self._changelog, state.partition), state.position)
+            known = state.position
+            state.position = ends.get((self._changelog, state.partition), known)
+            if state.position < known:
+                tp = TP(self._changelog, state.partition)
+                self._is_closing = True
+                self._on_failure(ChangelogCutError(tp, 0, state.position, known))
+                return
+        self.committed.update(transaction.offsets)
         self._commit = None
         self._wake.set()
         metrics.COMMIT_SECONDS.observe(time.monotonic() - began)

@@ -61,4 +61,4 @@ class Source:
     """Its records and those of other timed sources of the partition (clocks are) are folded in
     the order of their timestamps: a backlog comes out as it would have come in time."""
     is_clock: bool = False
-    """Its records wait until all older records of the partition's other sources are folded."""
+    """Its records wait also for what is older of all sources that go first (see `order`)."""

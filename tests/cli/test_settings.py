@@ -49,6 +49,11 @@ DEFAULTS = {
     "WEB_HOST": "127.0.0.1",
     "WEB_PORT": "6066",
     "WEB_TOKEN": "",
+    "CONSOLE_HOST": "127.0.0.1",
+    "CONSOLE_PORT": "6068",
+    "CONSOLE_DATADIR": "console-data",
+    "CONSOLE_RETENTION_DAYS": "30",
+    "LOG_FORMAT": "text",
 }
 # One wrong value for every variable that has any.
 WRONG = {
@@ -83,6 +88,10 @@ WRONG = {
     "WEB_HOST": "127.0.0.1:6066",
     "WEB_PORT": "65536",
     "WEB_TOKEN": "two words",
+    "CONSOLE_HOST": "127.0.0.1:6068",
+    "CONSOLE_PORT": "-1",
+    "CONSOLE_RETENTION_DAYS": "0",
+    "LOG_FORMAT": "xml",
 }
 OTHERS = {
     "KAFKA_BOOTSTRAP_SERVERS": "kafka-1:9092,[::1]:9093",
@@ -101,6 +110,10 @@ OTHERS = {
     "WECHAT_CALL_PAGE": "p?id={call_id}",
     "WEB_HOST": "0.0.0.0",  # the value is what is tested
     "WEB_PORT": "0",
+    "CONSOLE_PORT": "0",
+    "CONSOLE_DATADIR": "elsewhere",
+    "CONSOLE_RETENTION_DAYS": "7",
+    "LOG_FORMAT": "json",
 }
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from zoneinfo import ZoneInfo
 
@@ -65,8 +65,10 @@ class MemoryLedger:
     async def write(self, notification_id: str, entry: Entry) -> Entry | None:
         await asyncio.sleep(0)
         standing = self._look(notification_id)
-        if standing is not None and (
-            standing.coordinates != entry.coordinates or standing.deliveries is not None
+        if (
+            standing is not None
+            and standing.coordinates != entry.replaces
+            and (standing.coordinates != entry.coordinates or standing.deliveries is not None)
         ):
             return standing
         self.entries[notification_id] = msgspec.json.encode(entry)
@@ -173,11 +175,20 @@ class World:
         self.outputs += outputs
         self._progress.set()
 
-    def take(self, *commands: Notification, partition: int = 0, offset: int = 0) -> None:
+    def take(
+        self,
+        *commands: Notification,
+        partition: int = 0,
+        offset: int = 0,
+        headers: Sequence[tuple[str, bytes]] = (),
+    ) -> None:
         """Give commands to the agent, at consecutive offsets."""
         records = [
             OutboxRecord(
-                offset + i, (command.account_id or command.openid or "").encode(), encode(command)
+                offset + i,
+                (command.account_id or command.openid or "").encode(),
+                encode(command),
+                headers,
             )
             for i, command in enumerate(commands)
         ]

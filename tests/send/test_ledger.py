@@ -72,6 +72,20 @@ async def test_an_end_may_be_written_again_and_without_a_beginning(ledger: Ledge
     assert await ledger.read("n1") == ended()
 
 
+async def test_a_record_sent_again_takes_over_what_was_given_up_and_nothing_else(
+    ledger: Ledger,
+) -> None:
+    given_up = Entry("t-0-1", attempts=1, deliveries=[DELIVERY])
+    await ledger.finish("n1", given_up)
+    again = Entry("t-0-9", attempts=1, replaces="t-0-1")
+    assert await ledger.write("n1", again) is None
+    assert await ledger.write("n1", again) is None
+    other = Entry("t-0-12", attempts=1, replaces="t-0-1")
+    assert await ledger.write("n1", other) == again
+    # A worker that was frozen over the first one begins nothing.
+    assert await ledger.write("n1", Entry("t-0-1", attempts=2)) == again
+
+
 async def test_of_two_records_that_begin_at_the_same_moment_one_does(ledger: Ledger) -> None:
     for number in range(20):
         entries = [Entry(f"t-0-{offset}", attempts=1) for offset in range(5)]
@@ -87,6 +101,7 @@ entries = st.builds(
     strikes=st.integers(0, 2),
     doubt_since=st.none() | st.integers(0, 2**53),
     not_before=st.none() | st.integers(0, 2**53),
+    replaces=st.none() | st.sampled_from(["t-0-1", "t-0-3"]),
 )
 ends = st.builds(
     Entry,

@@ -784,3 +784,68 @@ def test_a_recipient_served_slowly_takes_a_share_of_the_window_too() -> None:
         assert world.agent.pending(0) == 0
 
     run_virtually(main())
+
+
+AGAIN = [
+    ("trace", b"7"),
+    ("dialwatch.attempts", b"1"),
+    ("dialwatch.topic", b"notifications"),
+    ("dialwatch.partition", b"0"),
+    ("dialwatch.offset", b"17"),
+]
+
+
+def sent_again(ledger: MemoryLedger, *outcomes: Outcome) -> World:
+    """Send n1 once more, as an operator's redrive does: at another offset, with the header."""
+    world = World(answering(*outcomes), ledger)
+
+    async def main() -> None:
+        world.take(notification("n1", "a"), offset=9, headers=AGAIN)
+        await world.done()
+
+    run_virtually(main())
+    return world
+
+
+def test_a_command_that_was_given_up_is_tried_again_when_an_operator_sends_it_again() -> None:
+    ledger = MemoryLedger()
+    one_command(answering(Refused("no", 40003)), ledger)
+    world = sent_again(ledger, TryLater("busy", 1.0), Sent("7"))
+    assert world.statuses() == {"n1": ["sent"]}
+    # That one was sent: whoever sends it once more sends nothing.
+    again = World(answering(Sent("8")), ledger)
+
+    async def main() -> None:
+        again.take(notification("n1", "a"), offset=12, headers=AGAIN)
+        await again.done()
+
+    run_virtually(main())
+    assert (again.outputs, again.channel.attempts) == ([], [])
+
+
+def test_what_was_sent_or_is_repeated_without_an_operator_is_not_tried_again() -> None:
+    sent = MemoryLedger()
+    one_command(answering(Sent("7")), sent)
+    assert sent_again(sent, Sent("8")).channel.attempts == []
+    failed = MemoryLedger()
+    one_command(answering(Refused("no", 40003)), failed)
+    world = World(answering(Sent("8")), failed)
+
+    async def main() -> None:
+        world.take(notification("n1", "a"), offset=9)
+        await world.done()
+
+    run_virtually(main())
+    assert (world.outputs, world.channel.attempts) == ([], [])
+
+
+def test_a_command_given_up_again_is_a_letter_with_its_own_headers_and_a_count() -> None:
+    ledger = MemoryLedger()
+    one_command(answering(Refused("no", 40003)), ledger)
+    world = sent_again(ledger, Refused("still no", 40003))
+    (letter,) = [output for output in world.outputs if output.topic == "dead-letters"]
+    assert letter.headers[0] == ("trace", b"7")
+    headers = dict(letter.headers)
+    assert headers["dialwatch.attempts"] == b"2"
+    assert headers["dialwatch.topic"] == b"notifications"
+    assert headers["dialwatch.offset"] == b"17"

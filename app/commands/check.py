@@ -1,0 +1,200 @@
+"""`dialwatch check`: which records of a file the worker would call invalid, and why.
+
+The records go through the worker's own folds, in memory and in the order of the file, so that what
+needs memory (a batch whose size changed) is found too. Reads a file, opens no connection.
+"""
+
+import json
+import sys
+from base64 import b64decode
+from binascii import Error as Base64Error
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import BinaryIO, NamedTuple
+
+import msgspec
+
+from agents.register import dispatching, watching
+from agents.rules import Rules
+from app.errors import SettingsError
+from streams.engine.state import State
+from streams.engine.types import TP, Chunk, Output, Record
+from streams.records import encode
+from streams.topics import ContractTopic, Topics
+
+CHECKED: dict[ContractTopic, str | None] = {
+    ContractTopic.CALL_RECORDS: "account_id",
+    ContractTopic.RECHARGES: "account_id",
+    ContractTopic.ACCOUNTS: "account_id",
+    ContractTopic.ANNOUNCEMENTS: "announcement_id",
+    ContractTopic.TICKS: None,
+    ContractTopic.NOTIFICATIONS: "account_id",
+}
+"""What others publish, and the field that each record's key repeats."""
+
+_NO_TIMESTAMP = -1  # Kafka's own word for it
+# Between two seals: changes that wait for one cost memory.
+_SEAL_EVERY = 10_000
+
+
+@dataclass(slots=True)
+class _Line:
+    """A record as the folds want it; its offset is the number of its line."""
+
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    timestamp: int = _NO_TIMESTAMP
+    headers: Sequence[tuple[str, bytes]] = ()
+
+
+class Invalid(NamedTuple):
+    """One record that the worker would put into `dead-letters`."""
+
+    line: int
+    topic: str
+    key: str
+    reason: str
+
+
+class UnreadableLineError(ValueError):
+    """A line that is no record in any of the formats."""
+
+
+def run_check(file: BinaryIO, name: str, *, topic: str, rules: Rules, as_json: bool) -> int:
+    """Print what is invalid in a file, a line each; return 1 where anything is.
+
+    `topic`: of lines that don't name one, the contract's name. Raises SettingsError where it is
+    none that others publish to.
+    """
+    if topic not in {one.value for one in CHECKED}:
+        known = ", ".join(CHECKED)
+        raise SettingsError([f"--topic: {topic!r} is none that others publish to: {known}"])
+    checker = Checker(rules, ContractTopic(topic))
+    found = 0
+    for invalid in checker.invalid_of(file):
+        found += 1
+        if as_json:
+            sys.stdout.buffer.write(encode(invalid._asdict()) + b"\n")
+        else:
+            print(f"{name}:{invalid.line}: {invalid.topic}: {invalid.reason}")
+    print(f"{checker.records} records, {found} invalid", file=sys.stderr)
+    return 1 if found else 0
+
+
+class Checker:
+    """The worker's folds over the lines of files."""
+
+    def __init__(self, rules: Rules, topic: ContractTopic) -> None:
+        """`topic`: of lines that don't name one."""
+        self.records = 0
+        self._default = topic
+        self._topics = Topics("", "check", 1)
+        sources = [*watching(rules, self._topics), dispatching(rules, self._topics)]
+        self._folds = {source.topic: source.fold for source in sources}
+        self._state = State(0)
+        self._buried: list[Output] = []
+
+    def invalid_of(self, lines: Iterable[bytes]) -> Iterator[Invalid]:
+        """Yield what is invalid, in the order of the lines; empty lines are nothing."""
+        for number, line in enumerate(lines, 1):
+            text = line.strip(b" \r\n")
+            if not text:
+                continue
+            self.records += 1
+            try:
+                topic, record = self._record_of(number, text)
+            except UnreadableLineError as error:
+                yield Invalid(number, self._default.value, "", str(error))
+                continue
+            reason = self._fold(topic, record)
+            if reason is not None:
+                key = (record.key or b"").decode(errors="replace")
+                yield Invalid(number, topic.value, key, reason)
+
+    def _fold(self, topic: ContractTopic, record: _Line) -> str | None:
+        """Return why the record is invalid; None: it isn't."""
+        tp = TP(topic.value, 0)
+        records: list[Record] = [record]
+        self._folds[topic.value](Chunk(tp, records, self._state, self._emit, _nothing))
+        if self.records % _SEAL_EVERY == 0:
+            self._state.seal()
+            self._state.apply()
+        reason = None
+        for letter in self._buried:
+            reason = dict(letter.headers)["dialwatch.reason"].decode()
+        self._buried.clear()
+        return reason
+
+    def _emit(self, output: Output) -> None:
+        if output.topic == self._topics.dead_letters:
+            self._buried.append(output)
+
+    def _record_of(self, number: int, line: bytes) -> tuple[ContractTopic, _Line]:
+        """Read a line: `topic<TAB>key<TAB>value`, `key<TAB>value`, a value, or an export's line."""
+        columns = line.split(b"\t") if line[:1] not in b"{[" else [line]
+        if len(columns) == 3:
+            topic = _topic_of(columns[0].decode(errors="replace"))
+            return topic, _Line(number, columns[1] or None, columns[2] or None)
+        if len(columns) == 2:
+            return self._default, _Line(number, columns[0] or None, columns[1] or None)
+        if len(columns) > 3:
+            raise UnreadableLineError("line: has more than topic, key and value between its tabs")
+        exported = _exported(line)
+        if exported is not None:
+            topic = _topic_of(str(exported["topic"]))
+            stamp = exported.get("timestamp")
+            return topic, _Line(
+                number,
+                _bytes_of("key", exported.get("key")),
+                _bytes_of("value", exported["value"]),
+                stamp if isinstance(stamp, int) else _NO_TIMESTAMP,
+            )
+        return self._default, _Line(number, _key_of(self._default, line), line)
+
+
+def _topic_of(name: str) -> ContractTopic:
+    for topic in CHECKED:
+        if topic.value == name:
+            return topic
+    raise UnreadableLineError(f"topic: {name[:60]!r} is none that others publish to")
+
+
+def _exported(line: bytes) -> dict[str, object] | None:
+    """Return a line of `dialwatch export`; None: it is a record's value itself."""
+    try:
+        said = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    is_export = isinstance(said, dict) and {"topic", "offset", "value"} <= said.keys()
+    return said if is_export else None
+
+
+def _bytes_of(column: str, said: object) -> bytes | None:
+    """Read a key or value of an export: text, `{"base64": …}` or null."""
+    match said:
+        case None:
+            return None
+        case str():
+            return said.encode(errors="surrogatepass")
+        case {"base64": str(text)}:
+            try:
+                return b64decode(text, validate=True)
+            except Base64Error:
+                pass
+    raise UnreadableLineError(f'{column}: is neither text nor {{"base64": …}}')
+
+
+def _key_of(topic: ContractTopic, value: bytes) -> bytes | None:
+    """Return the key that a value's producer has to give it: what is left is the value's fault."""
+    field = CHECKED[topic]
+    try:
+        said = msgspec.json.decode(value)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    key = said.get(field) if field is not None and isinstance(said, dict) else None
+    return key.encode() if isinstance(key, str) else None
+
+
+def _nothing() -> None:
+    """Nobody waits for a commit."""
