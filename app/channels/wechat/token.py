@@ -57,7 +57,7 @@ class Tokens:
     ) -> None:
         """`now` returns instants; `random` (0 to 1) spreads renewals.
 
-        `asks_at_once`: whatever others were told just now, for people who have mended something.
+        `asks_at_once`: whatever was told just now, for people who have mended something.
         """
         self._client = client
         self._store = store
@@ -109,7 +109,7 @@ class Tokens:
         while True:
             renewal = self.renewal
             if renewal is None or renewal.done():
-                if self._trouble is not None and self._now() < self._trouble.until:
+                if self._must_wait(self._trouble):
                     return self._held(self._trouble)
                 renewal = self._begin(refused)
             token = await asyncio.shield(renewal)
@@ -129,6 +129,9 @@ class Tokens:
     def _adopt(self, record: TokenRecord) -> str:
         self._known, self._trouble = record, None
         return record.token
+
+    def _must_wait(self, trouble: Trouble | None) -> TypeGuard[Trouble]:
+        return trouble is not None and self._now() < trouble.until and not self._asks_at_once
 
     def _held(self, trouble: Trouble) -> Held:
         left_s = max(0, trouble.held_until - self._now()) / SECOND
@@ -188,7 +191,7 @@ class Tokens:
         if _is_good(shared, refused) and not self._is_ending(shared):
             return self._adopt(shared)
         trouble = await self._store.read_trouble()
-        if trouble is not None and self._now() < trouble.until and not self._asks_at_once:
+        if self._must_wait(trouble):
             self._trouble = trouble
             return self._held(trouble)
         generation = shared.generation + 1 if shared is not None else 1
