@@ -311,6 +311,48 @@ async def test_unsubscribe_holds_until_the_next_subscribe(client: Client, redis:
     assert not await subscriptions.is_unsubscribed("openid1")
 
 
+@pytest.mark.parametrize(
+    ("said", "follows"),
+    [
+        (event("SCAN", CreateTime="1548834731"), True),
+        (event("CLICK", CreateTime="1548834731", EventKey="k"), True),
+        (event("VIEW", CreateTime="1548834731"), True),
+        (event("LOCATION", CreateTime="1548834731"), True),
+        (event("TEMPLATESENDJOBFINISH", CreateTime="1548834731", Status="success"), True),
+        (event(CreateTime="1548834731").replace(b"[event]", b"[text]"), True),
+        # Came late, tells of a block, or comes from anybody.
+        (event("SCAN", CreateTime="1548834729"), False),
+        (event("TEMPLATESENDJOBFINISH", CreateTime="1548834731", Status="failed:x"), False),
+        (event("user_get_card", CreateTime="1548834731"), False),
+    ],
+)
+async def test_what_only_a_follower_can_cause_ends_the_mark_of_an_unsubscribe(
+    client: Client, redis: Redis, said: bytes, follows: bool
+) -> None:
+    await client.post(PATH, params=query("n1"), data=event("unsubscribe"))
+    assert (await client.post(PATH, params=query("n2"), data=said)).status == 200
+    assert await Subscriptions(redis, "dialwatch").is_unsubscribed("openid1") is not follows
+
+
+async def test_a_slow_broker_makes_no_second_delivery_of_what_wechat_sends_again(
+    client: Client, recorder: Recorder, redis: Redis
+) -> None:
+    await Receipts(redis, "dialwatch").remember("7", Receipt("id1", "acme", "s", 1, b"acme"))
+    recorder.takes_s = 6.0
+    body = event("TEMPLATESENDJOBFINISH", MsgID="7", Status="success")
+    first = asyncio.create_task(client.post(PATH, params=query("n1"), data=body))
+    statuses = []
+    # As WeChat does after 5 s, with the same nonce or another.
+    for nonce in ("n1", "n2"):
+        await asyncio.sleep(5)
+        statuses.append((await client.post(PATH, params=query(nonce), data=body)).status)
+    assert statuses == [503, 503]
+    assert (await first).status == 200
+    for nonce in ("n1", "n2"):
+        assert (await client.post(PATH, params=query(nonce), data=body)).status == 200
+    assert len(recorder.of("deliveries")) == len(recorder.of("wechat-events")) == 1
+
+
 async def test_without_kafka_the_answer_is_503_and_the_repeat_counts(
     client: Client, recorder: Recorder
 ) -> None:
