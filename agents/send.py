@@ -220,7 +220,7 @@ class SendAgent:
             key=record.key,
             value=record.value,
             reason=reason,
-            headers=record.headers[: -len(COORDINATES)],
+            headers=_own_headers(record.headers),
         )
 
     def _count(self, partition: int, change: int) -> None:
@@ -235,3 +235,9 @@ def _reason(delivery: Delivery) -> str:
     if delivery.status == "failed":
         return str(delivery.error_code or "given up")
     return ""
+
+
+def _own_headers(headers: Sequence[tuple[str, bytes]]) -> Sequence[tuple[str, bytes]]:
+    """Return a command's headers without what dispatch wrote behind them."""
+    last = tuple(name for name, _ in headers[-len(COORDINATES) :])
+    return headers[: -len(COORDINATES)] if last == COORDINATES else headers

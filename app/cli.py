@@ -18,6 +18,11 @@ import typer
 from typer.exceptions import TyperException
 
 import app.environment  # noqa: F401 (before all that reads the environment)
+from app.commands.deliveries import deliveries
+from app.commands.dlq import dlq
+from app.commands.explain import explain
+from app.commands.lag import lag
+from app.commands.state import state
 from app.errors import CommandError, SettingsError
 from app.local import LEAST_CALLS
 from app.local.errors import LocalStackError
@@ -28,12 +33,17 @@ program = typer.Typer(
     name="dialwatch",
     help="Watches an outbound-call platform's events on Kafka and tells its customers what they "
     "must know.",
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 topics = typer.Typer(help="The topics of the installation.")
 program.add_typer(topics, name="topics")
+# For operators.
+program.command("lag", short_help="Who reads what, and how far behind.")(lag)
+program.command("deliveries", short_help="What became of notifications, newest first.")(deliveries)
+program.add_typer(state, name="state")
+program.add_typer(explain, name="explain")
+program.add_typer(dlq, name="dlq")
 
 _is_verbose = False
 
@@ -204,7 +214,7 @@ def check(
     A line is a record's value, `key<TAB>value`, `topic<TAB>key<TAB>value`, or a line of an export.
     """
     from app.commands.check import run_check  # noqa: PLC0415
-    from app.main import rules_of  # noqa: PLC0415
+    from app.rules import rules_of  # noqa: PLC0415
 
     settings = load_settings()
     return run_check(

@@ -44,7 +44,7 @@ def run_worker(settings: Settings) -> int:
 
     Raises CommandError where it can't start, or had to stop.
     """
-    _arm_fault_points()
+    fault_points.arm_as(os.environ)
     directory = DataDirectory(settings.datadir)
     try:
         asyncio.run(_run(settings, directory.worker_id()))
@@ -182,14 +182,3 @@ def _reason(error: BaseException) -> str:
     text = " ".join(str(error).split()) or repr(error)
     is_ours = type(error).__module__.startswith("streams.")
     return text if is_ours else f"{type(error).__name__}: {text}"
-
-
-def _arm_fault_points() -> None:
-    """For fault tests only; see `streams/engine/fault_points.py`."""
-    for variable, sent in (
-        ("DIALWATCH_TEST_CRASH_AT", signal.SIGKILL),
-        ("DIALWATCH_TEST_FREEZE_AT", signal.SIGSTOP),
-    ):
-        point = os.environ.get(variable)
-        if point:
-            fault_points.arm(point, sent)

@@ -1,9 +1,12 @@
 """Customers: what an account's record says, and what was already said because of it."""
 
+from datetime import time, tzinfo
+
 from msgspec import Struct
 
 from streams.records import Account, Channel, Scenario
-from streams.times import DAY, parse_instant, parse_money
+from streams.times import DAY, format_instant, parse_instant, parse_money
+from tables.explained import Explained, Sentence
 
 _EXPIRIES_REMEMBERED = 16
 
@@ -86,3 +89,76 @@ def tell_expiry(customer: Customer, tick: int, notice_days: int) -> int | None:
         return None
     customer.told_expiries = [*customer.told_expiries, customer.expires][-_EXPIRIES_REMEMBERED:]
     return customer.expires
+
+
+def explain_interest(customer: Customer | None) -> Explained:
+    """Say which interest classes an account wants to hear of."""
+    wanted = "" if customer is None else "".join(sorted(set(customer.intent_classes)))
+    if not wanted:
+        reason = Sentence("没有设置要通知的意向等级。", "No interest class is wanted.")
+        return Explained(None, None, [reason])
+    others = "".join(sorted(set("ABCDE") - set(wanted)))
+    because = [
+        Sentence(
+            f"结果为{'、'.join(wanted)}的通话会立即通知。",
+            f"A call with the result {' or '.join(wanted)} is told at once.",
+        )
+    ]
+    if others:
+        because.append(
+            Sentence(
+                f"结果为{'、'.join(others)}的通话不通知：没有选择这些等级。",
+                f"A call with the result {' or '.join(others)} is not: its class is not wanted.",
+            )
+        )
+    return Explained(None, ",".join(wanted), because)
+
+
+def explain_announcement(customer: Customer | None) -> Explained:
+    """Say whether an account hears of announcements."""
+    reason = (
+        Sentence(
+            "账户没有资料记录，公告只通知有资料的账户。",
+            "The account has no record, and announcements go to accounts that have one.",
+        )
+        if customer is None
+        else Sentence(
+            "upgrade和service类公告发布时通知，其他类公告不通知。",
+            "Announcements of kind upgrade and service are told when they come, others are not.",
+        )
+    )
+    return Explained(None, None, [reason])
+
+
+def explain_expiry(
+    customer: Customer | None, *, notice_days: int, tick: int, reminder_time: time, zone: tzinfo
+) -> Explained:
+    """Say when an account's expiry is told, or that it was. `tick`: the latest, 0: none."""
+    expires = None if customer is None else customer.expires
+    if customer is None or expires is None:
+        reason = Sentence("没有设置到期时间。", "No expiry is set.")
+        return Explained(None, None, [reason])
+    begins = expires - notice_days * DAY
+    when, since = format_instant(expires, zone), format_instant(begins, zone)
+    at = f"{reminder_time:%H:%M}"
+    stands = format_instant(tick, zone) if tick else None
+    if expires in customer.told_expiries:
+        reason = Sentence(f"{when}到期已经通知过。", f"The expiry of {when} was told already.")
+    elif not tick:
+        reason = Sentence("还没有收到时钟（ticks）。", "No tick has come yet, and ticks remind.")
+    elif tick >= expires:
+        reason = Sentence(
+            f"已于{when}到期，到期后不再通知。",
+            f"It expired at {when}: an expiry is told only before.",
+        )
+    elif tick < begins:
+        reason = Sentence(
+            f"{when}到期，{since}起才会通知（提前{notice_days}天）。",
+            f"It expires at {when}, which is told from {since} on ({notice_days} days before).",
+        )
+    else:
+        reason = Sentence(
+            f"{when}到期，{at}起的下一次时钟会通知。",
+            f"It expires at {when}: the next tick at or after {at} tells it.",
+        )
+    return Explained(stands, since, [reason])

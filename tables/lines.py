@@ -4,6 +4,7 @@ from msgspec import Struct, field
 
 from streams.records import Channel
 from tables import runs
+from tables.explained import Explained, Sentence
 
 LineCall = tuple[str, str, int, list[Channel] | None]
 """A call that ended with a line error: its id, its account's id, the instant it ended, and the
@@ -59,3 +60,16 @@ def fold(line: LineRun, segment: LineSegment, *, length: int, window: int) -> li
             reached.append(LineReached(result, ended, line.accounts, offset))
             line.accounts = {}
     return reached
+
+
+def explain(*, length: int) -> Explained:
+    """Say where an account can see how far its lines are: each counts the calls of all accounts."""
+    because = [
+        Sentence(
+            f"线路报错按线路统计，同一线路所有账户的通话合计，连续{length}通报错时通知其中每个账户；"
+            "查看线路：dialwatch state line ID。",
+            f"Errors are counted for each line, the calls of all accounts together; at {length} in "
+            "a row each account with a call among them is told. A line: dialwatch state line ID.",
+        )
+    ]
+    return Explained(None, length, because)

@@ -4,6 +4,8 @@ from hashlib import blake2b
 
 from msgspec import Struct
 
+from tables.explained import Explained, Sentence
+
 _BYTES = 8
 
 
@@ -27,3 +29,22 @@ def fold(recharges: Recharges, recharge_id: str) -> bool:
         at = known.find(digest, at + 1)  # the end of one hash and the beginning of the next
     recharges.hashes = known + digest
     return True
+
+
+def count(recharges: Recharges | None) -> int:
+    """Return how many recharges an account has had."""
+    return 0 if recharges is None else len(recharges.hashes) // _BYTES
+
+
+def explain(recharges: Recharges | None) -> Explained:
+    """Say that each recharge is told, once."""
+    known = count(recharges)
+    reason = (
+        Sentence(
+            f"已到账{known}笔充值，每笔到账时通知一次，重复的记录不再通知。",
+            f"{known} recharge{'s have' if known > 1 else ' has'} come: each is told once.",
+        )
+        if known
+        else Sentence("还没有充值记录。", "No recharge has come.")
+    )
+    return Explained(known, None, [reason])

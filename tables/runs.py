@@ -1,6 +1,11 @@
 """Runs: results in a row, of an account or of a line. Reached at a length, then from zero."""
 
+from datetime import tzinfo
+
 from msgspec import Struct
+
+from streams.times import format_instant
+from tables.explained import Explained, Sentence
 
 
 class Run(Struct, array_like=True, gc=False):
@@ -50,3 +55,29 @@ def fold(run: Run, call_id: str, ended: int, length: int, window: int) -> RunRea
     reached = RunReached(run.count, run.first_call_id, call_id)
     run.count = 0
     return reached
+
+
+def explain(run: Run, *, length: int, window: int, zone: tzinfo) -> Explained:
+    """Say how far an account's run of calls that were not connected has come."""
+    if run.count == 0:
+        because = [
+            Sentence(
+                "目前没有连续未接通：最近一通不是未接通，或刚刚报过警。",
+                "No run is going on: the last call was connected, or the run has just been told.",
+            )
+        ]
+        return Explained(0, length, because)
+    last, until = format_instant(run.last, zone), format_instant(run.last + window, zone)
+    left = length - run.count
+    because = [
+        Sentence(
+            f"已连续{run.count}通未接通（阈值{length}），最近一通结束于{last}，还差{left}通。",
+            f"{run.count} of {length} calls in a row were not connected, the last ended at {last}: "
+            f"{left} more are needed.",
+        ),
+        Sentence(
+            f"结束时间晚于{until}的通话会重新开始计数。",
+            f"A call that ends later than {until} begins a new run.",
+        ),
+    ]
+    return Explained(run.count, length, because)

@@ -87,9 +87,9 @@ class Installation:
         """End all workers and remove the topics."""
         for worker in self.workers:
             worker.kill()
-        asyncio.run(self._delete_topics())
+        asyncio.run(self.delete_topics())
 
-    async def _delete_topics(self) -> None:
+    async def delete_topics(self) -> None:
         admin = AIOKafkaAdminClient(bootstrap_servers=self.brokers)
         try:
             await admin.start()

@@ -27,7 +27,7 @@ from agents.rules import Rules
 from app.errors import CommandError, KafkaAwayError, SettingsError
 from app.kafka.admin import open_admin
 from app.kafka.topics import common_count
-from app.main import rules_of
+from app.rules import rules_of
 from app.settings import Settings
 from streams.engine.state import State
 from streams.engine.types import TP, Chunk, Output, Record, Source

@@ -27,6 +27,8 @@ from aiokafka.errors import (
 
 from app.errors import CommandError, KafkaAwayError
 from app.settings import Settings, variable
+from streams.engine.types import TP
+from streams.kafka.protocol import AlterTopicConfigs
 from streams.topics import Topic
 
 log = logging.getLogger(__name__)
@@ -129,6 +131,11 @@ class ClusterAdmin:
         self._client = client
         self._brokers = brokers
 
+    @property
+    def client(self) -> Any:
+        """The connected AIOKafkaClient, for requests that are made nowhere else."""
+        return self._client._client
+
     async def partition_counts(self) -> dict[str, int]:
         """Return how many partitions every topic of the cluster has that we may see."""
         return {
@@ -137,22 +144,56 @@ class ClusterAdmin:
             if not topic["error_code"] and topic["partitions"]
         }
 
-    async def cleanup_policies(self, names: Iterable[str]) -> dict[str, str]:
-        """Return `cleanup.policy` of topics; one that we may not ask about is missing."""
+    async def topic_configs(
+        self, names: Iterable[str], keys: Sequence[str]
+    ) -> dict[str, dict[str, str]]:
+        """Return settings of topics by Kafka's names; a topic we may not ask about is missing."""
         resources = [
-            ConfigResource(ConfigResourceType.TOPIC, name, {"cleanup.policy": None})
-            for name in names
+            ConfigResource(ConfigResourceType.TOPIC, name, dict.fromkeys(keys)) for name in names
         ]
         if not resources:
             return {}
         with self._away():
             answers = await self._client.describe_configs(resources)
         return {
-            resource["resource_name"]: entry["config_value"]
+            resource["resource_name"]: {
+                entry["config_names"]: entry["config_value"] for entry in resource["config_entries"]
+            }
             for answer in answers
             for resource in answer.to_object()["resources"]
-            for entry in resource["config_entries"]
-            if entry["config_names"] == "cleanup.policy"
+            if not resource["error_code"]
+        }
+
+    async def set_configs(self, configs: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+        """Set settings of topics and leave their others; return why, for each that is refused."""
+        if not configs:
+            return {}
+        with self._away():
+            answer = await self._client._send_to_controller(AlterTopicConfigs(configs))
+        return {
+            name: " ".join((message or for_code(error_code).__name__).split())
+            for error_code, message, _, name in answer.resources
+            if error_code
+        }
+
+    async def members(self, group: str) -> list[tuple[str, str, str, bytes]]:
+        """Return a group's members: member id, client id, host, and the assignment's bytes."""
+        with self._away():
+            (answer,) = await self._client.describe_consumer_groups([group])
+        (described,) = answer.to_object()["groups"]
+        return [
+            (one["member_id"], one["client_id"], one["client_host"], one["member_assignment"])
+            for one in described["members"]
+        ]
+
+    async def committed_offsets(self, group: str) -> dict[TP, int]:
+        """Return what a group has committed, by partition."""
+        with self._away():
+            offsets = await self._client.list_consumer_group_offsets(group)
+        return {
+            TP(tp.topic, tp.partition): known.offset
+            for tp, known in offsets.items()
+            if known.offset >= 0
         }
 
     async def create(self, topics: Sequence[Topic], replication_factor: int) -> None:
@@ -168,7 +209,7 @@ class ClusterAdmin:
                         name=topic.name,
                         num_partitions=topic.partitions,
                         replication_factor=replication_factor,
-                        topic_configs=_configs(topic),
+                        topic_configs=topic.configs(),
                     )
                     for topic in topics
                 ],
@@ -214,13 +255,6 @@ class ClusterAdmin:
                 f"Kafka at {self._brokers} stopped answering ({type(error).__name__}): check that "
                 "all brokers are up, and that their advertised.listeners lead there from here"
             ) from error
-
-
-def _configs(topic: Topic) -> dict[str, str]:
-    configs = {"cleanup.policy": "compact" if topic.compacted else "delete"}
-    if topic.max_message_bytes is not None:
-        configs["max.message.bytes"] = str(topic.max_message_bytes)
-    return configs
 
 
 def _check_created(name: str, error_code: int, message: str | None) -> None:

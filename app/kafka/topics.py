@@ -1,7 +1,8 @@
-"""Which topics there must be, and bringing the cluster to it. Nothing is ever changed or deleted.
+"""Which topics there must be, and bringing the cluster to it. Nothing is ever deleted.
 
-`dialwatch topics create` wants exactly what the settings say. A worker takes the topics as they
-stand, as long as they fit together: what is missing is created to fit.
+`dialwatch topics create` wants exactly what the settings say, and changes no topic that stands. A
+worker takes the topics as they stand, as long as they fit together: what is missing is created to
+fit, and the settings of the group's own topics are brought to what keeps their records.
 """
 
 import logging
@@ -50,6 +51,7 @@ async def ensure_topics(settings: Settings) -> Topics:
     3. Internal topics that stand must have that number, else WrongTopicsError: the group's state
        was partitioned otherwise.
     4. Create what is missing with it. Other workers may be doing the same.
+    5. Set what the group's own topics need; lacking the right, say so.
     """
     while True:
         try:
@@ -78,7 +80,8 @@ async def _ensure(settings: Settings) -> Topics:
         standing = await admin.partition_counts()
         common_count(topics, standing)
         check_internal(topics, standing)
-        await _warn_of_policies(admin, wanted)
+        await _bring_to_order(admin, topics.internal())
+        await _warn_of_policies(admin, topics.contract())
     return topics
 
 
@@ -117,12 +120,58 @@ def check_internal(topics: Topics, standing: Mapping[str, int]) -> None:
         )
 
 
+async def _bring_to_order(admin: ClusterAdmin, internal: list[Topic]) -> None:
+    """Set what internal topics need: time must take nothing from them, nor they grow for ever."""
+    keys = sorted({key for topic in internal for key in topic.configs()})
+    standing = await admin.topic_configs((topic.name for topic in internal), keys)
+    wrong = {}
+    for topic in internal:
+        stands = standing.get(topic.name, {})
+        needed = {
+            key: value
+            for key, value in topic.configs().items()
+            if not _is_as_good(key, stands.get(key), value)
+        }
+        if needed:
+            wrong[topic.name] = needed
+    refused = await admin.set_configs(wrong)
+    for name, needed in wrong.items():
+        settings = ",".join(f"{key}={value}" for key, value in needed.items())
+        if name not in refused:
+            log.info("%s: set %s", name, settings)
+    if refused:
+        name, *rest = sorted(refused)
+        settings = ",".join(f"{key}={value}" for key, value in wrong[name].items())
+        others = f", and alike {', '.join(rest)}" if rest else ""
+        log.warning(
+            "can't set what keeps the group's own topics whole (%s), going on as they stand: "
+            "kafka-configs --alter --topic %s --add-config %s%s",
+            refused[name],
+            name,
+            settings,
+            others,
+        )
+
+
+def _is_as_good(key: str, stands: str | None, needed: str) -> bool:
+    if stands is None:
+        return False
+    if key == "max.message.bytes":
+        return int(stands) >= int(needed)
+    if key == "min.cleanable.dirty.ratio":
+        return float(stands) <= float(needed)
+    if key == "segment.bytes":
+        return int(stands) <= int(needed)
+    return stands == needed
+
+
 async def _warn_of_policies(admin: ClusterAdmin, wanted: list[Topic]) -> None:
     """Say which topics forget what they must keep, or keep only the last of what they carry."""
-    policies = await admin.cleanup_policies(topic.name for topic in wanted)
+    key = "cleanup.policy"
+    standing = await admin.topic_configs((topic.name for topic in wanted), [key])
     for topic in wanted:
         right = "compact" if topic.compacted else "delete"
-        policy = policies.get(topic.name, right)
+        policy = standing.get(topic.name, {}).get(key, right)
         if policy != right:
             log.warning(
                 "%s has cleanup.policy=%s and needs %s: kafka-configs --alter --topic %s "

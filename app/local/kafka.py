@@ -39,8 +39,6 @@ SETTINGS = {
     # A killed broker comes back only when its session is over (usual: 9 s).
     "broker.session.timeout.ms": 3_000,
     "broker.heartbeat.interval.ms": 500,
-    # How often transactions that ran out of time are looked for (usual: 10 s).
-    "transaction.abort.timed.out.transaction.cleanup.interval.ms": 1_000,
     # Simulated records may be years old: only size lets a record go, never its age. Committed
     # offsets outlive a holiday too.
     "log.retention.ms": -1,

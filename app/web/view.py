@@ -60,6 +60,8 @@ class WorkerView:
         """Return why the process isn't well; None: it is."""
         if self.worker is None:
             return None
+        if self.worker.engine.out_of_group is not None:
+            return self.worker.engine.out_of_group
         silent_s = self.worker.seconds_since_poll()
         if silent_s is None or silent_s < STUCK_SECONDS:
             return None
