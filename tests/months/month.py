@@ -17,6 +17,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
 from app.local.stack import Stack
+from app.local.worker import WorkerProcess
 from app.sandbox.run import running_sandbox
 from app.sandbox.server import Sandbox
 from tests import kafka_admin
@@ -43,6 +44,7 @@ EXPIRED = {"retention.ms": "1000", "segment.ms": "1000"}
 CALLS_OF_A_LEG = 300
 CHUNK = 20
 SETTLE_SECONDS = 240.0
+READY_SECONDS = 120.0
 MONTH_SETTINGS = {
     "DIALWATCH_RUN_LENGTH": str(RUN_LENGTH),
     "DIALWATCH_WECHAT_RATE": "2000",
@@ -111,9 +113,20 @@ class Month(Round):
             self.launch(worker)
         await self.all_ready()
 
+    async def ready(self, worker: WorkerProcess, within_s: float = READY_SECONDS) -> None:
+        """Wait until a worker has its share, which may be nothing."""
+        deadline = time.monotonic() + within_s
+        while True:
+            with suppress(OSError):
+                if await asyncio.to_thread(worker.is_serving):
+                    return
+            assert worker.pid is not None, f"a worker ended: {worker.last_words()}"
+            assert time.monotonic() < deadline, f"not ready after {within_s:.0f} s"
+            await asyncio.sleep(0.1)
+
     async def all_ready(self) -> None:
         for worker in self.workers:
-            await self.ready(worker, within_s=120.0)
+            await self.ready(worker)
 
     async def end_all(self) -> None:
         """Everybody stops, as for a holiday."""
@@ -126,7 +139,7 @@ class Month(Round):
         for worker in self.workers:
             await self.end(worker)
             self.launch(worker)
-            await self.ready(worker, within_s=120.0)
+            await self.ready(worker)
 
     def lines(self, pattern: str) -> int:
         """How many lines of all workers' logs have a pattern in them."""
