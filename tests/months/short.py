@@ -14,7 +14,7 @@ from app import cli
 from app.local.worker import WorkerProcess
 
 MAX_POLL_SECONDS = 10.0
-TIDY_SECONDS = 1.0
+ENGINE = {"max_poll_interval_s": MAX_POLL_SECONDS, "tidy_every_s": 1.0}
 
 CONSTANTS = {
     "app.ledger:KEPT_SECONDS": 120,
@@ -47,9 +47,7 @@ def shorten() -> None:
             )
         setattr(module, name, value)
     main = importlib.import_module("app.main")
-    main.EngineConfig = partial(  # type: ignore[attr-defined]
-        main.EngineConfig, max_poll_interval_s=MAX_POLL_SECONDS, tidy_every_s=TIDY_SECONDS
-    )
+    main.EngineConfig = partial(main.EngineConfig, **ENGINE)  # type: ignore[attr-defined]
 
 
 if __name__ == "__main__":

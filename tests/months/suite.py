@@ -38,7 +38,8 @@ def run_round(kind: Kind, seed: int) -> str:
     with suppress(OSError):
         shutil.rmtree(directory)
     told = "".join(f", {note}" for note in month.notes)
-    return f"ok  {time.monotonic() - began:4.0f} s  {month.history.calls} calls{told}"
+    calls = f"  {month.history.calls} calls" if month.history.calls else ""
+    return f"ok  {time.monotonic() - began:4.0f} s{calls}{told}"
 
 
 def main() -> int:

@@ -5,5 +5,6 @@
 
 It is given a `tests.months.month.Month`: real servers whose long constants are short, an
 installation of its own, dice by the seed. It fails by raising. What a round needs otherwise it says
-with `@needs(…)` of `tests.months.registry`.
+with `@needs(…)` of `tests.months.registry`. A test that exists already becomes a round by a row in
+`items.py`.
 """
