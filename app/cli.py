@@ -26,8 +26,8 @@ from app.commands.state import state
 from app.errors import CommandError, SettingsError
 from app.local import LEAST_CALLS
 from app.local.errors import LocalStackError
-from app.logs import set_up_logs
-from app.settings import load_settings
+from app.logs import is_json, set_up_logs
+from app.settings import Settings, load_settings
 
 program = typer.Typer(
     name="dialwatch",
@@ -88,7 +88,14 @@ def worker() -> int:
     """Run one worker until SIGTERM or SIGINT. Any number may run in one group."""
     from app.life import run_worker  # noqa: PLC0415
 
-    return run_worker(load_settings())
+    return run_worker(_logged_settings())
+
+
+def _logged_settings() -> Settings:
+    """Load the settings, and log as they say: of a program that others watch."""
+    settings = load_settings()
+    set_up_logs(is_verbose=_is_verbose, log_format=settings.log_format)
+    return settings
 
 
 @topics.command("create")
@@ -279,7 +286,11 @@ def _run() -> int:
 
 def _complain(*lines: str, code: int) -> int:
     for line in lines:
-        print(f"dialwatch: {' '.join(line.split())}", file=sys.stderr)
+        said = " ".join(line.split())
+        if is_json():
+            logging.getLogger(__name__).error("%s", said)
+        else:
+            print(f"dialwatch: {said}", file=sys.stderr)
     return code
 
 
