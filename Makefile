@@ -5,6 +5,8 @@ PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 py
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
+COMPILE := $(VENV)/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-emit-find-links --no-header pyproject.toml
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run demo test test-browser check format test-faults test-sending fuzz bench describe lock clean
@@ -51,9 +53,10 @@ describe: setup ## Write docs/asyncapi.json and docs/schemas from the records
 bench-operators: setup ## Measure the operators' commands at a million accounts
 	@$(BIN)/python -m tests.operations.scale $(ARGS)
 
-lock: setup ## Pin the newest versions that pyproject.toml allows
+lock: setup ## Pin the newest versions that pyproject.toml allows; the image holds no tools
 	@$(PYTHON) -m venv $(VENV)/lock && $(VENV)/lock/bin/pip install --quiet uv
-	@$(VENV)/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --extra dev --no-emit-index-url --no-emit-find-links --no-header --upgrade pyproject.toml --output-file requirements.lock
+	@$(COMPILE) --extra dev --upgrade --output-file requirements.lock
+	@$(COMPILE) --constraint requirements.lock --output-file image.lock
 
 clean: ## Remove what was installed and cached here
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

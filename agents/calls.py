@@ -43,7 +43,7 @@ class CallsAgent:
         """Fold one poll of one partition."""
         state, rules, topics, parsed = polled.state, self._rules, self._topics, self._parsed
         length, window, retention = rules.run_length, rules.run_window, rules.batch_retention
-        here, clock, fen = polled.tp.partition, latest_tick(state), parsed.fen
+        here, clock = polled.tp.partition, latest_tick(state)
         keys = dict.fromkeys(record.key for record in polled.records if record.key is not None)
         known = state.get_many(TALLIES, keys)
         tallies: dict[bytes, Tally | None] = dict(zip(keys, known, strict=True))
@@ -53,7 +53,9 @@ class CallsAgent:
         def on_invalid(record: Record, reason: str) -> None:
             bury(polled, topics, record, reason)
 
-        for record, key, call, submitted, ended in valid_calls(polled.records, parsed, on_invalid):
+        for record, key, call, submitted, ended, balance in valid_calls(
+            polled.records, parsed, on_invalid
+        ):
             tally = tallies[key]
             if tally is None:
                 tally = tallies[key] = Tally()
@@ -96,9 +98,7 @@ class CallsAgent:
                     )
                     tell(polled, topics, alert, here, cause=record.offset)
 
-            if call.balance is not None and balances.fold(
-                tally.balance, fen[call.balance], tally.threshold
-            ):
+            if balance is not None and balances.fold(tally.balance, balance, tally.threshold):
                 low = reminders.on_fall(state, rules, key, tally.balance, ended)
                 tell(polled, topics, low, here, cause=record.offset)
 

@@ -6,6 +6,7 @@ for what another needs.
 """
 
 import asyncio
+import io
 import logging
 import os
 import sys
@@ -16,6 +17,7 @@ from typing import Annotated, BinaryIO, Literal, cast
 import typer
 from typer.exceptions import TyperException
 
+import app.environment  # noqa: F401 (before all that reads the environment)
 from app.commands.deliveries import deliveries
 from app.commands.dlq import dlq
 from app.commands.explain import explain
@@ -241,6 +243,10 @@ def config() -> None:
 
 def main() -> None:
     """Run the command line and exit."""
+    # A terminal that can't show a character must not end a command.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     set_up_logs()
     sys.exit(_run())
 

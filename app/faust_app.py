@@ -33,6 +33,8 @@ def create_app(
     """
     app = _App(
         engine.config.group,
+        # Else 80 names without a prefix (WEB_PORT, BROKER_URL, DEBUG, …) beat what is given here.
+        env={},
         broker=[f"kafka://{broker}" for broker in brokers],
         broker_client_id=client_id,
         broker_credentials=credentials,

@@ -73,6 +73,7 @@ def create_worker(
             worker_id=worker_id,
             changelog=topics.changelog,
             output_topics=topics.outputs(),
+            queues=topics.queues(),
             session_timeout_s=settings.session_timeout_seconds,
             client_options=options,
         )

@@ -242,8 +242,7 @@ async def _callback(settings: Settings, http: httpx.AsyncClient) -> Finding:
             "callback",
             f"nothing is known of deliveries: set {variable('wechat_callback_token')}",
         )
-    host = settings.web_host if settings.web_host not in {"0.0.0.0", "::"} else "127.0.0.1"  # noqa: S104
-    url = f"http://{host}:{settings.web_port}/receive/wechat/callback"
+    url = f"http://{settings.web_address}/receive/wechat/callback"
     token, timestamp, nonce = settings.wechat_callback_token, str(int(time.time())), "doctor"
     nonce += secrets.token_hex(4)
     signed = {

@@ -15,6 +15,7 @@ from app.local.service import HOST, Service, connect, free_port
 
 JAVA_AT_LEAST = 17
 NODE_ID = 1
+DATA, PROPERTIES_FILE, LOGGING_FILE = "data", "server.properties", "log4j2.yaml"
 
 # For a broker that serves one machine: everything exists once, nothing waits for others.
 SETTINGS = {
@@ -38,8 +39,6 @@ SETTINGS = {
     # A killed broker comes back only when its session is over (usual: 9 s).
     "broker.session.timeout.ms": 3_000,
     "broker.heartbeat.interval.ms": 500,
-    # How often transactions that ran out of time are looked for (usual: 10 s).
-    "transaction.abort.timed.out.transaction.cleanup.interval.ms": 1_000,
     # Simulated records may be years old: only size lets a record go, never its age. Committed
     # offsets outlive a holiday too.
     "log.retention.ms": -1,
@@ -86,16 +85,21 @@ class Kafka(Service):
         self._heap_mb = heap_mb
         self._settings = SETTINGS | (settings or {})
         self._progress = progress
+        # Java takes the names of files for ASCII in the locale C.
+        self.environment = os.environ | {"LC_ALL": "C.UTF-8"}
 
     @property
     def bootstrap_servers(self) -> str:
         return f"{HOST}:{self.port}"
 
     def command(self) -> list[str]:
-        """Fetch and check the jars, write the configuration, format empty data."""
+        """Fetch and check the jars, write the configuration, format empty data.
+
+        Its own files it is given by name alone, as it runs in their directory: what a path may
+        hold (commas, backslashes, Chinese) means something else in each of Java's formats.
+        """
         class_path = ":".join(str(jar) for jar in fetch(progress=self._progress))
-        logging = self.directory / "log4j2.yaml"
-        logging.write_text(LOG4J, encoding="utf-8")
+        (self.directory / LOGGING_FILE).write_text(LOG4J, encoding="utf-8")
         java = [
             str(find_java()),
             f"-Xmx{self._heap_mb}m",
@@ -104,14 +108,14 @@ class Kafka(Service):
             "-XX:-UsePerfData",
             f"-Djava.io.tmpdir={self._temporary()}",
             "-Djava.awt.headless=true",
-            f"-Dlog4j2.configurationFile={logging}",
+            f"-Dlog4j2.configurationFile={LOGGING_FILE}",
             "-cp",
             class_path,
         ]
-        properties = self._write_properties()
+        self._write_properties()
         if not (self._data / "meta.properties").exists():
-            self._format(java, properties)
-        return [*java, "kafka.Kafka", str(properties)]
+            self._format(java)
+        return [*java, "kafka.Kafka", PROPERTIES_FILE]
 
     def voters(self) -> str:
         """The controllers, as Kafka lists them: this node alone."""
@@ -134,7 +138,7 @@ class Kafka(Service):
 
     @property
     def _data(self) -> Path:
-        return self.directory / "data"
+        return self.directory / DATA
 
     def _temporary(self) -> Path:
         path = self.directory / "tmp"
@@ -149,7 +153,7 @@ class Kafka(Service):
             "CONTROLLER": f"{HOST}:{self._controller_port}",
         }
 
-    def _write_properties(self) -> Path:
+    def _write_properties(self) -> None:
         listeners = {name: f"{name}://{place}" for name, place in self.listeners().items()}
         settings = self._settings | {
             "listeners": ",".join(listeners.values()),
@@ -157,18 +161,25 @@ class Kafka(Service):
                 place for name, place in listeners.items() if name != "CONTROLLER"
             ),
             "controller.quorum.voters": self.voters(),
-            "log.dirs": self._data,
+            "log.dirs": DATA,
         }
-        path = self.directory / "server.properties"
-        path.write_text("".join(f"{k}={v}\n" for k, v in settings.items()), encoding="utf-8")
-        return path
+        lines = "".join(f"{k}={v}\n" for k, v in settings.items())
+        (self.directory / PROPERTIES_FILE).write_text(lines, encoding="utf-8")
 
-    def _format(self, java: list[str], properties: Path) -> None:
+    def _format(self, java: list[str]) -> None:
         tool = [*java, "kafka.tools.StorageTool", "format"]
         # With "=", because an id may begin with "-".
-        tool += [f"--cluster-id={self.cluster_id()}", "-c", str(properties)]
+        tool += [f"--cluster-id={self.cluster_id()}", "-c", PROPERTIES_FILE]
         with self.log.open("ab") as log:
-            formatted = subprocess.run(tool, stdout=log, stderr=log, check=False, timeout=60)
+            formatted = subprocess.run(
+                tool,
+                cwd=self.directory,
+                env=self.environment,
+                stdout=log,
+                stderr=log,
+                check=False,
+                timeout=60,
+            )
         if formatted.returncode:
             raise LocalStackError(f"Kafka cannot use {self._data}: {self.last_words()}")
 

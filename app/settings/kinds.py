@@ -118,8 +118,20 @@ def _redis_url(value: str) -> str:
     return value
 
 
+def home_expanded(value: str | Path) -> Path:
+    """Return a path with what `~` stands for. Raises ValueError where that is nobody's home."""
+    if "\0" in str(value):
+        raise ValueError("must be a path, and no path holds a NUL")
+    try:
+        return Path(value).expanduser()
+    except RuntimeError:
+        raise ValueError(
+            f"must be a path, and nobody here has the home {Path(value).parts[0]}"
+        ) from None
+
+
 def _file(value: str) -> str:
-    path = Path(value).expanduser()
+    path = home_expanded(value)
     try:
         with path.open("rb"):
             return str(path)
@@ -128,8 +140,12 @@ def _file(value: str) -> str:
 
 
 def _datadir(value: Path) -> Path:
-    path = value.expanduser()
-    if path.exists() and not path.is_dir():
+    path = home_expanded(value)
+    try:
+        is_file = path.exists() and not path.is_dir()
+    except OSError as error:
+        raise ValueError(f"must be a directory that can be reached ({error.strerror})") from None
+    if is_file:
         raise ValueError("must be a directory, and a file stands there")
     return path
 

@@ -24,6 +24,7 @@ from app.channels.wechat.callback import (
     Heard,
     Refused,
     hear,
+    refuse_early,
     request_name,
     verify_address,
 )
@@ -32,6 +33,7 @@ from app.channels.wechat.receipts import Receipts
 from app.channels.wechat.subscriptions import Subscriptions
 from app.settings import Settings
 from app.store import store_errors
+from app.web.listener import read_body
 from streams.metrics import DELIVERIES
 from streams.records import Delivery, WechatEvent, encode
 from streams.times import format_instant, parse_instant
@@ -88,12 +90,17 @@ class _Callback:
         return web.Response(text=echo)
 
     async def receive(self, request: web.Request) -> web.Response:
-        """1. refuse what isn't WeChat's, 2. a repeat, of the request or of the event in another
-        one, gets the first one's answer, 3. publish and match, 4. only then call it done."""
-        body = await _read(request)
+        """1. refuse what isn't WeChat's, as early as it can be seen, 2. a repeat, of the request or
+        of the event in another one, gets the first one's answer, 3. publish and match, 4. only
+        then call it done."""
+        now_s = time.time()
+        refused = refuse_early(self._console, request.query, now_s)
+        if refused is not None:
+            return _refusal(refused)
+        body = await read_body(request, MOST_BODY_BYTES)
         if body is None:
             return _refusal(Refused("the body is longer than 64 KiB"))
-        heard = hear(self._console, request.query, body, time.time())
+        heard = hear(self._console, request.query, body, now_s)
         if isinstance(heard, Refused):
             return _refusal(heard)
         try:
@@ -191,16 +198,6 @@ class _Callback:
     def _key(self, kind: str, name: str) -> str:
         digest = blake2b(name.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
         return f"{self._settings.group}:wechat:{kind}:{digest}"
-
-
-async def _read(request: web.Request) -> bytes | None:
-    """Return the body; None as soon as it is too long."""
-    body = bytearray()
-    async for part in request.content.iter_any():
-        body += part
-        if len(body) > MOST_BODY_BYTES:
-            return None
-    return bytes(body)
 
 
 def _refusal(refused: Refused) -> web.Response:

@@ -18,6 +18,7 @@ from msgspec import Meta, Struct
 from agents.clock import wall_clock
 from app.settings import Settings
 from app.web.access import has_bearer
+from app.web.listener import read_body
 from app.web.wechat_callback import Publish
 from streams.records import Notification, encode
 from streams.times import format_instant
@@ -27,6 +28,7 @@ _log = logging.getLogger(__name__)
 
 PATH = "/wechat/send"
 SCENARIO = "direct"
+MOST_BODY_BYTES = 1 << 20
 _LONGEST_KEY = 200
 _OPENAPI = Path(__file__).parent / "openapi.json"
 
@@ -61,13 +63,15 @@ def add_sending_routes(
         if key is not None and not 0 < len(key) <= _LONGEST_KEY:
             return _answer(400, f"Idempotency-Key: must have 1 to {_LONGEST_KEY} characters")
         try:
-            body = await request.read()
+            body = await read_body(request, MOST_BODY_BYTES)
+            if body is None:
+                return _answer(400, "the body is too long")
             wanted = _decode(body)
             body.decode()
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             return _answer(400, _field_reason(str(error)))
-        except web.HTTPRequestEntityTooLarge:
-            return _answer(400, "the body is too long")
+        except web.HTTPRequestTimeout:
+            return _answer(408, "the body didn't come in time")
         command = _command(wanted, key, settings)
         try:
             await publish(topics.notifications, wanted.openID.encode(), encode(command))

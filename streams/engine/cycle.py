@@ -21,8 +21,10 @@ from streams.engine import fault_points
 from streams.engine.buffer import Buffer
 from streams.engine.order import turn_of
 from streams.engine.outbox import Outbox, Window
+from streams.engine.positions import POSITIONS, Position
 from streams.engine.state import State
 from streams.engine.types import TP, Chunk, Output, Record, Source
+from streams.kafka.log_reader import ChangelogCutError
 from streams.kafka.producer import Destination, ProducerRecord, TransactionalProducer
 from streams.kafka.protocol import Membership
 from streams.topics import partition_of
@@ -82,6 +84,8 @@ class Cycle:
         positions: Mapping[TP, int],
         read_first: Mapping[int, tuple[TP, int]],
         is_read_up: Callable[[TP, int], bool],
+        read_to: Callable[[TP], int | None],
+        topic_ids: Mapping[str, bytes],
         changelog: str,
         producer: TransactionalProducer,
         membership: Membership,
@@ -89,7 +93,9 @@ class Cycle:
     ) -> None:
         """`positions`: where each partition is read from. `read_first`: by partition number, a
         source partition and the offset up to which it is folded before any other. `is_read_up`:
-        does a partition's log end at this offset, as far as the consumer knows?
+        does a partition's log end at this offset, as far as the consumer knows? `read_to`: up to
+        where was it read, markers included, when all that was read has arrived? `topic_ids`: what
+        the state remembers its sources by.
         """
         self._outboxes = outboxes
         self._states = states
@@ -111,6 +117,10 @@ class Cycle:
         }
         self._read_first = dict(read_first)
         self._is_read_up = is_read_up
+        self._read_to = read_to
+        self._topic_ids = topic_ids
+        self.committed = dict(positions)
+        """What the group's offsets are known to be."""
         self._changelog = changelog
         self._producer = producer
         self._membership = membership
@@ -166,6 +176,24 @@ class Cycle:
         """A log may have been read up without a record: what waited for that may be folded now."""
         if self._buffered:
             self._wake.set()
+
+    def pass_markers(self) -> None:
+        """Commit that logs were read up where nothing but markers, or what was aborted, lies behind
+        what was folded: deleted by retention later, it would look like records never read."""
+        if self._is_closing or self._transaction or self._commit or self._read_first:
+            return
+        for tp in self.committed:
+            read_to = self._read_to(tp)
+            if read_to is None or read_to <= self.committed[tp]:
+                continue
+            if tp not in self._buffers:
+                if self._windows[tp].is_finished:
+                    self._note_finished(tp)
+            elif not self._buffers[tp].count:
+                transaction = self._running()
+                transaction.offsets[tp] = read_to
+                transaction.touched.add(tp.partition)
+                self._wake.set()
 
     def _feed_outbox(self, tp: TP, records: list[Record]) -> None:
         position = self._outbox_positions[tp]
@@ -301,7 +329,8 @@ class Cycle:
         transaction = self._running()
         self._transaction = None
         for tp in transaction.finished:
-            transaction.offsets[tp] = self._windows[tp].settle()
+            transaction.offsets[tp] = self._windows[tp].settle(self._read_to(tp))
+        self._note_positions(transaction.offsets)
         records: dict[Destination, Sequence[ProducerRecord]] = {}
         sealed = []
         for partition in transaction.touched:
@@ -314,6 +343,17 @@ class Cycle:
                 records[self._changelog, partition] = changes
         records.update(transaction.outputs)
         self._commit = asyncio.create_task(self._commit_sealed(transaction, records, sealed))
+
+    def _note_positions(self, offsets: dict[TP, int]) -> None:
+        """Let the offsets include the markers behind what was folded, and the states know them."""
+        for tp, offset in offsets.items():
+            buffer = self._buffers.get(tp)
+            if buffer is not None and not buffer.count:
+                offsets[tp] = max(offset, self._read_to(tp) or 0)
+            state = self._states.get(tp.partition)
+            if state is not None:
+                position = Position(offsets[tp], self._topic_ids[tp.topic])
+                state.put(POSITIONS, tp.topic.encode(), position)
 
     async def _commit_sealed(
         self,
@@ -332,7 +372,14 @@ class Cycle:
         fault_points.passing(fault_points.AFTER_COMMIT)
         for state in sealed:
             state.apply()
-            state.position = ends.get((self._changelog, state.partition), state.position)
+            known = state.position
+            state.position = ends.get((self._changelog, state.partition), known)
+            if state.position < known:
+                tp = TP(self._changelog, state.partition)
+                self._is_closing = True
+                self._on_failure(ChangelogCutError(tp, 0, state.position, known))
+                return
+        self.committed.update(transaction.offsets)
         self._commit = None
         self._wake.set()
         metrics.COMMIT_SECONDS.observe(time.monotonic() - began)

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.client import AIOKafkaClient, ConnectionGroup, CoordinationType
 from aiokafka.errors import (
     ConcurrentTransactions,
@@ -24,6 +24,7 @@ from aiokafka.errors import (
     NodeNotReadyError,
     NoError,
     NotCoordinatorError,
+    OperationNotAttempted,
     ProducerFenced,
     RequestTimedOutError,
     UnknownTopicOrPartitionError,
@@ -31,7 +32,12 @@ from aiokafka.errors import (
 )
 from aiokafka.producer import sender
 from aiokafka.producer.transaction_manager import TransactionState
-from aiokafka.protocol.transaction import AddOffsetsToTxnRequest, InitProducerIdRequest
+from aiokafka.protocol.transaction import (
+    AddOffsetsToTxnRequest,
+    AddPartitionsToTxnRequest,
+    EndTxnRequest,
+    InitProducerIdRequest,
+)
 
 from streams.engine import fault_points
 from streams.engine.types import TP
@@ -62,6 +68,9 @@ _WAIT_FOR_COORDINATOR_S = 30.0
 _ABORT_S = 5.0
 _STOP_S = 3.0
 _LONG_COMMIT_S = 10.0
+_DOUBTFUL_S = 1.0
+"""A transaction's step that takes longer may have waited for a coordinator that was started anew,
+and that may have completed the transaction before without its markers."""
 
 _RETRIABLE = (
     ConcurrentTransactions,
@@ -86,7 +95,15 @@ class TransactionalProducer:
         self._client_options = client_options
         self._producer: AIOKafkaProducer | None = None
         self._coordinators: dict[tuple[int, str], int] = {}
-        self._is_fenced = False
+        self._is_lost = False
+        self._committed: list[Destination] | None = None
+        """Where the last transaction wrote; None: this producer has committed none, or aborted
+        since."""
+
+    @property
+    def is_open(self) -> bool:
+        """Has it a producer id?"""
+        return self._producer is not None
 
     async def open(self) -> None:
         """Be ready to begin: nothing is open, of this producer or of its predecessor. May wait."""
@@ -136,10 +153,10 @@ class TransactionalProducer:
     ) -> dict[Destination, int]:
         """Commit records and offsets as one unit; return where each destination goes on.
 
-        1. produce everything, 2. wait until all of it is written (aiokafka's commit doesn't
-        fail when a send failed), 3. send the offsets, which the group's generation fences,
-        4. commit. The offsets returned lie behind the transaction's own marker. When this raises
-        nothing is known: call `end`.
+        1. join all partitions, 2. produce everything, 3. wait until all of it is written
+        (aiokafka's commit doesn't fail when a send failed), 4. send the offsets, which the
+        group's generation fences, 5. commit. The offsets returned lie behind the transaction's
+        own marker. When this raises nothing is known: call `end`.
         """
         # aiokafka waits for brokers as long as it takes, and says nothing.
         impatient = asyncio.get_running_loop().call_later(
@@ -148,7 +165,7 @@ class TransactionalProducer:
         try:
             return await self._commit(records, offsets, membership)
         except _PRODUCER_FENCED:
-            self._is_fenced = True
+            self._is_lost = True
             raise
         finally:
             impatient.cancel()
@@ -159,8 +176,9 @@ class TransactionalProducer:
         offsets: dict[TP, int],
         membership: Membership,
     ) -> dict[Destination, int]:
-        producer = self._open_producer
+        producer, now = self._open_producer, asyncio.get_running_loop().time
         await producer.begin_transaction()
+        await self._join(producer, list(records), membership.group)
         written: list[tuple[Destination, int, asyncio.Future[Any]]] = []
         for half, (destination, pairs) in enumerate(records.items()):
             if half == len(records) // 2:
@@ -170,7 +188,11 @@ class TransactionalProducer:
         fault_points.passing(fault_points.BEFORE_OFFSETS)
         await self._send_offsets(producer, offsets, membership)
         fault_points.passing(fault_points.BEFORE_COMMIT)
+        began = now()
         await producer.commit_transaction()
+        self._committed = list(records)
+        if now() - began > _DOUBTFUL_S:
+            await self._write_markers_again(membership.group)
         return {
             destination: where.offset + count + 1
             for (destination, count, _), where in zip(written, metadata, strict=True)
@@ -186,14 +208,16 @@ class TransactionalProducer:
         # next producer's InitProducerId aborts it for sure.
         # Nor does it know that this producer was fenced when the answer to a request of ours said
         # so: it would go on with an epoch that is refused for ever.
-        state = None if self._is_fenced else producer._txn_manager.state
+        state = None if self._is_lost else producer._txn_manager.state
         if state is TransactionState.READY:
             return
         if state is TransactionState.IN_TRANSACTION:
-            if await within(_ABORT_S, producer.abort_transaction()):
+            began, self._committed = asyncio.get_running_loop().time(), None
+            if not await within(_ABORT_S, producer.abort_transaction()):
+                log.warning("could not abort a transaction: another producer does")
+            elif asyncio.get_running_loop().time() - began < _DOUBTFUL_S:
                 return
-            log.warning("could not abort a transaction: another producer does")
-        self._producer, self._is_fenced = None, False
+        self._producer, self._is_lost, self._committed = None, False, None
         await _stop_quietly(producer)
 
     async def close(self) -> None:
@@ -228,6 +252,60 @@ class TransactionalProducer:
 
         await self._patiently(ask)
 
+    async def _join(
+        self, producer: AIOKafkaProducer, destinations: list[Destination], group: str
+    ) -> None:
+        """Add all partitions and the group to the transaction, before anything is written with it.
+
+        Raises TopicAuthorizationFailedError with the topic that may not be written.
+        """
+        manager, began = producer._txn_manager, asyncio.get_running_loop().time()
+        await self._add(destinations, group)
+        manager._txn_partitions.update(TopicPartition(*to) for to in destinations)
+        manager.consumer_group_added(group)
+        if self._committed is None or asyncio.get_running_loop().time() - began < _DOUBTFUL_S:
+            return
+        # What hangs of the last one would be ended together with this one, committed or not.
+        await self._write_markers_again(group)
+        self._is_lost = True
+        raise KafkaConnectionError("the brokers were away between two transactions")
+
+    async def _write_markers_again(self, group: str) -> None:
+        """Have the last transaction's markers written once more, wherever they are missing: with
+        one that writes nothing, has the same partitions, and is committed too."""
+        self._is_lost = True  # until it is done: aiokafka knows nothing of it
+        await self._add(self._committed or [], group)
+        await self._patiently(lambda: self._ask_of_transaction(EndTxnRequest, True))
+        self._is_lost = False
+
+    async def _add(self, destinations: list[Destination], group: str) -> None:
+        if destinations:
+            await self._patiently(lambda: self._add_partitions(destinations))
+        await self._patiently(lambda: self._ask_of_transaction(AddOffsetsToTxnRequest, group))
+
+    async def _ask_of_transaction(self, request: type[Any], *fields: Any) -> Any:
+        """Ask the coordinator something about this producer's transaction; raise its error."""
+        manager = self._open_producer._txn_manager
+        answer = await self._ask_coordinator(
+            CoordinationType.TRANSACTION,
+            self.transactional_id,
+            request(self.transactional_id, manager.producer_id, manager.producer_epoch, *fields),
+        )
+        _raise_for(getattr(answer, "error_code", 0))
+        return answer
+
+    async def _add_partitions(self, destinations: list[Destination]) -> None:
+        topics: dict[str, list[int]] = {}
+        for topic, partition in destinations:
+            topics.setdefault(topic, []).append(partition)
+        answer = await self._ask_of_transaction(AddPartitionsToTxnRequest, list(topics.items()))
+        for topic, partitions in answer.errors:
+            for _partition, error_code in partitions:
+                error = for_code(error_code)
+                # Said of the others, where one is refused.
+                if error is not NoError and error is not OperationNotAttempted:
+                    raise error(topic)
+
     async def _produce(
         self,
         producer: AIOKafkaProducer,
@@ -261,18 +339,6 @@ class TransactionalProducer:
     ) -> None:
         manager = producer._txn_manager
 
-        async def add_group() -> None:
-            request = AddOffsetsToTxnRequest(
-                self.transactional_id,
-                manager.producer_id,
-                manager.producer_epoch,
-                membership.group,
-            )
-            answer = await self._ask_coordinator(
-                CoordinationType.TRANSACTION, self.transactional_id, request
-            )
-            _raise_for(answer.error_code)
-
         async def commit_offsets() -> None:
             request = TxnOffsetCommit(
                 self.transactional_id,
@@ -285,8 +351,6 @@ class TransactionalProducer:
                 await self._ask_coordinator(CoordinationType.GROUP, membership.group, request)
             )
 
-        await self._patiently(add_group)
-        manager.consumer_group_added(membership.group)
         await self._patiently(commit_offsets)
 
     async def _patiently(self, ask: Callable[[], Coroutine[Any, Any, T]]) -> T:
@@ -301,7 +365,9 @@ class TransactionalProducer:
                 if loop.time() > deadline:
                     raise
                 log.debug("asking again: %r", error)
-                if not isinstance(error, ConcurrentTransactions):
+                if isinstance(error, ConcurrentTransactions):
+                    pause = _RETRY_S  # the markers of the transaction before are on their way
+                else:
                     self._coordinators.clear()
             await asyncio.sleep(pause)
             pause = min(pause * 2, 0.5)

@@ -38,6 +38,7 @@ class InProcess:
                 worker_id=name,
                 changelog=topics.changelog,
                 output_topics=topics.outputs(),
+                queues=topics.queues(),
                 session_timeout_s=6.0,
                 client_options={"bootstrap_servers": installation.brokers},
                 **config,

@@ -41,6 +41,7 @@ WAITING_PAUSE_SECONDS = 0.15
 """Between chunks when there are calls enough and the fault isn't over."""
 SETTLE_SECONDS = 90.0
 STRIKE_SECONDS = 60.0
+PUBLISH_MS = 600_000
 PAUSE_LIMIT_SECONDS = SESSION_SECONDS + 5.0
 """A dead worker's partitions are worked on again in this time: 2 s beyond the session in quiet,
 a little more on a machine that does other things."""
@@ -72,8 +73,13 @@ class Round:
         turns: int = 3,
         partitions: int = PARTITIONS,
         replication: int = 1,
+        workers: int = 2,
+        settle_s: float = SETTLE_SECONDS,
     ) -> None:
+        """`settle_s`: how long all that is published may take, faults included."""
         self.servers = servers
+        self.settle_s = settle_s
+        self._worker_count = workers
         self.rng = random.Random(seed)
         self.calls = calls
         self.turns = turns
@@ -101,7 +107,9 @@ class Round:
             self.installation.variables |= environment
             await self.installation.create_topics()
             try:
-                self.workers = [self.installation.worker(is_started=False) for _ in range(2)]
+                self.workers = [
+                    self.installation.worker(is_started=False) for _ in range(self._worker_count)
+                ]
                 for worker in self.workers:
                     worker.launch()
                 striking = asyncio.create_task(fault(self))
@@ -131,7 +139,11 @@ class Round:
     async def publish(self, striking: "asyncio.Task[None]") -> None:
         """Publish all legs; the last one goes on until the fault is over."""
         producer = AIOKafkaProducer(
-            bootstrap_servers=self.installation.brokers, enable_idempotence=True, acks="all"
+            bootstrap_servers=self.installation.brokers,
+            enable_idempotence=True,
+            acks="all",
+            # What is published outlives an outage, once.
+            request_timeout_ms=PUBLISH_MS,
         )
         try:
             await producer.start()
@@ -173,7 +185,7 @@ class Round:
 
     async def stand_still(self) -> None:
         """Wait until all that was published is folded and all that is noticed has ended."""
-        deadline = time.monotonic() + SETTLE_SECONDS
+        deadline = time.monotonic() + self.settle_s
         state = "Kafka didn't answer"
         while time.monotonic() < deadline:
             self.check_workers()
@@ -185,7 +197,7 @@ class Round:
                 return
             await asyncio.sleep(0.3)
         told = await difference(self.installation, self.history)
-        raise AssertionError(f"after {SETTLE_SECONDS:.0f} s: {state}; {told}")
+        raise AssertionError(f"after {self.settle_s:.0f} s: {state}; {told}")
 
     async def _what_is_left(self) -> str:
         """Say what there still is to wait for; nothing: an empty string."""

@@ -153,7 +153,13 @@ def test_needs_are_checked_for_directories_that_don_t_exist_yet(tmp_path: Path) 
 
 
 @pytest.mark.broker
-def test_a_stack_finds_its_data_again_and_a_dead_server_is_noticed(tmp_path: Path) -> None:
+def test_a_stack_finds_its_data_again_and_a_dead_server_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a directory whose name means something else in a list, a property and the locale C."""
+    monkeypatch.setenv("LC_ALL", "C")
+    tmp_path /= "数据, a\\b %20"
+
     async def topics(servers: str, *, new: str | None = None) -> list[str]:
         admin = AIOKafkaAdminClient(bootstrap_servers=servers)
         await admin.start()
@@ -168,6 +174,8 @@ def test_a_stack_finds_its_data_again_and_a_dead_server_is_noticed(tmp_path: Pat
         asyncio.run(topics(stack.bootstrap_servers, new="kept"))
         with Redis.from_url(stack.redis_url) as redis:
             redis.set("kept", "too")
+    assert (tmp_path / "kafka" / "data" / "kept-0").is_dir()
+    assert list((tmp_path / "valkey" / "appendonlydir").iterdir())
     with Stack(tmp_path) as stack:
         assert "kept" in asyncio.run(topics(stack.bootstrap_servers))
         with Redis.from_url(stack.redis_url) as redis:

@@ -132,6 +132,63 @@ async def test_json_bodies_say_the_same(client: Client, recorder: Recorder) -> N
     assert json.loads(recorder.of("wechat-events")[0])["at"] == "2019-01-30T15:52:10+08:00"
 
 
+FORBIDDEN = {
+    "control character": b"\x1d",
+    "no character": "\uffff".encode(),
+    "half an emoji": b"\xed\xa0\xbd",
+    "cut UTF-8": b"\xe4\xbd",
+    "no UTF-8": b"\xff",
+    "NUL": b"\0",
+}
+
+
+@pytest.mark.parametrize("name", FORBIDDEN)
+async def test_what_no_xml_may_hold_is_left_out_of_what_a_follower_wrote(
+    name: str, client: Client, recorder: Recorder
+) -> None:
+    body = event("SCAN", EventKey="你-here-好").replace(b"-here-", FORBIDDEN[name])
+    assert (await client.post(PATH, params=query("n1"), data=body)).status == 200
+    said = json.loads(recorder.of("wechat-events")[0])
+    assert (said["scene"], said["fields"]["EventKey"]) == ("你好", "你好")
+    # A person's message is heard, and published nowhere.
+    text = event(MsgType="text", Content="-here-").replace(b"-here-", FORBIDDEN[name])
+    assert (await client.post(PATH, params=query("n2"), data=text)).status == 200
+
+
+@pytest.mark.parametrize(
+    "number", ["&#x1D;", "&#29;", "&#xD83D;", "&#xFFFF;", "&#0;", "&#99999999;"]
+)
+async def test_a_forbidden_character_by_its_number_is_left_out_and_in_cdata_it_is_text(
+    number: str, client: Client, recorder: Recorder
+) -> None:
+    body = event("SCAN", EventKey=number, Ticket="t")
+    body = body.replace(b"<![CDATA[t]]>", f"a{number}&#x4f60;b".encode())
+    assert (await client.post(PATH, params=query("n1"), data=body)).status == 200
+    fields = json.loads(recorder.of("wechat-events")[0])["fields"]
+    assert (fields["EventKey"], fields["Ticket"]) == (number, "a你b")
+
+
+@pytest.mark.parametrize(
+    "escaped", [b"\\ud83d", b"\\u001d", b"\x1d", b"\xe4\xbd", b"\\uffff", b"\0"]
+)
+async def test_json_bodies_lose_the_same_characters(
+    escaped: bytes, client: Client, recorder: Recorder
+) -> None:
+    said = {"FromUserName": "openid1", "CreateTime": 1548834730, "MsgType": "event", "Event": "X"}
+    body = json.dumps(said | {"Word": "a-here-b", "List": ["-here-"]}).encode()
+    body = body.replace(b"-here-", escaped)
+    assert (await client.post(PATH, params=query("n1"), data=body)).status == 200
+    assert json.loads(recorder.of("wechat-events")[0])["fields"]["Word"] == "ab"
+
+
+async def test_leaving_out_characters_makes_no_document_type(
+    client: Client, recorder: Recorder
+) -> None:
+    body = b'<!DOC\x1dTYPE x [<!ENTITY e "e">]><xml><Event>&\x1de;</Event></xml>'
+    assert (await client.post(PATH, params=query("n1"), data=body)).status == 403
+    assert recorder.records == []
+
+
 @pytest.mark.parametrize(
     ("params", "body"),
     [
@@ -167,6 +224,15 @@ class TestWithAKey:
             "wechat_encoding_aes_key": KEY,
             "wechat_encoding_aes_key_previous": PREVIOUS,
         }
+
+    async def test_a_forbidden_character_is_left_out_of_an_encrypted_message_too(
+        self, client: Client, recorder: Recorder
+    ) -> None:
+        said = event("SCAN", EventKey="a-here-b").replace(b"-here-", b"\x1d\xed\xa0\xbd")
+        sealed, body = sealed_xml(KEY, said)
+        answer = await client.post(PATH, params=query("n1", sealed=sealed), data=body)
+        assert answer.status == 200
+        assert json.loads(recorder.of("wechat-events")[0])["scene"] == "ab"
 
     @pytest.mark.parametrize("key", [KEY, PREVIOUS])
     async def test_the_present_and_the_previous_key_open(
