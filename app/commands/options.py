@@ -79,6 +79,16 @@ def range_of(
     return parse_range(since, until, zone=settings.zone, now=int(time.time() * SECOND))
 
 
+def checked_id(option: str, text: str) -> str:
+    """Return an id that something can have. Raises SettingsError."""
+    try:
+        if text.encode():
+            return text
+    except UnicodeEncodeError:
+        raise SettingsError([f"{option}: must be UTF-8 text"]) from None
+    raise SettingsError([f"{option}: must not be empty"])
+
+
 def checked_limit(limit: int, most: int) -> int:
     """Return a number of rows that may be asked for. Raises SettingsError."""
     if not 1 <= limit <= most:
