@@ -116,6 +116,7 @@ async def _serve(worker: Worker, end: asyncio.Future[None]) -> None:
         await _unless(end, worker.engine.connect())
         await _unless(end, worker.app.start())
         watch(_watch(worker.app, worker.engine))
+        watch(worker.engine.watch_for_hanging())
         watch(worker.share_holds())
         if worker.settings.tick_seconds:
             watch(_tick(worker))

@@ -1,6 +1,6 @@
 """All tables: what is remembered, under which key. Prefixes are persisted and never change.
 
-`u` is the engine's (what is unfinished in an outbox).
+`u` and `@` are the engine's (what is unfinished in an outbox, and how far sources are folded).
 """
 
 from msgspec import Struct
@@ -19,7 +19,10 @@ class Clock(Struct, array_like=True):
     tick: int = 0
     """The latest tick, as an instant."""
     accounts_offset: int = -1
-    """Of the last record of `accounts` that was folded."""
+    """Of the last record of `accounts` that was folded, and `accounts_base`."""
+    accounts_base: int = 0
+    """What is added to an offset of `accounts`, so that it only grows, also where the topic is read
+    again or was made anew: who came before an announcement is known by it."""
 
 
 class Announced(Struct, array_like=True):

@@ -94,6 +94,8 @@ class Round:
             "DIALWATCH_WECHAT_RATE": "2000",
         }
         self.workers: list[WorkerProcess] = []
+        self.begun = asyncio.Event()
+        """Are the topics there, and the workers started?"""
         self.notes: list[str] = []
         """What is worth telling beside the verdict."""
         self.is_watched = True
@@ -112,6 +114,7 @@ class Round:
                 ]
                 for worker in self.workers:
                     worker.launch()
+                self.begun.set()
                 striking = asyncio.create_task(fault(self))
                 try:
                     await self.publish(striking)
