@@ -11,6 +11,7 @@ from aiokafka import AIOKafkaProducer
 from app.operations.installation import Installation as Connected
 from app.operations.installation import open_installation
 from app.operations.lag import Behind, behind_of, group_lag
+from streams.engine.outbox import UNFINISHED, _Unfinished
 from streams.engine.types import TP
 from streams.kafka.log_scan import BEGINNING, END
 from tests.installation import Installation, Published
@@ -156,3 +157,26 @@ async def test_a_group_that_never_ran_is_behind_by_all_there_is(
     names = {row["topic"] for row in lag["partitions"]}
     assert {topics.calls, topics.notifications, topics.wechat_outbox} < names
     assert topics.changelog not in names
+
+
+async def test_what_an_outbox_finished_out_of_order_is_no_lag(installation: Installation) -> None:
+    topics = installation.topics
+    outbox, changelog = TP(topics.sms_outbox, 3), TP(topics.changelog, 3)
+    left = UNFINISHED.encode(_Unfinished(last=5, offsets=[2, 5]))
+    async with (
+        open_installation(installation.settings()) as connected,
+        writing(installation) as plain,
+        writing(installation, "a") as one,
+    ):
+        await put(plain, outbox, *(b"%d" % n for n in range(8)))
+        async with one.transaction():
+            await one.send_and_wait(
+                changelog.topic,
+                left,
+                key=UNFINISHED.prefix + outbox.topic.encode(),
+                partition=changelog.partition,
+            )
+        rows = (await group_lag(connected))["partitions"]
+        (row,) = [row for row in rows if (row["topic"], row["partition"]) == outbox]
+        assert row["lag"] == 4  # 2, 5, and behind these 6 and 7
+        assert row["seconds_behind"] > 0
