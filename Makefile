@@ -12,7 +12,7 @@ COMPILE := $(VENV)/lock/bin/uv pip compile --quiet --universal --python-version 
 .PHONY: help setup run demo test test-browser check format test-faults test-months test-sending fuzz bench describe lock clean
 
 help: ## Show this
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
 
 setup: $(STAMP) ## Install the program and all it needs into .venv, as the lock file says
 
@@ -52,6 +52,9 @@ bench: setup ## Measure this worker beside its peers on one prefilled topic
 
 describe: setup ## Write docs/asyncapi.json and docs/schemas from the records
 	@$(BIN)/python -m app.describe docs
+
+bench-operators: setup ## Measure the operators' commands at a million accounts
+	@$(BIN)/python -m tests.operations.scale $(ARGS)
 
 lock: setup ## Pin the newest versions that pyproject.toml allows; the image holds no tools
 	@$(PYTHON) -m venv $(VENV)/lock && $(VENV)/lock/bin/pip install --quiet uv

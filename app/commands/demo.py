@@ -183,7 +183,7 @@ class Phones:
         if isinstance(message, Sms):
             self._show(f"SMS to {message.phone}", message.text[:16], [message.text])
             return
-        lines = list(message.data.values())
+        lines = message.text.splitlines()
         if message.miniprogram:
             lines.append(f"→ {message.miniprogram.get('pagepath', '')}")
         self._show(f"WeChat to {message.openid}", message.data.get("keyword2", ""), lines)

@@ -8,7 +8,15 @@ import logging
 import os
 import re
 import sys
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
@@ -179,7 +187,7 @@ class ClusterAdmin:
     async def members(self, group: str) -> list[tuple[str, str, str, bytes]]:
         """Return a group's members: member id, client id, host, and the assignment's bytes."""
         with self._away():
-            (answer,) = await self._client.describe_consumer_groups([group])
+            (answer,) = await _patiently(lambda: self._client.describe_consumer_groups([group]))
         (described,) = answer.to_object()["groups"]
         return [
             (one["member_id"], one["client_id"], one["client_host"], one["member_assignment"])
@@ -189,7 +197,7 @@ class ClusterAdmin:
     async def committed_offsets(self, group: str) -> dict[TP, int]:
         """Return what a group has committed, by partition."""
         with self._away():
-            offsets = await self._client.list_consumer_group_offsets(group)
+            offsets = await _patiently(lambda: self._client.list_consumer_group_offsets(group))
         return {
             TP(tp.topic, tp.partition): known.offset
             for tp, known in offsets.items()
@@ -255,6 +263,20 @@ class ClusterAdmin:
                 f"Kafka at {self._brokers} stopped answering ({type(error).__name__}): check that "
                 "all brokers are up, and that their advertised.listeners lead there from here"
             ) from error
+
+
+async def _patiently(ask: Callable[[], Awaitable[Any]]) -> Any:
+    """Ask again while the group's coordinator is chosen or moves: of a new cluster's first group
+    it takes a moment. Raises KafkaError."""
+    now = asyncio.get_running_loop().time
+    deadline = now() + REQUEST_SECONDS
+    while True:
+        try:
+            return await ask()
+        except KafkaError as error:
+            if not error.retriable or now() > deadline:
+                raise
+        await asyncio.sleep(RETRY_SECONDS / 5)
 
 
 def _check_created(name: str, error_code: int, message: str | None) -> None:

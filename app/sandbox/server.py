@@ -215,9 +215,9 @@ class Sandbox:
                     {
                         "template_id": template_id,
                         "title": "通知",
-                        "content": "\n".join(f"{{{{{name}.DATA}}}}" for name in fields),
+                        "content": self.wechat.text_of(template_id),
                     }
-                    for template_id, fields in self.wechat.templates.items()
+                    for template_id in self.wechat.templates
                 ]
             }
         )

@@ -31,7 +31,9 @@ def test_the_demo_shows_all_scenarios_and_its_worker_s_log_names_no_customer(
     for scenario in SCENARIOS:
         assert re.search(rf"{scenario} +[1-9]", table), said
     assert "calls/s" in said
-    assert "你好！" in said  # a message as the customer sees it
+    # A message as the customer sees it: the template's text, filled in.
+    assert "你好！\n  客户名称：" in said
+    assert "\n  通知结束\n" in said
     assert "【硅基智能】" in said
     assert PHONE.search(said)
 
