@@ -98,6 +98,14 @@ def _logged_settings() -> Settings:
     return settings
 
 
+@program.command()
+def console() -> int:
+    """Run the console, one web server for the whole installation, until SIGTERM or SIGINT."""
+    from app.commands.console import run_console  # noqa: PLC0415
+
+    return run_console(load_settings())
+
+
 @topics.command("create")
 def create() -> None:
     """Create the topics that are missing. Never changes one that stands."""
