@@ -5,7 +5,6 @@ One thread writes. What can't be read costs that record alone. Nothing here know
 
 import logging
 import re
-import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -294,9 +293,7 @@ class Index:
         self._insert("deliveries", rows, [row[0] for row in rows])
         self._count(segment, kinds, minutes)
 
-    def _count(
-        self, segment: int, kinds: Counter[int], minutes: Counter[tuple[int, int]]
-    ) -> None:
+    def _count(self, segment: int, kinds: Counter[int], minutes: Counter[tuple[int, int]]) -> None:
         self._db.executemany(
             _ADD_ONE.format(table="segment_kinds"),
             [(segment, kind, count) for kind, count in kinds.items()],
@@ -335,9 +332,7 @@ class Index:
         self._insert("inbox", rows, times)
 
     def _add_letters(self, chunks: list[Chunk]) -> None:
-        rows = [
-            letter_row(chunk.partition, record) for chunk in chunks for record in chunk.records
-        ]
+        rows = [letter_row(chunk.partition, record) for chunk in chunks for record in chunk.records]
         self._db.executemany(
             "INSERT OR REPLACE INTO letters VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, ?)", rows
         )

@@ -6,9 +6,7 @@ from prometheus_client.process_collector import ProcessCollector
 REGISTRY = CollectorRegistry()
 ProcessCollector(registry=REGISTRY)
 
-RECORDS = Counter(
-    "dialwatch_console_records", "Records indexed.", ["topic"], registry=REGISTRY
-)
+RECORDS = Counter("dialwatch_console_records", "Records indexed.", ["topic"], registry=REGISTRY)
 UNREADABLE = Gauge(
     "dialwatch_console_unreadable_records", "Records passed over since the start: no JSON of ours.",
     registry=REGISTRY,
