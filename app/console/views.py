@@ -41,10 +41,11 @@ from streams.engine.state import State
 from streams.records import Delivery
 from streams.times import DAY, HOUR, format_instant, parse_instant
 from streams.topics import partition_of
+from tables.clocks import latest_tick
 from tables.explained import Language
 from tables.explanations import Outside
 from tables.lines import LineRun
-from tables.remembered import Remembered, latest_tick, line_of, remembered_of
+from tables.remembered import Remembered, line_of, remembered_of
 from tables.runs import is_forgotten
 from tables.store import BATCHES, CLOCKS, CUSTOMERS, LINES, PAGES, RECHARGES, TALLIES
 

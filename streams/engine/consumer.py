@@ -25,7 +25,6 @@ from mode import Service
 from yarl import URL
 
 from streams.engine.engine import Engine
-from streams.engine.takeover import OffsetOutOfRangeError as OutOfRange
 from streams.engine.types import TP
 from streams.kafka import fetching
 from streams.kafka.protocol import Membership
@@ -87,26 +86,37 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
 
     def end_of(self, tp: TP) -> int | None:
         """Return where a partition's log ends, as far as the last fetch told."""
-        assignment = self._ensure_consumer()._subscription.subscription.assignment
-        if assignment is None or TopicPartition(*tp) not in assignment.tps:
-            return None
-        highwater = assignment.state_value(TopicPartition(*tp)).highwater
-        return None if highwater is None else int(highwater)
+        state = self._state_of(tp)
+        return None if state is None or state.highwater is None else int(state.highwater)
+
+    def is_held(self, tp: TP) -> bool:
+        """Does a part of a partition wait behind somebody's open transaction, as far as the last
+        fetch told?"""
+        state = self._state_of(tp)
+        return state is not None and (state.lso or 0) < (state.highwater or 0)
 
     def is_read_up(self, tp: TP, position: int) -> bool:
         """Does a partition's log end here, as far as the last fetch told?"""
+        state = self._state_of(tp)
+        if state is None or state.highwater is None:
+            return False
+        # Behind the last delivered record there may be markers: aiokafka's position knows.
+        return max(position, self.read_to(tp) or 0) >= int(state.lso)
+
+    def read_to(self, tp: TP) -> int | None:
+        """Return up to where a partition was read, markers included. None: nobody knows, or
+        aiokafka's position counts records that are on their way from its thread to the cycle."""
+        state = self._state_of(tp)
+        if state is None or not state.has_valid_position:
+            return None
+        position = int(state.position)  # before the look: it moves after the flag is set
+        return None if getattr(state, "is_handing_over", False) else position
+
+    def _state_of(self, tp: TP) -> Any | None:
         assignment = self._ensure_consumer()._subscription.subscription.assignment
         if assignment is None or TopicPartition(*tp) not in assignment.tps:
-            return False
-        state = assignment.state_value(TopicPartition(*tp))
-        if state.highwater is None or not state.has_valid_position:
-            return False
-        # Behind the last delivered record there may be markers: aiokafka's position knows. But
-        # it also counts records that are on their way from its thread to the cycle.
-        theirs = int(state.position)
-        if getattr(state, "is_handing_over", False):
-            theirs = 0
-        return max(position, theirs) >= int(state.lso)
+            return None
+        return assignment.state_value(TopicPartition(*tp))
 
     def note_handed_over(self, tps: Iterable[TP]) -> None:
         """What was read of these partitions has arrived, or was dropped."""
@@ -165,6 +175,8 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
         self.engine.seek = self._seek_engine
         self.engine.is_read_up = self._thread.is_read_up
         self.engine.end_of = self._thread.end_of
+        self.engine.is_held = self._thread.is_held
+        self.engine.read_to = self._thread.read_to
         self._reading: asyncio.Future[dict[TP, list[Any]]] | None = None
         self.last_poll = asyncio.get_event_loop().time()
 
@@ -295,14 +307,8 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
         except (ConsumerStoppedError, NoOffsetForPartitionError):
             return {}  # the worker is stopping; the engine is about to seek
         except OffsetOutOfRangeError as error:
-            ((tp, offset),) = list(error.args[0].items())[:1]
-            self.engine.crash(
-                OutOfRange(
-                    f"{tp.topic}-{tp.partition}: offset {offset} is not in the log any more: "
-                    "records were deleted before they were read. Decide what is to be lost and "
-                    "set the group's offsets with kafka-consumer-groups --reset-offsets"
-                )
-            )
+            for tp, offset in error.args[0].items():
+                self.engine.on_out_of_range(TP(*tp), offset)
             return {}
 
 

@@ -38,6 +38,7 @@ class InProcess:
                 worker_id=name,
                 changelog=topics.changelog,
                 output_topics=topics.outputs(),
+                queues=topics.queues(),
                 session_timeout_s=6.0,
                 client_options={"bootstrap_servers": installation.brokers},
                 **config,
@@ -53,6 +54,7 @@ class InProcess:
     async def start(self) -> None:
         self.app = create_app(
             self.engine,
+            client_id=self.engine.config.worker_id,
             brokers=self._brokers,
             credentials=None,
             datadir=str(self._directory),

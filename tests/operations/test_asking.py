@@ -82,15 +82,13 @@ def test_an_id_with_slashes_quotes_and_brackets_is_an_id(run: Run) -> None:
 
 
 def test_state_line_is_its_run_and_who_is_in_it(run: Run) -> None:
-    assert run("state", "line", LINE).json() == {
+    state = run("state", "line", LINE).json()
+    # Its calls come from two partitions, whichever is folded first.
+    assert state["run"].pop("first_call_id") in {"acme-call-10", "quiet-call-1"}
+    assert state == {
         "line_id": LINE,
         "partition": partition_of(LINE.encode(), PARTITIONS),
-        "run": {
-            "count": 3,
-            "length": 50,
-            "first_call_id": "acme-call-10",
-            "last_ended_at": ENDED,
-        },
+        "run": {"count": 3, "length": 50, "last_ended_at": ENDED},
         "accounts": ["acme", "quiet"],
     }
 
@@ -225,6 +223,10 @@ def test_what_does_not_exist_is_exit_1_and_one_line(arguments: tuple[str, ...], 
         ("dlq", "discard"),
         ("explain", "account", "acme", "--scenario", "nothing"),
         ("state", "account"),
+        ("state", "account", ""),
+        ("state", "line", "half a character: \udcff"),
+        ("deliveries", "--account", ""),
+        ("deliveries", "--notification", ""),
         ("lag", "--output", "xml"),
     ],
 )
@@ -253,8 +255,6 @@ def test_lag_names_workers_and_counts_no_markers(run: Run, told: Installation) -
     rows = lag["partitions"]
     assert {row["lag"] for row in rows} == {0}
     assert {row["seconds_behind"] for row in rows} == {0.0}
-    # Each transaction left a marker behind what the group has read.
-    assert any(row["end"] > (row["committed"] or 0) for row in rows)
 
 
 def test_a_shell_completes_commands_options_and_values(tmp_path: Path) -> None:

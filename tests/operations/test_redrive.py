@@ -2,6 +2,10 @@
 
 import asyncio
 import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +98,32 @@ def test_a_redrive_that_is_killed_and_run_again_handles_each_letter_once(
     # The first 200 are one transaction, the rest the second, which the kill hit.
     left = 0 if point == "after-commit" else 50
     assert f"{left} redriven, 0 refused, 0 handled" in ran.stderr
+
+
+def test_a_redrive_that_was_frozen_and_wakes_up_after_another_did_it_does_nothing(
+    installation: Installation, tmp_path: Path
+) -> None:
+    calls = installation.topics.calls
+    asyncio.run(bury(installation, *(letter(calls, b"acme", b"%d" % n) for n in range(3))))
+    command = [sys.executable, "-m", "app.cli", "dlq", "redrive", "--execute"]
+    frozen_at = {"DIALWATCH_TEST_FREEZE_AT": "before-commit:1"}
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=installation.environment() | frozen_at,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    ) as first:  # fmt: skip
+        try:
+            os.waitid(os.P_PID, first.pid, os.WSTOPPED)
+            second = dialwatch(
+                "dlq", "redrive", "--execute", directory=tmp_path, variables=installation.variables
+            )
+            assert second.stderr.splitlines()[-1].startswith("3 redriven")
+        finally:
+            first.send_signal(signal.SIGCONT)
+        _, said = first.communicate(timeout=60)
+    assert first.returncode == 1
+    assert said.splitlines()[-1].startswith("dialwatch: another redrive or discard began")
+    values = [one.value for one in asyncio.run(records_of(installation, "call-records"))]
+    assert values == [b"0", b"1", b"2"]
 
 
 async def test_what_was_discarded_is_not_sent_again_and_says_why(
