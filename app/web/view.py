@@ -157,6 +157,7 @@ class WorkerView:
     def console_address(self) -> str:
         """Return where the installation's console is, as far as the settings say."""
         host = self.settings.console_host.strip("[]")
+        host = "localhost" if host in {"0.0.0.0", "::"} else host  # noqa: S104 (is compared)
         shown = f"[{host}]" if ":" in host else host
         return f"http://{shown}:{self.settings.console_port}/"
 

@@ -167,6 +167,7 @@ if (actions) {
   }
 
   actions.hidden = false;
+  document.getElementById("without-script").hidden = true;
   document.addEventListener("change", (event) => {
     if (event.target === all) for (const box of boxes()) box.checked = all.checked;
     count();
