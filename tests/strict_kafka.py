@@ -31,10 +31,11 @@ CLUSTER = "kafka-cluster"
 
 class StrictKafka(Kafka):
     """`bootstrap_servers` is for somebody who may do everything, `restricted` for `USER`, who may
-    do what no ACL forbids; there are none at first."""
+    do what no ACL forbids; there are none at first. `misleading` answers, and says that the broker
+    is where nobody is."""
 
     def __init__(self, directory: Path, settings: dict[str, str | int] | None = None) -> None:
-        self._restricted_port = free_port()
+        self._restricted_port, self._misleading_port = free_port(), free_port()
         plain = "org.apache.kafka.common.security.plain.PlainLoginModule"
         super().__init__(
             directory,
@@ -47,7 +48,8 @@ class StrictKafka(Kafka):
                 "super.users": "User:ANONYMOUS",
                 "allow.everyone.if.no.acl.found": "true",
                 "listener.security.protocol.map": (
-                    "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,RESTRICTED:SASL_PLAINTEXT"
+                    "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,RESTRICTED:SASL_PLAINTEXT,"
+                    "MISLEADING:PLAINTEXT"
                 ),
                 "inter.broker.listener.name": "PLAINTEXT",
                 "listener.name.restricted.sasl.enabled.mechanisms": "PLAIN",
@@ -59,7 +61,18 @@ class StrictKafka(Kafka):
         )
 
     def listeners(self) -> dict[str, str]:
-        return super().listeners() | {"RESTRICTED": self.restricted}
+        return super().listeners() | {
+            "RESTRICTED": self.restricted,
+            "MISLEADING": self.misleading,
+        }
+
+    def advertised(self) -> dict[str, str]:
+        return super().advertised() | {"MISLEADING": f"{HOST}:1"}
+
+    @property
+    def misleading(self) -> str:
+        """Where a client is told to go elsewhere, where nobody is."""
+        return f"{HOST}:{self._misleading_port}"
 
     @property
     def restricted(self) -> str:
@@ -116,7 +129,7 @@ class StrictKafka(Kafka):
 
 _TAGS = ("tags", TaggedFields)
 _TEXT = CompactString("utf-8")
-_ACL_SECONDS = 0.3
+_ACL_SECONDS = 0.5
 """An authorizer knows what was just changed."""
 _RESOURCES = {"topic": 2, "group": 3, "cluster": 4, "transactional-id": 5}
 _OPERATIONS = {

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -26,14 +26,6 @@ from tests.strict_kafka import CLUSTER, USER, StrictKafka, Written, leave_hangin
 
 LATE = b"late"
 LONG_AGO_MS = 1_700_000_000_000
-
-
-@pytest.fixture(scope="module")
-def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StrictKafka]:
-    server = StrictKafka(tmp_path_factory.mktemp("strict"))
-    server.start()
-    yield server
-    server.kill()
 
 
 @pytest.fixture
