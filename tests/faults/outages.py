@@ -22,49 +22,20 @@ from pathlib import Path
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
-from app.local.kafka import Kafka
 from app.local.stack import Stack
 from streams.kafka.producer import within
 from tests.faults.cluster import Cluster
-from tests.faults.suite import Round, log_of
+from tests.faults.suite import Round, away, log_of
 
 GROUPS = 6
 PARTITIONS = 2
 CALLS = 300
 MOVES_ON_SECONDS = 120.0
 """On a machine that does other things too; 5 to 15 s where it doesn't."""
-SETTLE_SECONDS = 7200.0
-"""Outages included: a leg's end may have to wait for many."""
+SETTLE_SECONDS = 600.0
 LENGTHS_S = (5.0, 10.0, 20.0, 45.0, 45.0, 90.0, 180.0)
-START_SECONDS = 300.0
 MOST_LINES = 60
 """That a worker says about one outage."""
-
-
-async def away(brokers: list[Kafka], length_s: float, *, is_slow: bool = False) -> None:
-    """Kill brokers at once; start them again after a while, on the same data."""
-    for broker in brokers:
-        broker.kill()
-    await asyncio.sleep(length_s)
-    for broker in brokers:
-        broker.start_seconds = START_SECONDS
-    start = _start_slowly if is_slow else _start
-    await asyncio.gather(*(start(broker) for broker in brokers))
-
-
-async def _start(broker: Kafka) -> None:
-    await asyncio.to_thread(broker.start)
-
-
-async def _start_slowly(broker: Kafka) -> None:
-    """With a quarter of the time it would need: what happens before it serves takes long."""
-    starting = asyncio.create_task(_start(broker))
-    while not starting.done():
-        broker.pause()
-        await asyncio.sleep(0.3)
-        broker.resume()
-        await asyncio.sleep(0.1)
-    await starting
 
 
 async def moves_on(round_: Round, within_s: float = MOVES_ON_SECONDS) -> float:
@@ -155,7 +126,7 @@ async def run(
     running = [asyncio.create_task(round_.run(until_over)) for round_ in rounds]
 
     async def strike() -> None:
-        await asyncio.gather(*(round_.begun.wait() for round_ in rounds))
+        await asyncio.gather(*(round_.streaming.wait() for round_ in rounds))
         await asyncio.gather(*(round_.ready(round_.workers[0], 120.0) for round_ in rounds))
         for number in range(outages):
             await asyncio.sleep(rng.uniform(5.0, 8.0))
