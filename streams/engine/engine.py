@@ -34,7 +34,8 @@ from streams.engine.cycle import Cycle, Lag
 from streams.engine.hanging import HangingTransactionError, HangingTransactions
 from streams.engine.housekeeping import Housekeeping, is_transient
 from streams.engine.outbox import Finish, Outbox
-from streams.engine.positions import Gap, Missing, MissingRecordsError, tell
+from streams.engine.positions import Gap, Missing, MissingRecordsError, is_another, tell
+from streams.engine.refused import Instead
 from streams.engine.state import State
 from streams.engine.takeover import (
     Positions,
@@ -71,6 +72,8 @@ _REFUSED = (
 """Trying again changes nothing: the worker stops before its offsets pass what it can't write."""
 
 _FINISH_COMMIT_S = 8.0
+_LOOKS_FOR_TOPIC = 3
+_LOOK_AGAIN_S = 1.0
 _RECOVER_AGAIN_S = 1.0
 _PAUSE_GROWS = 1.2
 _MOST_PAUSE_S = 5.0
@@ -103,6 +106,8 @@ class EngineConfig:
     session_timeout_s: float
     client_options: dict[str, Any]
     """Bootstrap servers and security, as aiokafka names them."""
+    instead: Instead | None = None
+    """What to write where Kafka refuses a record for good; None: stop."""
     max_poll_interval_s: float = 300.0
     """A worker whose event loop or reading stands still for so long leaves the group."""
     log_patience_s: float = 15.0
@@ -162,6 +167,8 @@ class Engine:
         self._member_id = ""
         """Under which `states` were kept up."""
         self._last_failure = 0.0
+        self._topic_ids: dict[str, bytes] = {}
+        """As they were when partitions were taken over last."""
         self.out_of_group: str | None = None
         """Why this worker has nothing to do although the group is there; set by the consumer."""
 
@@ -369,7 +376,7 @@ class Engine:
         if membership is None or not self._assigned:
             return
         await self._end_cycle()
-        self._check_together()
+        await self._check_together()
         await self._connect()
         sources = {tp: self.sources[tp.topic] for tp in self._assigned if tp.topic in self.sources}
         outboxes = {
@@ -405,7 +412,8 @@ class Engine:
         self.states = states
         positions = await self._place(committed, states)
         await self._claim(positions, states, membership)
-        needed = await self._reader.topic_ids([*self.topics(), self.config.changelog])
+        self._topic_ids = await self._reader.topic_ids(self._topics_needed())
+        self._topic_ids |= positions.topic_ids
         await self.seek(positions.start)
         log.info(
             "took over %d partitions, restored %d changes in %.1f s",
@@ -426,11 +434,10 @@ class Engine:
             producer=self._producer,
             membership=membership,
             on_failure=self._on_commit_failed,
+            instead=self.config.instead,
         )
         self._running = asyncio.create_task(self._run(self._cycle))
-        self._housekeeping = asyncio.create_task(
-            self._keep_house(self._cycle, needed | positions.topic_ids)
-        )
+        self._housekeeping = asyncio.create_task(self._keep_house(self._cycle, self._topic_ids))
 
     async def _keep_house(self, cycle: Cycle, topic_ids: dict[str, bytes]) -> None:
         house = Housekeeping(self._reader, topic_ids, self.config.changelog, self.config.queues)
@@ -511,9 +518,26 @@ class Engine:
             state.apply()
             state.position = ends.get((self.config.changelog, number), state.position)
 
-    def _check_together(self) -> None:
+    async def _check_together(self) -> None:
         """Raise PartitionsSplitError unless the same partition numbers of all topics that share
-        a state are here."""
+        a state are here; MissingRecordsError where that is because a topic is gone."""
+        split = self._find_split()
+        if split is None:
+            return
+        await self._reader.open([])
+        for _ in range(_LOOKS_FOR_TOPIC):
+            found = await self._reader.topic_ids(self._topics_needed())
+            gone = [
+                topic
+                for topic in self._topics_needed()
+                if topic not in found or is_another(self._topic_ids.get(topic, b""), found[topic])
+            ]
+            if not gone:
+                raise split
+            await asyncio.sleep(_LOOK_AGAIN_S)  # a broker that just started may not know it yet
+        raise self._missing([Gap(Missing.MADE_ANEW, TP(topic, 0), 0, 0, 0) for topic in gone])
+
+    def _find_split(self) -> PartitionsSplitError | None:
         numbers: dict[str, set[int]] = {topic: set() for topic in self.outboxes}
         for topic, source in self.sources.items():
             is_shared = source.is_read_first or source.is_timed or source.is_clock
@@ -525,11 +549,15 @@ class Engine:
         expected = self._state_partitions()
         for topic, found in numbers.items():
             if found != expected:
-                raise PartitionsSplitError(
+                return PartitionsSplitError(
                     f"partitions {sorted(found)} of {topic} were assigned together with "
                     f"{sorted(expected)} of others: were partitions added to a topic? All must "
                     "have the same number; if they have, start the worker again"
                 )
+        return None
+
+    def _topics_needed(self) -> list[str]:
+        return [*self.topics(), self.config.changelog]
 
     def _state_partitions(self) -> set[int]:
         first = [source.topic for source in self.sources.values() if source.is_read_first]

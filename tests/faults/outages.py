@@ -34,6 +34,7 @@ MOVES_ON_SECONDS = 120.0
 """On a machine that does other things too; 5 to 15 s where it doesn't."""
 SETTLE_SECONDS = 600.0
 LENGTHS_S = (5.0, 10.0, 20.0, 45.0, 45.0, 90.0, 180.0)
+BEGINS_EVERY_SECONDS = 8.0
 MOST_LINES = 60
 """That a worker says about one outage."""
 
@@ -123,7 +124,15 @@ async def run(
         )
         for number in range(groups)
     ]
-    running = [asyncio.create_task(round_.run(until_over)) for round_ in rounds]
+
+    async def play(round_: Round, begins_after_s: float) -> None:
+        await asyncio.sleep(begins_after_s)  # seventeen topics each: one group after the other
+        await round_.run(until_over)
+
+    running = [
+        asyncio.create_task(play(round_, number * BEGINS_EVERY_SECONDS))
+        for number, round_ in enumerate(rounds)
+    ]
 
     async def strike() -> None:
         await asyncio.gather(*(round_.streaming.wait() for round_ in rounds))
