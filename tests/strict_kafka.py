@@ -246,12 +246,13 @@ async def leave_hanging(
             )
         await (producer.commit_transaction() if is_commit else producer.abort_transaction())
         for record in hanging:
-            await _write_late(producer, record)
+            await write_late(producer, record)
     finally:
         await producer.stop()
 
 
-async def _write_late(producer: AIOKafkaProducer, record: Written) -> None:
+async def write_late(producer: AIOKafkaProducer, record: Written) -> None:
+    """Write one record with a transaction that is over."""
     tp, manager = TopicPartition(*record.tp), producer._txn_manager
     batch = producer.create_batch()
     batch.append(key=record.key, value=record.value, timestamp=record.timestamp_ms)
@@ -273,3 +274,4 @@ async def _write_late(producer: AIOKafkaProducer, record: Written) -> None:
         error = for_code(error_code)
         await asyncio.sleep(0.05)
     assert error is NoError
+    manager.increment_sequence_number(tp, 1)
