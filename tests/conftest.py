@@ -18,6 +18,7 @@ from app.local.kafka import Kafka
 from app.local.valkey import Valkey
 from app.store import open_redis
 from tests.installation import Installation
+from tests.strict_kafka import StrictKafka
 
 
 @pytest.fixture(scope="session")
@@ -36,6 +37,15 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         server.start()
         yield server.bootstrap_servers
         server.kill()
+
+
+@pytest.fixture(scope="session")
+def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StrictKafka]:
+    """A broker with users and rights, for tests that may change what these are."""
+    server = StrictKafka(tmp_path_factory.mktemp("strict"))
+    server.start()
+    yield server
+    server.kill()
 
 
 @pytest.fixture(scope="session")

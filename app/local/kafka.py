@@ -153,13 +153,14 @@ class Kafka(Service):
             "CONTROLLER": f"{HOST}:{self._controller_port}",
         }
 
+    def advertised(self) -> dict[str, str]:
+        """Return where clients are told to go, by listener."""
+        return {name: place for name, place in self.listeners().items() if name != "CONTROLLER"}
+
     def _write_properties(self) -> None:
-        listeners = {name: f"{name}://{place}" for name, place in self.listeners().items()}
         settings = self._settings | {
-            "listeners": ",".join(listeners.values()),
-            "advertised.listeners": ",".join(
-                place for name, place in listeners.items() if name != "CONTROLLER"
-            ),
+            "listeners": _listed(self.listeners()),
+            "advertised.listeners": _listed(self.advertised()),
             "controller.quorum.voters": self.voters(),
             "log.dirs": DATA,
         }
@@ -182,6 +183,10 @@ class Kafka(Service):
             )
         if formatted.returncode:
             raise LocalStackError(f"Kafka cannot use {self._data}: {self.last_words()}")
+
+
+def _listed(listeners: dict[str, str]) -> str:
+    return ",".join(f"{name}://{place}" for name, place in listeners.items())
 
 
 def find_java() -> Path:
