@@ -30,6 +30,10 @@ class AccountsAgent:
     def fold_accounts(self, polled: Chunk) -> None:
         """Remember what customers chose, forget who left."""
         state, remains = polled.state, Remains()
+        clock = state.get(CLOCKS, b"") or Clock()
+        first = polled.records[0].offset
+        if first + clock.accounts_base <= clock.accounts_offset:
+            clock.accounts_base = clock.accounts_offset + 1 - first
         for record, account in readable(polled, self._topics, decode_account):
             key = record.key or b""
             if account is None:
@@ -39,13 +43,14 @@ class AccountsAgent:
                 forget_tally(state, key, remains)
             else:
                 before = state.peek(CUSTOMERS, key)
-                customer = customers.from_record(account, record.offset, before)
+                customer = customers.from_record(
+                    account, record.offset + clock.accounts_base, before
+                )
                 state.put(CUSTOMERS, key, customer)
                 copy_wishes(state, key, customer)
                 reminders.on_account(state, self._rules, key, customer, before)
         remains.forget(state)
-        clock = state.get(CLOCKS, b"") or Clock()
-        clock.accounts_offset = polled.records[-1].offset
+        clock.accounts_offset = polled.records[-1].offset + clock.accounts_base
         state.put(CLOCKS, b"", clock)
 
     def fold_recharges(self, polled: Chunk) -> None:

@@ -12,6 +12,8 @@ from streams.engine.types import Output
 
 ATTEMPTS = "dialwatch.attempts"
 """How often a record was a dead letter: of a letter with this time, of one sent again so far."""
+TRUNCATED = "dialwatch.truncated"
+"""The length of a letter's value before it was cut to what its topic takes."""
 _OURS = frozenset(
     {
         "dialwatch.topic",
@@ -19,7 +21,7 @@ _OURS = frozenset(
         "dialwatch.offset",
         "dialwatch.reason",
         "dialwatch.at",
-        "dialwatch.truncated",
+        TRUNCATED,
         ATTEMPTS,
     }
 )

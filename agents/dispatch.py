@@ -19,6 +19,8 @@ _BULK = "announcement"
 COORDINATES = ("dialwatch.topic", "dialwatch.partition", "dialwatch.offset")
 """The last headers of a command in an outbox: where it stood in `notifications`."""
 
+_LONG_COMMAND_BYTES = 512 << 10
+
 
 class DispatchAgent:
     """Folds `notifications`."""
@@ -40,7 +42,7 @@ class DispatchAgent:
                         self._outbox(command),
                         polled.tp.partition,
                         record.key,
-                        record.value,
+                        _as_short_as_it_can_be(record.value or b"", command),
                         _with_coordinates(polled, record),
                     )
                 )
@@ -76,6 +78,11 @@ class DispatchAgent:
         polled.emit(Output(self._topics.inbox_messages, None, key, encode(message)))
         polled.emit(Output(self._topics.deliveries, None, key, encode(delivery)))
         metrics.DELIVERIES.labels("inbox", "sent", "").inc()
+
+
+def _as_short_as_it_can_be(value: bytes, command: Notification) -> bytes:
+    """Leave out of a long command what nobody knows: with its headers it must fit once more."""
+    return value if len(value) <= _LONG_COMMAND_BYTES else encode(command)
 
 
 def _with_coordinates(polled: Chunk, record: Record) -> list[tuple[str, bytes]]:

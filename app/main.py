@@ -10,6 +10,7 @@ import httpx
 from redis.asyncio import Redis
 
 from agents.lookup import account_lookup
+from agents.refused import instead_of
 from agents.register import dispatching, watching
 from agents.send import MOST_AT_ONCE, SendAgent
 from app.channels.sms import build_sms
@@ -76,6 +77,7 @@ def create_worker(
             queues=topics.queues(),
             session_timeout_s=settings.session_timeout_seconds,
             client_options=options,
+            instead=instead_of(topics, settings.zone),
         )
     )
     for source in watching(rules, topics):

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from agents import announcements, calls, lines
 from streams.engine.outbox import UNFINISHED, _Unfinished
+from streams.engine.positions import POSITIONS, Position
 from streams.engine.state import Table
 from streams.records import Announcement
 from tables import store
@@ -82,8 +83,13 @@ SAMPLES: dict[str, tuple[Table[Any], Any, str]] = {
     ),
     "CLOCKS": (
         store.CLOCKS,
-        Clock(7, 3, True),
-        "74930703c3",
+        Clock(7, 3, 2, True),
+        "7494070302c3",
+    ),
+    "POSITIONS": (
+        POSITIONS,
+        Position(9, b"0123456789abcdef", True),
+        "409309c41030313233343536373839616263646566c3",
     ),
     "UNFINISHED": (
         UNFINISHED,
@@ -107,13 +113,18 @@ def test_the_bytes_of_a_table_are_pinned(name: str) -> None:
     assert table.decode(bytes.fromhex(pinned)[1:]) == value
 
 
+def test_a_clock_of_0_1_0_is_read() -> None:
+    assert store.CLOCKS.decode(bytes.fromhex("920703")) == Clock(7, 3)
+
+
 def test_a_tally_from_before_it_held_copies_is_read_as_one_without() -> None:
     read = store.TALLIES.decode(bytes.fromhex("949402a263310708059509010708c401019204921415"))
     assert read == replace(SAMPLES["TALLIES"][1], intent_classes=None, threshold=None)
 
 
 def test_all_tables_are_pinned_and_none_shares_its_prefix() -> None:
-    tables = [one for one in vars(store).values() if isinstance(one, Table)] + [UNFINISHED]
+    tables = [one for one in vars(store).values() if isinstance(one, Table)]
+    tables += [UNFINISHED, POSITIONS]
     assert {id(table) for table, _, _ in SAMPLES.values()} == {id(table) for table in tables}
     assert len({table.prefix for table in tables}) == len(tables)
 

@@ -9,6 +9,7 @@ from app.commands.options import (
     SinceOption,
     UntilOption,
     ask,
+    checked_id,
     checked_limit,
     range_of,
 )
@@ -50,6 +51,9 @@ def deliveries(
     """List what became of notifications, newest first."""
     from app.operations.deliveries import MOST_ROWS, Wanted  # noqa: PLC0415
 
+    for option, said in (("--account", account), ("--notification", notification)):
+        if said is not None:
+            checked_id(option, said)
     first, last = range_of(load_settings(), since, until)
     wanted = Wanted(
         account=account,

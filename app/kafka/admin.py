@@ -8,11 +8,19 @@ import logging
 import os
 import re
 import sys
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import (
     InvalidReplicationFactorError,
@@ -179,7 +187,7 @@ class ClusterAdmin:
     async def members(self, group: str) -> list[tuple[str, str, str, bytes]]:
         """Return a group's members: member id, client id, host, and the assignment's bytes."""
         with self._away():
-            (answer,) = await self._client.describe_consumer_groups([group])
+            (answer,) = await _patiently(lambda: self._client.describe_consumer_groups([group]))
         (described,) = answer.to_object()["groups"]
         return [
             (one["member_id"], one["client_id"], one["client_host"], one["member_assignment"])
@@ -189,7 +197,7 @@ class ClusterAdmin:
     async def committed_offsets(self, group: str) -> dict[TP, int]:
         """Return what a group has committed, by partition."""
         with self._away():
-            offsets = await self._client.list_consumer_group_offsets(group)
+            offsets = await _patiently(lambda: self._client.list_consumer_group_offsets(group))
         return {
             TP(tp.topic, tp.partition): known.offset
             for tp, known in offsets.items()
@@ -219,14 +227,34 @@ class ClusterAdmin:
             _check_created(row["topic"], row["error_code"], row.get("error_message"))
         await self._wait_until_visible({topic.name for topic in topics})
 
-    async def _wait_until_visible(self, names: set[str]) -> None:
+    async def add_partitions(self, counts: Mapping[str, int]) -> None:
+        """Give topics more partitions, up to these numbers, and return when they can be used."""
+        if not counts:
+            return
+        with self._away():
+            answer = await self._client.create_partitions(
+                {name: NewPartitions(total_count=count) for name, count in counts.items()}
+            )
+        for row in answer.to_object()["topic_errors"]:
+            if row["error_code"]:
+                reason = " ".join((row.get("error_message") or "").split())
+                raise CommandError(
+                    f"Kafka gives {row['topic']} no more partitions "
+                    f"({reason or for_code(row['error_code']).__name__}): allow this user ALTER "
+                    "on it, then run this again"
+                )
+        await self._wait_until_visible(set(counts), counts)
+
+    async def _wait_until_visible(
+        self, names: set[str], counts: Mapping[str, int] | None = None
+    ) -> None:
         """A topic that was created has leaders, and is known to every broker, a little later."""
         deadline = asyncio.get_running_loop().time() + VISIBLE_SECONDS
         while True:
             ready = {
                 topic["topic"]
                 for topic in await self._describe()
-                if topic["partitions"]
+                if len(topic["partitions"]) >= (counts or {}).get(topic["topic"], 1)
                 and all(partition["leader"] >= 0 for partition in topic["partitions"])
             }
             missing = names - ready
@@ -255,6 +283,20 @@ class ClusterAdmin:
                 f"Kafka at {self._brokers} stopped answering ({type(error).__name__}): check that "
                 "all brokers are up, and that their advertised.listeners lead there from here"
             ) from error
+
+
+async def _patiently(ask: Callable[[], Awaitable[Any]]) -> Any:
+    """Ask again while the group's coordinator is chosen or moves: of a new cluster's first group
+    it takes a moment. Raises KafkaError."""
+    now = asyncio.get_running_loop().time
+    deadline = now() + REQUEST_SECONDS
+    while True:
+        try:
+            return await ask()
+        except KafkaError as error:
+            if not error.retriable or now() > deadline:
+                raise
+        await asyncio.sleep(RETRY_SECONDS / 5)
 
 
 def _check_created(name: str, error_code: int, message: str | None) -> None:

@@ -22,10 +22,16 @@ from streams.engine.buffer import Buffer
 from streams.engine.order import turn_of
 from streams.engine.outbox import Outbox, Window
 from streams.engine.positions import POSITIONS, Position
+from streams.engine.refused import Instead, without
 from streams.engine.state import State
 from streams.engine.types import TP, Chunk, Output, Record, Source
 from streams.kafka.log_reader import ChangelogCutError
-from streams.kafka.producer import Destination, ProducerRecord, TransactionalProducer
+from streams.kafka.producer import (
+    Destination,
+    ProducerRecord,
+    RefusedRecordsError,
+    TransactionalProducer,
+)
 from streams.kafka.protocol import Membership
 from streams.topics import partition_of
 
@@ -117,6 +123,7 @@ class Cycle:
         producer: TransactionalProducer,
         membership: Membership,
         on_failure: Callable[[Exception], None],
+        instead: Instead | None = None,
     ) -> None:
         """`positions`: where each partition is read from. `read_first`: by partition number, a
         source partition and the offset up to which it is folded before any other. `is_read_up`:
@@ -167,6 +174,7 @@ class Cycle:
         self._producer = producer
         self._membership = membership
         self._on_failure = on_failure
+        self._instead = instead
         self._no_state = State(-1)
         self._transaction: _Transaction | None = None
         self._commit: asyncio.Task[None] | None = None
@@ -176,13 +184,17 @@ class Cycle:
         for tp, outbox in outboxes.items():
             outbox.on_assigned(tp.partition)
 
-    def lags(self, end_of: Callable[[TP], int | None]) -> dict[TP, Lag]:
-        """Return how far each source partition is behind. `end_of`: where a log ends."""
+    def lags(
+        self, end_of: Callable[[TP], int | None], is_held: Callable[[TP], bool]
+    ) -> dict[TP, Lag]:
+        """Return how far each source partition is behind. `end_of`: where a log ends. `is_held`:
+        is its last part behind an open transaction?"""
         lags = {}
         now = time.time()
         for tp, buffer in self._buffers.items():
             end = end_of(tp)
-            if not buffer.count and (end is None or self._is_read_up(tp, buffer.position)):
+            is_read_up = end is None or (self._is_read_up(tp, buffer.position) and not is_held(tp))
+            if not buffer.count and is_read_up:
                 lags[tp] = Lag(0, 0.0)
                 continue
             records = max((end or buffer.position) - buffer.position, 0) + buffer.count
@@ -442,7 +454,7 @@ class Cycle:
     ) -> None:
         began = time.monotonic()
         try:
-            ends = await self._producer.commit(records, transaction.offsets, self._membership)
+            ends = await self._commit_what_is_taken(records, transaction.offsets)
         except Exception as error:  # whatever it is, nothing of the cycle may be kept
             self._is_closing = True
             self._wake.set()
@@ -463,6 +475,32 @@ class Cycle:
         self._wake.set()
         metrics.COMMIT_SECONDS.observe(time.monotonic() - began)
         metrics.BATCH_RECORDS.observe(transaction.records)
+
+    async def _commit_what_is_taken(
+        self, records: dict[Destination, Sequence[ProducerRecord]], offsets: dict[TP, int]
+    ) -> dict[Destination, int]:
+        """Commit; what Kafka takes never is replaced, and costs one record. The state has no
+        replacement: what is refused of it stops the worker."""
+        while True:
+            try:
+                return await self._producer.commit(records, offsets, self._membership)
+            except RefusedRecordsError as refused:
+                topics = {topic for topic, _ in refused.refused}
+                if self._instead is None or self._changelog in topics:
+                    raise refused.error from None
+                records = without(
+                    records,
+                    refused,
+                    instead=self._instead,
+                    longest=self._producer.longest,
+                    place=self._place,
+                )
+
+    def _place(self, output: Output) -> Destination:
+        partition = output.partition
+        if partition is None:
+            partition = self._partition_of(output.topic, output.key)
+        return output.topic, partition
 
     async def finish_commit(self, within_s: float) -> bool:
         """Fold no more; wait for the commit under way. Did it end well, or was there none?

@@ -32,7 +32,8 @@ from streams.engine.cycle import Cycle, Lag
 from streams.engine.hanging import HangingTransactionError, HangingTransactions
 from streams.engine.housekeeping import Housekeeping, is_transient
 from streams.engine.outbox import Finish, Outbox
-from streams.engine.positions import Gap, Missing, MissingRecordsError, tell
+from streams.engine.positions import Gap, Missing, MissingRecordsError, is_another, tell
+from streams.engine.refused import Instead
 from streams.engine.state import State
 from streams.engine.takeover import (
     Positions,
@@ -46,6 +47,7 @@ from streams.engine.types import TP, Output, Record, Source
 from streams.kafka.log_reader import LogReader
 from streams.kafka.producer import Destination, ProducerRecord, TransactionalProducer
 from streams.kafka.protocol import CommittedOffset, Membership
+from streams.kafka.rights import principal_of
 
 log = logging.getLogger(__name__)
 
@@ -66,10 +68,13 @@ _REFUSED = (
 """Trying again changes nothing: the worker stops before its offsets pass what it can't write."""
 
 _FINISH_COMMIT_S = 8.0
+_LOOKS_FOR_TOPIC = 3
+_LOOK_AGAIN_S = 1.0
 _RECOVER_AGAIN_S = 1.0
 _RECOVER_CALMLY_S = 10.0
 # Longer than any transaction stays pending: 10 s until it times out, 10 more until Kafka looks.
 _NO_PROGRESS_S = 30.0
+_LOOK_FOR_HANGING_S = 15.0
 
 
 class PartitionsSplitError(Exception):
@@ -94,6 +99,8 @@ class EngineConfig:
     session_timeout_s: float
     client_options: dict[str, Any]
     """Bootstrap servers and security, as aiokafka names them."""
+    instead: Instead | None = None
+    """What to write where Kafka refuses a record for good; None: stop."""
     max_poll_interval_s: float = 300.0
     """A worker whose event loop or reading stands still for so long leaves the group."""
     log_patience_s: float = 15.0
@@ -119,6 +126,8 @@ class Engine:
         """Set by the consumer: does a partition's log end at this offset?"""
         self.end_of: Callable[[TP], int | None]
         """Set by the consumer: where does a partition's log end?"""
+        self.is_held: Callable[[TP], bool]
+        """Set by the consumer: does a part of it wait behind an open transaction?"""
         self.read_to: Callable[[TP], int | None]
         """Set by the consumer: up to where was a partition read, markers included, when all that
         was read has arrived?"""
@@ -130,7 +139,11 @@ class Engine:
         self._reader = LogReader(config.client_options)
         self._written = frozenset(config.output_topics)
         self._hanging = HangingTransactions(
-            self._reader, config.group, config.changelog, config.output_topics
+            self._reader,
+            config.group,
+            config.changelog,
+            config.output_topics,
+            principal_of(config.client_options),
         )
         self._assigned: set[TP] = set()
         self._membership: Membership | None = None
@@ -147,6 +160,8 @@ class Engine:
         self._member_id = ""
         """Under which `states` were kept up."""
         self._last_failure = 0.0
+        self._topic_ids: dict[str, bytes] = {}
+        """As they were when partitions were taken over last."""
         self.out_of_group: str | None = None
         """Why this worker has nothing to do although the group is there; set by the consumer."""
 
@@ -200,7 +215,7 @@ class Engine:
 
     def lags(self) -> dict[TP, Lag]:
         """Return how far each source partition is behind."""
-        return {} if self._cycle is None else self._cycle.lags(self.end_of)
+        return {} if self._cycle is None else self._cycle.lags(self.end_of, self.is_held)
 
     @property
     def reader(self) -> object | None:
@@ -254,6 +269,24 @@ class Engine:
         for partition in set(self.states) - kept:
             del self.states[partition]
         self._taking_over = asyncio.create_task(self._take_over())
+
+    async def watch_for_hanging(self) -> None:
+        """Look for transactions that hang in what is read and written, for as long as this runs:
+        end this group's, tell of others'. A takeover looks for itself."""
+        before: dict[TP, int] = {}
+        while True:
+            await asyncio.sleep(_LOOK_FOR_HANGING_S)
+            if self._cycle is None:
+                continue
+            try:
+                tps = self._assigned.union(self._hanging.written())
+                ends, stable = await self._reader.ends(tps), await self._reader.stable_ends(tps)
+                stuck = {tp: stable[tp] for tp in tps if stable[tp] < ends[tp]}
+                still = [tp for tp, at in stuck.items() if before.get(tp) == at]
+                await self._hanging.look_at(still)
+                before = stuck
+            except (RuntimeError, TimeoutError, OSError) as error:  # a takeover closes the reader
+                log.debug("could not look for hanging transactions: %r", error)
 
     async def connect(self) -> None:
         """Connect before there are partitions, so that those which come needn't wait for it.
@@ -332,7 +365,7 @@ class Engine:
         if membership is None or not self._assigned:
             return
         await self._end_cycle()
-        self._check_together()
+        await self._check_together()
         await self._connect()
         sources = {tp: self.sources[tp.topic] for tp in self._assigned if tp.topic in self.sources}
         outboxes = {
@@ -368,7 +401,8 @@ class Engine:
         self.states = states
         positions = await self._place(committed, states)
         await self._claim(positions, states, membership)
-        needed = await self._reader.topic_ids([*self.topics(), self.config.changelog])
+        self._topic_ids = await self._reader.topic_ids(self._topics_needed())
+        self._topic_ids |= positions.topic_ids
         await self.seek(positions.start)
         log.info(
             "took over %d partitions, restored %d changes in %.1f s",
@@ -389,11 +423,10 @@ class Engine:
             producer=self._producer,
             membership=membership,
             on_failure=self._on_commit_failed,
+            instead=self.config.instead,
         )
         self._running = asyncio.create_task(self._run(self._cycle))
-        self._housekeeping = asyncio.create_task(
-            self._keep_house(self._cycle, needed | positions.topic_ids)
-        )
+        self._housekeeping = asyncio.create_task(self._keep_house(self._cycle, self._topic_ids))
 
     async def _keep_house(self, cycle: Cycle, topic_ids: dict[str, bytes]) -> None:
         house = Housekeeping(self._reader, topic_ids, self.config.changelog, self.config.queues)
@@ -474,9 +507,26 @@ class Engine:
             state.apply()
             state.position = ends.get((self.config.changelog, number), state.position)
 
-    def _check_together(self) -> None:
+    async def _check_together(self) -> None:
         """Raise PartitionsSplitError unless the same partition numbers of all topics that share
-        a state are here."""
+        a state are here; MissingRecordsError where that is because a topic is gone."""
+        split = self._find_split()
+        if split is None:
+            return
+        await self._reader.open([])
+        for _ in range(_LOOKS_FOR_TOPIC):
+            found = await self._reader.topic_ids(self._topics_needed())
+            gone = [
+                topic
+                for topic in self._topics_needed()
+                if topic not in found or is_another(self._topic_ids.get(topic, b""), found[topic])
+            ]
+            if not gone:
+                raise split
+            await asyncio.sleep(_LOOK_AGAIN_S)  # a broker that just started may not know it yet
+        raise self._missing([Gap(Missing.MADE_ANEW, TP(topic, 0), 0, 0, 0) for topic in gone])
+
+    def _find_split(self) -> PartitionsSplitError | None:
         numbers: dict[str, set[int]] = {topic: set() for topic in self.outboxes}
         for topic, source in self.sources.items():
             is_shared = source.is_read_first or source.is_timed or source.is_clock
@@ -488,11 +538,15 @@ class Engine:
         expected = self._state_partitions()
         for topic, found in numbers.items():
             if found != expected:
-                raise PartitionsSplitError(
+                return PartitionsSplitError(
                     f"partitions {sorted(found)} of {topic} were assigned together with "
                     f"{sorted(expected)} of others: were partitions added to a topic? All must "
                     "have the same number; if they have, start the worker again"
                 )
+        return None
+
+    def _topics_needed(self) -> list[str]:
+        return [*self.topics(), self.config.changelog]
 
     def _state_partitions(self) -> set[int]:
         first = [source.topic for source in self.sources.values() if source.is_read_first]

@@ -177,7 +177,7 @@ def _sentence(what: Missing, topics: Mapping[str, Sequence[Gap]]) -> str:
         match what:
             case Missing.MADE_ANEW:
                 parts.append(
-                    f"{topic} was made anew: what the one before it held and was not read is lost"
+                    f"{topic} was deleted or made anew: what it held and was not read is lost"
                 )
             case Missing.DELETED_UNREAD:
                 parts.append(

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaProducer, TopicPartition, errors
 from aiokafka.client import AIOKafkaClient, ConnectionGroup, CoordinationType
 from aiokafka.errors import (
     ConcurrentTransactions,
@@ -20,18 +20,24 @@ from aiokafka.errors import (
     CoordinatorNotAvailableError,
     InvalidProducerEpoch,
     InvalidProducerIdMapping,
+    InvalidTimestampError,
     KafkaConnectionError,
+    KafkaError,
+    MessageSizeTooLargeError,
     NodeNotReadyError,
     NoError,
     NotCoordinatorError,
     OperationNotAttempted,
     ProducerFenced,
+    RecordListTooLargeError,
     RequestTimedOutError,
     UnknownTopicOrPartitionError,
     for_code,
 )
 from aiokafka.producer import sender
+from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.producer.transaction_manager import TransactionState
+from aiokafka.protocol.admin import DescribeConfigsRequest
 from aiokafka.protocol.transaction import (
     AddOffsetsToTxnRequest,
     AddPartitionsToTxnRequest,
@@ -59,6 +65,7 @@ ProducerRecord = tuple[bytes | None, bytes | None, Any]
 """A record to write: key, value and headers."""
 
 TRANSACTION_TIMEOUT_S = 10.0
+_TOPIC_RESOURCE = 2
 _RETRY_S = 0.005
 # What aiokafka waits between two transactions while the markers of the first are being written:
 # its 20 ms are most of what an alert waits for.
@@ -82,8 +89,46 @@ _RETRIABLE = (
     RequestTimedOutError,
     UnknownTopicOrPartitionError,
 )
+
+
+class InvalidRecordError(KafkaError):  # type: ignore[misc]
+    """The broker, or a rule of the topic's, refuses a record; aiokafka doesn't know the code."""
+
+    errno = 87
+    message = "INVALID_RECORD"
+
+
+errors.kafka_errors[InvalidRecordError.errno] = InvalidRecordError
+
+_RECORD_REFUSED = (
+    InvalidRecordError,
+    InvalidTimestampError,
+    MessageSizeTooLargeError,
+    RecordListTooLargeError,
+)
+"""A record will never be taken; the others of its transaction may be."""
+_SMALL_BATCH_BYTES = 50_000
+_LONGEST_RECORD = 64 << 20  # where a topic's limit isn't known: the broker hangs up at 100 MiB
 _PRODUCER_FENCED = (InvalidProducerEpoch, InvalidProducerIdMapping, ProducerFenced)
 """Somebody else has this transactional id by now, or ended this producer's transaction."""
+
+
+class RefusedRecordsError(Exception):
+    """Kafka takes these records never: `refused` are their places in what was to be committed, by
+    destination. Nothing was committed, and the producer is ready for another try."""
+
+    def __init__(self, refused: Mapping[Destination, Sequence[int]], error: Exception) -> None:
+        super().__init__(f"{type(error).__name__} of {dict(refused)}")
+        self.refused = refused
+        self.error = error
+
+
+class _BatchRefusedError(Exception):
+    """One batch of several records is refused."""
+
+    def __init__(self, destination: Destination, records: range, error: Exception) -> None:
+        super().__init__(destination, records, error)
+        self.destination, self.records, self.error = destination, records, error
 
 
 class TransactionalProducer:
@@ -96,6 +141,12 @@ class TransactionalProducer:
         self._producer: AIOKafkaProducer | None = None
         self._coordinators: dict[tuple[int, str], int] = {}
         self._is_lost = False
+        self._has_gap = False
+        """Something wasn't written: the number of the next batch wouldn't follow that of the last
+        one that was, and every commit would fail."""
+        self._counts: dict[str, int] = {}
+        self.longest: dict[str, int] = {}
+        """`max.message.bytes` of the topics learnt of which it is known."""
         self._committed: list[Destination] | None = None
         """Where the last transaction wrote; None: this producer has committed none, or aborted
         since."""
@@ -134,16 +185,20 @@ class TransactionalProducer:
 
     def partition_count(self, topic: str) -> int:
         """How many partitions a topic has; of a topic asked for the first time see `learn`."""
-        partitions = self._open_producer.client.cluster.partitions_for_topic(topic)
-        if not partitions:
+        if self._producer is not None:
+            partitions = self._producer.client.cluster.partitions_for_topic(topic)
+            if partitions:
+                return len(partitions)
+        if topic not in self._counts:
             raise UnknownTopicOrPartitionError(topic)
-        return len(partitions)
+        return self._counts[topic]  # it is just being replaced
 
     async def learn(self, topics: list[str]) -> None:
         """Fetch the topics' metadata, so that `partition_count` knows them."""
         await learn(self._open_producer.client, topics)
         for topic in topics:
-            await self._open_producer.partitions_for(topic)
+            self._counts[topic] = len(await self._open_producer.partitions_for(topic))
+        self.longest = await longest_records(self._open_producer.client, topics)
 
     async def commit(
         self,
@@ -157,34 +212,80 @@ class TransactionalProducer:
         (aiokafka's commit doesn't fail when a send failed), 4. send the offsets, which the
         group's generation fences, 5. commit. The offsets returned lie behind the transaction's
         own marker. When this raises nothing is known: call `end`.
+
+        Raises RefusedRecordsError where some of the records are to blame.
         """
         # aiokafka waits for brokers as long as it takes, and says nothing.
         impatient = asyncio.get_running_loop().call_later(
             _LONG_COMMIT_S, log.warning, "a commit takes long: is Kafka away or slow?"
         )
         try:
-            return await self._commit(records, offsets, membership)
+            return await self._commit_or_narrow(records, offsets, membership)
         except _PRODUCER_FENCED:
             self._is_lost = True
             raise
         finally:
             impatient.cancel()
 
-    async def _commit(
+    async def _commit_or_narrow(
         self,
         records: Mapping[Destination, Sequence[ProducerRecord]],
         offsets: dict[TP, int],
         membership: Membership,
     ) -> dict[Destination, int]:
+        """Commit; of a batch that is refused find out which record is to blame: written again in
+        smaller batches, and in the end one by one, all but that one are taken."""
+        too_long = self._too_long(records)
+        if too_long:
+            raise RefusedRecordsError(too_long, MessageSizeTooLargeError())
+        narrowed: dict[Destination, tuple[range, int]] = {}
+        while True:
+            try:
+                return await self._commit(records, offsets, membership, narrowed)
+            except _BatchRefusedError as refused:
+                await self.open()
+                await learn(self._open_producer.client, list(self._counts))
+                destination, suspects = refused.destination, refused.records
+                if len(suspects) == 1:
+                    culprit = {destination: [suspects.start]}
+                    raise RefusedRecordsError(culprit, refused.error) from refused.error
+                _, before = narrowed.get(destination, (None, _MAX_BATCH_BYTES))
+                most = _SMALL_BATCH_BYTES if before > _SMALL_BATCH_BYTES else 0
+                narrowed[destination] = (suspects, most)
+
+    def _too_long(
+        self, records: Mapping[Destination, Sequence[ProducerRecord]]
+    ) -> dict[Destination, list[int]]:
+        """Return the records that are too long for their topic without a doubt."""
+        found = {}
+        for destination, pairs in records.items():
+            most = self.longest.get(destination[0], _LONGEST_RECORD)
+            too_long = [place for place, record in enumerate(pairs) if size_of(record) > most]
+            if too_long:
+                found[destination] = too_long
+        return found
+
+    async def _commit(
+        self,
+        records: Mapping[Destination, Sequence[ProducerRecord]],
+        offsets: dict[TP, int],
+        membership: Membership,
+        narrowed: Mapping[Destination, tuple[range, int]],
+    ) -> dict[Destination, int]:
         producer, now = self._open_producer, asyncio.get_running_loop().time
         await producer.begin_transaction()
         await self._join(producer, list(records), membership.group)
-        written: list[tuple[Destination, int, asyncio.Future[Any]]] = []
+        written: list[tuple[Destination, range, asyncio.Future[Any]]] = []
+        self._has_gap = True
         for half, (destination, pairs) in enumerate(records.items()):
             if half == len(records) // 2:
                 fault_points.passing(fault_points.HALF_PRODUCED)
-            await self._produce(producer, destination, pairs, written)
-        metadata = await asyncio.gather(*(future for _, _, future in written))
+            await self._produce(producer, destination, pairs, narrowed.get(destination), written)
+        metadata = await asyncio.gather(
+            *(future for _, _, future in written), return_exceptions=True
+        )
+        ends = _check_written(written, metadata)
+        self._has_gap = False
         fault_points.passing(fault_points.BEFORE_OFFSETS)
         await self._send_offsets(producer, offsets, membership)
         fault_points.passing(fault_points.BEFORE_COMMIT)
@@ -193,10 +294,7 @@ class TransactionalProducer:
         self._committed = list(records)
         if now() - began > _DOUBTFUL_S:
             await self._write_markers_again(membership.group)
-        return {
-            destination: where.offset + count + 1
-            for (destination, count, _), where in zip(written, metadata, strict=True)
-        }
+        return ends
 
     async def end(self) -> None:
         """End whatever transaction is open, by abort if that is safe, else with the producer."""
@@ -215,9 +313,10 @@ class TransactionalProducer:
             began, self._committed = asyncio.get_running_loop().time(), None
             if not await within(_ABORT_S, producer.abort_transaction()):
                 log.warning("could not abort a transaction: another producer does")
-            elif asyncio.get_running_loop().time() - began < _DOUBTFUL_S:
+            elif asyncio.get_running_loop().time() - began < _DOUBTFUL_S and not self._has_gap:
                 return
         self._producer, self._is_lost, self._committed = None, False, None
+        self._has_gap = False
         await _stop_quietly(producer)
 
     async def close(self) -> None:
@@ -311,27 +410,42 @@ class TransactionalProducer:
         producer: AIOKafkaProducer,
         destination: Destination,
         pairs: Sequence[ProducerRecord],
-        written: list[tuple[Destination, int, asyncio.Future[Any]]],
+        narrowed: tuple[range, int] | None,
+        written: list[tuple[Destination, range, asyncio.Future[Any]]],
     ) -> None:
         topic, partition = destination
+        most = min(_MAX_BATCH_BYTES, self.longest.get(topic, _MAX_BATCH_BYTES))
+        suspects, most_of_suspects = narrowed or (range(0), most)
+        begin, count = 0, 0
 
         async def send() -> None:
+            nonlocal begin, count
+            if not count:
+                return
+            batch._relative_offset = count
             future = await producer.send_batch(batch, topic, partition=partition)
-            written.append((destination, batch.record_count(), future))
+            written.append((destination, range(begin, begin + count), future))
+            begin, count = begin + count, 0
 
         # BatchBuilder.append costs twice what its C builder does, for every changed key.
-        batch = producer.create_batch()
-        append, count = batch._builder.append, 0
-        for key, value, headers in pairs:
-            if append(count, None, key, value, headers) is None:
-                batch._relative_offset = count
+        batch = BatchBuilder(most, 0, is_transactional=True)
+        append = batch._builder.append
+        for place, (key, value, headers) in enumerate(pairs):
+            if suspects and place in (suspects.start, suspects.stop):
                 await send()
-                batch = producer.create_batch()
+                batch = BatchBuilder(
+                    most_of_suspects if place in suspects else most, 0, is_transactional=True
+                )
+                append = batch._builder.append
+            if append(count, None, key, value, headers) is None:
+                await send()
+                batch = BatchBuilder(
+                    most_of_suspects if place in suspects else most, 0, is_transactional=True
+                )
                 # The first record of a batch is taken whatever its size: the broker decides.
-                append, count = batch._builder.append, 0
-                append(count, None, key, value, headers)
+                append = batch._builder.append
+                append(0, None, key, value, headers)
             count += 1
-        batch._relative_offset = count
         await send()
 
     async def _send_offsets(
@@ -387,6 +501,38 @@ class TransactionalProducer:
         return self._producer
 
 
+def size_of(record: ProducerRecord) -> int:
+    """Return how many bytes of a record are somebody's, which is less than it takes in a log."""
+    key, value, headers = record
+    size = len(key or b"") + len(value or b"")
+    for name, said in headers:
+        size += len(name) + len(said)
+    return size
+
+
+def _check_written(
+    written: Sequence[tuple[Destination, range, asyncio.Future[Any]]], results: Sequence[Any]
+) -> dict[Destination, int]:
+    """Return where each destination goes on behind the transaction's marker.
+
+    Raises what a send failed with. What is refused for good counts most: behind it, others of the
+    same partition fail because their numbers don't follow."""
+    failed = [
+        (destination, places, error)
+        for (destination, places, _), error in zip(written, results, strict=True)
+        if isinstance(error, BaseException)
+    ]
+    for destination, places, error in failed:
+        if isinstance(error, _RECORD_REFUSED):
+            raise _BatchRefusedError(destination, places, error)
+    for _, _, error in failed:
+        raise error
+    return {
+        destination: where.offset + len(places) + 1
+        for (destination, places, _), where in zip(written, results, strict=True)
+    }
+
+
 def _raise_for(error_code: int) -> None:
     error = for_code(error_code)
     if error is not NoError:
@@ -407,6 +553,19 @@ async def learn(client: AIOKafkaClient, topics: Iterable[str]) -> None:
     """Fetch the metadata of those topics that a client doesn't know, all with one request: aiokafka
     would ask for each when it comes across it, some of them 0.1 s apart."""
     await asyncio.gather(*(client.add_topic(topic) for topic in topics))
+
+
+async def longest_records(client: AIOKafkaClient, topics: Iterable[str]) -> dict[str, int]:
+    """Return `max.message.bytes` of topics; those that we may not ask about are missing."""
+    name = "max.message.bytes"
+    resources = [(_TOPIC_RESOURCE, topic, [name]) for topic in topics]
+    answer = await client.send(client.get_random_node(), DescribeConfigsRequest(resources))
+    found = {}
+    for resource in answer.to_object()["resources"]:
+        for entry in resource["config_entries"]:
+            if entry["config_names"] == name and (entry["config_value"] or "").isdigit():
+                found[resource["resource_name"]] = int(entry["config_value"])
+    return found
 
 
 async def within(most_s: float, ending: Coroutine[Any, Any, None]) -> bool:

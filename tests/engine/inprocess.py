@@ -54,6 +54,7 @@ class InProcess:
     async def start(self) -> None:
         self.app = create_app(
             self.engine,
+            client_id=self.engine.config.worker_id,
             brokers=self._brokers,
             credentials=None,
             datadir=str(self._directory),

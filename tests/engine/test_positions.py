@@ -112,7 +112,7 @@ def test_one_line_names_what_is_missing_and_the_commands() -> None:
         brokers="b:9092",
     )
     reset = "kafka-consumer-groups --bootstrap-server b:9092 --group g --reset-offsets --execute"
-    assert "accounts was made anew" in said
+    assert "accounts was deleted or made anew" in said
     assert "goes on at offset 3, but the log holds 6 to 8" in said
     assert f"`{reset} --topic accounts --topic calls:1,3 --to-earliest`" in said
     assert "\n" not in said

@@ -186,8 +186,16 @@ async def test_what_is_folded_is_committed_at_a_stop(engine: Engine) -> None:
     ],
 )
 async def test_a_record_is_never_folded_on_a_state_that_is_not_there(
-    engine: Engine, assigned: set[TP]
+    engine: Engine, assigned: set[TP], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    async def nothing(topics: list[str]) -> None:
+        pass
+
+    async def all_there(topics: list[str]) -> dict[str, bytes]:
+        return dict.fromkeys(topics, b"")
+
+    monkeypatch.setattr(engine._reader, "open", nothing)
+    monkeypatch.setattr(engine._reader, "topic_ids", all_there)
     engine.add_source(Source("accounts", lambda batch: None, is_read_first=True))
     engine.add_source(Source("calls", lambda batch: None, is_timed=True))
     engine.add_outbox(Outbox())

@@ -139,8 +139,7 @@ async def run(
     running = [asyncio.create_task(round_.run(until_over)) for round_ in rounds]
 
     async def strike() -> None:
-        while not all(round_.workers for round_ in rounds):
-            await asyncio.sleep(0.2)  # their topics are being created
+        await asyncio.gather(*(round_.begun.wait() for round_ in rounds))
         await asyncio.gather(*(round_.ready(round_.workers[0], 120.0) for round_ in rounds))
         for number in range(outages):
             await asyncio.sleep(rng.uniform(5.0, 8.0))

@@ -57,6 +57,24 @@ def test_each_account_that_has_a_record_then_is_told_once_when_workers_come_and_
     assert told(drive) == sorted({*before} - deleted)
 
 
+def test_accounts_made_anew_are_told_again_and_who_comes_later_is_not() -> None:
+    drive = Drive()
+    drive.take(account(f"a{n}", channels=INBOX) for n in range(9))
+    assert len(drive.take([announcement("first")])) == 9
+    drive._offset = 0  # the topic was made anew, and somebody decided to read it
+    drive.take(account(f"a{n}", channels=INBOX) for n in range(3))
+    assert len(drive.take([announcement("second")])) == 9
+    # Between its beginning and its end somebody comes: too late for it.
+    drive.take(account(f"b{n}", channels=INBOX) for n in range(1_100))
+    drive.defer([announcement("third")])
+    drive.go_on()
+    drive.defer([account("z", channels=INBOX)])
+    while drive.deferred():
+        drive.go_on()
+    assert "z" not in told(drive)
+    assert "b1099" in told(drive)
+
+
 @pytest.mark.parametrize("room", [1, 30, 2_000])
 def test_a_portion_is_as_large_as_there_is_room_for(room: int) -> None:
     drive = Drive()

@@ -245,7 +245,7 @@ def test_a_day_to_come_that_0_1_0_took_for_today_is_forgotten() -> None:
     state = state_of(drive)
     state.put(store.CLOCKS, b"", Clock(NOON * 1000 + 10 * MOST_AHEAD, 3))
     drive.take([tick("2019-01-30T12:00:00+08:00")], timestamp=NOON)
-    assert state.peek(store.CLOCKS, b"") == Clock(NOON * 1000, 3, True)
+    assert state.peek(store.CLOCKS, b"") == Clock(NOON * 1000, 3, is_checked=True)
     # Checked once: an old tick that somebody copies with its old timestamp changes nothing.
     drive.take([tick("2019-01-01T00:00:00+08:00")], timestamp=NOON - 30 * 86_400_000)
-    assert state.peek(store.CLOCKS, b"") == Clock(NOON * 1000, 3, True)
+    assert state.peek(store.CLOCKS, b"") == Clock(NOON * 1000, 3, is_checked=True)
