@@ -336,7 +336,8 @@ class Cycle:
         def room() -> int:
             return 0 if transaction.is_full else end - transaction.emitted
 
-        chunk = Chunk(tp, records, state, self._emit, self._hurry, room)
+        now = time.time_ns() // 1000
+        chunk = Chunk(tp, records, state, self._emit, self._hurry, now, room)
         source.fold(chunk)
         if chunk.unfinished:
             records = records[: len(records) - len(chunk.unfinished)]
