@@ -27,6 +27,7 @@ from streams.engine.outbox import Finish, OutboxRecord
 from streams.engine.types import Output
 from streams.metrics import DELIVERIES, PENDING
 from streams.records import Delivery, Notification, encode
+from streams.times import format_moment
 
 _log = logging.getLogger(__name__)
 
@@ -105,6 +106,7 @@ class SendAgent:
         self._deliveries = deliveries
         self._dead_letters = dead_letters
         self._zone = zone
+        self._now = now
         self._grace_s = grace_s
         self._patience = Patience(f"sending by {channel.name}", random)
         self._settler = Settler(
@@ -274,6 +276,7 @@ class SendAgent:
             key=record.key,
             value=record.value,
             reason=reason,
+            at=format_moment(self._now(), self._zone),
             headers=_own_headers(record.headers),
         )
 
