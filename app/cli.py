@@ -98,6 +98,14 @@ def _logged_settings() -> Settings:
     return settings
 
 
+@program.command()
+def console() -> int:
+    """Run the console, one web server for the whole installation, until SIGTERM or SIGINT."""
+    from app.commands.console import run_console  # noqa: PLC0415
+
+    return run_console(load_settings())
+
+
 @topics.command("create")
 def create() -> None:
     """Create the topics that are missing. Never changes one that stands."""
@@ -107,6 +115,22 @@ def create() -> None:
     for topic in made:
         print(topic.name)
     print(f"{len(made)} topics created", file=sys.stderr)
+
+
+@topics.command("expand", short_help="Give the installation more partitions; the group is stopped.")
+def expand(
+    partitions: Annotated[int, typer.Option(min=1, max=10_000, help="How many there are to be.")],
+    execute: Annotated[
+        bool, typer.Option("--execute", help="Do it. Without it the plan is shown, nothing done.")
+    ] = False,
+) -> int:
+    """Bring topics and state to more partitions, with workers and publishers stopped.
+
+    What is unread is folded and sent first. Run it again where it was cut off.
+    """
+    from app.commands.expand import run_expand  # noqa: PLC0415
+
+    return run_expand(load_settings(), partitions, execute=execute)
 
 
 @program.command(short_help="Fold the topics again and print what comes out.")

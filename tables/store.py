@@ -44,3 +44,23 @@ RECHARGES = Table(b"r", Recharges)  # account_id
 MORE_RECHARGES = Table(b"h", Recharges)  # account_id, first byte of the hashes
 ANNOUNCED = Table(b"n", Announced)  # announcement_id
 CLOCKS = Table(b"t", Clock)  # nothing: one a partition
+
+_BEHIND_THE_OWNER = {
+    CUSTOMERS.prefix: 0,
+    TALLIES.prefix: 0,
+    BATCHES.prefix: 8,
+    PARKED.prefix: 0,
+    PAGES.prefix: 16,
+    LINES.prefix: 0,
+    LINE_ACCOUNTS.prefix: 4,
+    RECHARGES.prefix: 0,
+    MORE_RECHARGES.prefix: 1,
+}
+"""Bytes of a key behind the account or line that it belongs to."""
+
+
+def owner_of(prefix: bytes, key: bytes) -> bytes | None:
+    """Return the account or line with which a value moves to another partition; None: it is its
+    partition's own. (`ANNOUNCED` too: each partition remembers what it told.)"""
+    behind = _BEHIND_THE_OWNER.get(prefix)
+    return None if behind is None else key[: len(key) - behind]

@@ -36,6 +36,7 @@ def test_the_demo_shows_all_scenarios_and_its_worker_s_log_names_no_customer(
     assert "\n  通知结束\n" in said
     assert "【硅基智能】" in said
     assert PHONE.search(said)
+    assert re.search(r"in the console, http://127\.0\.0\.1:\d+/;", said.strip().splitlines()[-2])
 
     log = (tmp_path / "worker" / "worker.log").read_text()
     assert "took over" in log
