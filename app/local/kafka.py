@@ -184,8 +184,8 @@ class Kafka(Service):
                 )
             except subprocess.TimeoutExpired:
                 raise LocalStackError(
-                    f"Kafka didn't set up {self._data} within {FORMAT_SECONDS:.0f} s: try again when "
-                    "this machine has less to do"
+                    f"Kafka didn't set up {self._data} within {FORMAT_SECONDS:.0f} s: try again "
+                    "when this machine has less to do"
                 ) from None
         if formatted.returncode:
             raise LocalStackError(f"Kafka cannot use {self._data}: {self.last_words()}")
