@@ -246,7 +246,15 @@ class SendAgent:
             # The one broad net: a bug costs one message, not the stream. Only its kind is told,
             # because the text of a client's error may hold a secret.
             kind = type(error).__name__
-            _log.error("%s: %s at %s", self._channel.name, kind, job.coordinates)
+            topic, partition, offset = job.coordinates.rsplit("-", 2)
+            where = {"topic": topic, "partition": int(partition), "offset": int(offset)}
+            _log.error(
+                "%s: %s at %s",
+                self._channel.name,
+                kind,
+                job.coordinates,
+                extra=where | {"notification_id": job.command.notification_id},
+            )
             return [self._settler.describe(job, Refused(f"internal error: {kind}"))]
 
     def _outputs(

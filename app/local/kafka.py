@@ -14,6 +14,7 @@ from app.local.jars import Progress, fetch
 from app.local.service import HOST, Service, connect, free_port
 
 JAVA_AT_LEAST = 17
+FORMAT_SECONDS = 180.0
 NODE_ID = 1
 DATA, PROPERTIES_FILE, LOGGING_FILE = "data", "server.properties", "log4j2.yaml"
 
@@ -172,15 +173,21 @@ class Kafka(Service):
         # With "=", because an id may begin with "-".
         tool += [f"--cluster-id={self.cluster_id()}", "-c", PROPERTIES_FILE]
         with self.log.open("ab") as log:
-            formatted = subprocess.run(
-                tool,
-                cwd=self.directory,
-                env=self.environment,
-                stdout=log,
-                stderr=log,
-                check=False,
-                timeout=60,
-            )
+            try:
+                formatted = subprocess.run(
+                    tool,
+                    cwd=self.directory,
+                    env=self.environment,
+                    stdout=log,
+                    stderr=log,
+                    check=False,
+                    timeout=FORMAT_SECONDS,
+                )
+            except subprocess.TimeoutExpired:
+                raise LocalStackError(
+                    f"Kafka didn't set up {self._data} within {FORMAT_SECONDS:.0f} s: try again "
+                    "when this machine has less to do"
+                ) from None
         if formatted.returncode:
             raise LocalStackError(f"Kafka cannot use {self._data}: {self.last_words()}")
 
