@@ -9,7 +9,7 @@ COMPILE := $(VENV)/lock/bin/uv pip compile --quiet --universal --python-version 
 	--no-emit-index-url --no-emit-find-links --no-header pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test test-browser check format test-faults test-sending fuzz bench describe lock clean
+.PHONY: help setup run demo test test-browser check format test-faults test-months test-sending fuzz bench describe lock clean
 
 help: ## Show this
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -43,6 +43,9 @@ format: setup ## Bring the code into shape
 
 test-faults: setup ## Crash, freeze and cut off workers and brokers for a while (SEED=n, ROUNDS=n)
 	@$(BIN)/python -m tests.faults.long $(if $(SEED),--seed $(SEED)) $(if $(ROUNDS),--rounds $(ROUNDS))
+
+test-months: setup ## Let months pass: quiet weeks, holidays, deploys, upgrades (SEED=n, ROUNDS=n)
+	@$(BIN)/python -m tests.months.suite $(if $(SEED),--seed $(SEED)) $(if $(ROUNDS),--rounds $(ROUNDS))
 
 bench: setup ## Measure this worker beside its peers on one prefilled topic
 	@$(BIN)/python -m tests.bench $(ARGS)

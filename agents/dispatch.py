@@ -14,6 +14,8 @@ from streams.engine.types import Chunk, Output, Record
 from streams.records import Delivery, InboxMessage, Notification, encode
 from streams.topics import Topics
 
+_BULK = "announcement"
+"""What everybody is told: nobody waits for it."""
 COORDINATES = ("dialwatch.topic", "dialwatch.partition", "dialwatch.offset")
 """The last headers of a command in an outbox: where it stood in `notifications`."""
 
@@ -30,6 +32,8 @@ class DispatchAgent:
     def fold(self, polled: Chunk) -> None:
         """Fold one poll of one partition."""
         for record, command in readable(polled, self._topics, decode_notification):
+            if command.scenario != _BULK:
+                polled.hurry()
             if command.channel == "inbox":
                 self._deliver(polled, command)
             else:
@@ -42,10 +46,9 @@ class DispatchAgent:
                         _with_coordinates(polled, record),
                     )
                 )
-                polled.hurry()
 
     def _outbox(self, command: Notification) -> str:
-        is_bulk = command.scenario == "announcement"
+        is_bulk = command.scenario == _BULK
         if command.channel == "wechat":
             return self._topics.wechat_bulk_outbox if is_bulk else self._topics.wechat_outbox
         return self._topics.sms_bulk_outbox if is_bulk else self._topics.sms_outbox

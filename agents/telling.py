@@ -52,8 +52,9 @@ def tell(
 def readable(
     polled: Chunk, topics: Topics, decode: Callable[[bytes | None, bytes | None], R]
 ) -> Iterator[tuple[Record, R]]:
-    """Yield each record of a poll with what it says; what is invalid is buried."""
-    for record in polled.records:
+    """Yield each record of a poll with what it says, while there is room for what comes of it;
+    what is invalid is buried."""
+    for record in polled.in_turn():
         try:
             said = decode(record.key, record.value)
         except InvalidRecordError as error:

@@ -20,7 +20,8 @@ from app.kafka.publisher import Publisher
 from app.kafka.topics import ensure_topics
 from app.main import Worker, create_worker
 from app.settings import Settings
-from app.store import open_redis, store_errors
+from app.store import open_redis
+from app.store_check import refuse_cluster, refuse_cluster_when_it_answers
 from app.ticker import publish_ticks
 from app.web.server import WebServer
 from app.web.view import WorkerView
@@ -67,7 +68,8 @@ async def _run(settings: Settings, worker_id: str) -> None:
     def crash(error: BaseException) -> None:
         if not end.done():
             log.debug("the engine stopped", exc_info=error)
-            end.set_exception(CommandError(_reason(error)))
+            told = isinstance(error, CommandError)
+            end.set_exception(error if told else CommandError(_reason(error)))
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
@@ -95,8 +97,7 @@ async def _run(settings: Settings, worker_id: str) -> None:
 async def _say_when_redis_is_away(redis: Redis) -> None:
     """Only the sender needs Redis, and it waits: what is noticed meanwhile is kept in Kafka."""
     try:
-        with store_errors():
-            await redis.ping()
+        await refuse_cluster(redis)
     except StoreAwayError as error:
         log.warning(
             "%s: start it, or set DIALWATCH_REDIS_URL; until then no message is sent", error
@@ -117,6 +118,7 @@ async def _serve(worker: Worker, end: asyncio.Future[None]) -> None:
         await _unless(end, worker.app.start())
         watch(_watch(worker.app, worker.engine))
         watch(worker.engine.watch_for_hanging())
+        watch(refuse_cluster_when_it_answers(worker.redis))
         watch(worker.share_holds())
         if worker.settings.tick_seconds:
             watch(_tick(worker))

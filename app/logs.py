@@ -1,7 +1,17 @@
-"""Logs for people: one line each, on stderr, with the time and nothing secret."""
+"""Logs on stderr, one line each, with the time and nothing secret: for people, or as JSON.
+
+A line of JSON has what is known of a record under the field's names (`FIELDS`): who logs gives them
+as `extra`.
+"""
 
 import logging
 import sys
+from datetime import datetime
+from typing import Any, Literal
+
+import msgspec
+
+FIELDS = ("topic", "partition", "offset", "notification_id")
 
 # They would log whole URLs (with WeChat's token in them), or every step of a rebalance.
 _QUIET = {
@@ -15,7 +25,24 @@ _QUIET = {
 }
 
 
-def set_up_logs(*, is_verbose: bool = False) -> None:
+class _Json(logging.Formatter):
+    """One object a line: `time` (RFC 3339), `level`, `logger`, `message`, and what is known."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        at = datetime.fromtimestamp(record.created).astimezone()
+        said: dict[str, Any] = {
+            "time": at.isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        said |= {name: vars(record)[name] for name in FIELDS if vars(record).get(name) is not None}
+        if record.exc_info:
+            said["traceback"] = self.formatException(record.exc_info)
+        return msgspec.json.encode(said, enc_hook=str).decode()
+
+
+def set_up_logs(*, is_verbose: bool = False, log_format: Literal["text", "json"] = "text") -> None:
     """Send the program's log to stderr; `is_verbose` adds the steps and tracebacks of it."""
     logging.basicConfig(
         level=logging.DEBUG if is_verbose else logging.INFO,
@@ -24,5 +51,13 @@ def set_up_logs(*, is_verbose: bool = False) -> None:
         stream=sys.stderr,
         force=True,
     )
+    if log_format == "json":
+        for handler in logging.getLogger().handlers:
+            handler.setFormatter(_Json())
     for name, level in _QUIET.items():
         logging.getLogger(name).setLevel(level)
+
+
+def is_json() -> bool:
+    """Whether the log is JSON: then what else a program says on stderr is a line of it too."""
+    return any(isinstance(one.formatter, _Json) for one in logging.getLogger().handlers)

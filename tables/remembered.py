@@ -7,14 +7,16 @@ from dataclasses import dataclass
 from struct import Struct as Packer
 
 from streams.engine.state import State
-from tables import batches, runs
+from tables import batches, line_accounts, runs
+from tables.accounts import recharges_of
 from tables.balances import Balance
 from tables.batches import BatchView, Page, batch_key, page_key
+from tables.clocks import latest_tick
 from tables.customers import Customer
 from tables.lines import LineRun
 from tables.recharges import Recharges
 from tables.runs import Run
-from tables.store import BATCHES, CLOCKS, CUSTOMERS, LINES, PAGES, RECHARGES, TALLIES, Clock
+from tables.store import BATCHES, CUSTOMERS, LINES, PAGES, TALLIES
 
 _unpack_instant = Packer(">q").unpack
 _LONGEST_SUFFIX = len(page_key(b"", 0, 0))
@@ -80,7 +82,7 @@ def remembered_of(
         run=Run() if runs.is_forgotten(run, clock, run_retention) else run,
         batches=views,
         balance=Balance() if tally is None else tally.balance,
-        recharges=state.peek(RECHARGES, key),
+        recharges=recharges_of(state, key),
     )
 
 
@@ -90,9 +92,6 @@ def line_of(state: State, key: bytes, *, run_retention: int) -> LineRun | None:
     if line is None:
         return None
     over = runs.is_forgotten(line.run, latest_tick(state), run_retention)
-    return LineRun() if over else line
-
-
-def latest_tick(state: State) -> int:
-    """Return the latest tick a partition has seen, 0: none."""
-    return (state.peek(CLOCKS, b"") or Clock()).tick
+    if over:
+        return LineRun()
+    return LineRun(line.run, line_accounts.all_of(state, key, line.pages, line.accounts))

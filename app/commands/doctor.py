@@ -10,14 +10,11 @@ import secrets
 import sys
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from typing import Literal
 
 import httpx
 from redis.asyncio import Redis
 
-from agents.channel import StoreAwayError
 from agents.outcomes import Held, TryLater
 from app.channels.wechat import crypto
 from app.channels.wechat.channel import build_client, build_tokens
@@ -27,7 +24,8 @@ from app.http import open_http
 from app.kafka.admin import open_admin
 from app.kafka.topics import check_internal, common_count
 from app.settings import Settings, variable
-from app.store import open_redis, store_errors
+from app.store import open_redis
+from app.store_check import Verdict, examine_redis
 
 KAFKA_SECONDS = 10.0
 HTTP_SECONDS = 10.0
@@ -54,8 +52,6 @@ _SAMPLES = (
         "通知结束",
     ),
 )
-
-Verdict = Literal["ok", "warn", "fail"]
 
 
 @dataclass(frozen=True)
@@ -86,8 +82,8 @@ async def examine(settings: Settings) -> AsyncIterator[Finding]:
     yield await _kafka(settings)
     redis, http = open_redis(settings.redis_url), open_http()
     try:
-        redis_finding = await _redis(redis)
-        yield redis_finding
+        for verdict, text in await examine_redis(redis):
+            yield Finding(verdict, "redis", text)
         async for finding in _wechat(settings, redis, http):
             yield finding
         yield await _clock(settings, http)
@@ -123,29 +119,6 @@ async def _kafka(settings: Settings) -> Finding:
     return Finding("ok", "kafka", f"it answers, and all {len(wanted)} topics fit together")
 
 
-async def _redis(redis: Redis) -> Finding:
-    try:
-        with store_errors():
-            await redis.ping()
-    except StoreAwayError as error:
-        return Finding("fail", "redis", f"{error}: start it, or set {variable('redis_url')}")
-    policy = await _eviction_policy(redis)
-    if policy not in {"noeviction", None}:
-        return Finding(
-            "warn", "redis", f"maxmemory-policy is {policy}: what was sent may be forgotten; set "
-            "noeviction"
-        )  # fmt: skip
-    return Finding("ok", "redis", "it answers")
-
-
-async def _eviction_policy(redis: Redis) -> str | None:
-    """Return it; None: many who run a Redis for others forbid the question."""
-    with suppress(StoreAwayError), store_errors():
-        policy: str | None = (await redis.config_get("maxmemory-policy")).get("maxmemory-policy")
-        return policy
-    return None
-
-
 async def _wechat(
     settings: Settings, redis: Redis, http: httpx.AsyncClient
 ) -> AsyncIterator[Finding]:
@@ -154,7 +127,7 @@ async def _wechat(
         yield Finding("warn", "wechat", f"messages are skipped: set {', '.join(missing)}")
         return
     client = build_client(settings, http)
-    token = await build_tokens(client, redis).get()
+    token = await build_tokens(client, redis, asks_at_once=True).get()
     if not isinstance(token, str):
         yield Finding("fail", "token", f"{_why(token)}: {_what_to_do(token)}")
         return

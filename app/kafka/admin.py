@@ -20,7 +20,7 @@ from collections.abc import (
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import (
     InvalidReplicationFactorError,
@@ -227,14 +227,34 @@ class ClusterAdmin:
             _check_created(row["topic"], row["error_code"], row.get("error_message"))
         await self._wait_until_visible({topic.name for topic in topics})
 
-    async def _wait_until_visible(self, names: set[str]) -> None:
+    async def add_partitions(self, counts: Mapping[str, int]) -> None:
+        """Give topics more partitions, up to these numbers, and return when they can be used."""
+        if not counts:
+            return
+        with self._away():
+            answer = await self._client.create_partitions(
+                {name: NewPartitions(total_count=count) for name, count in counts.items()}
+            )
+        for row in answer.to_object()["topic_errors"]:
+            if row["error_code"]:
+                reason = " ".join((row.get("error_message") or "").split())
+                raise CommandError(
+                    f"Kafka gives {row['topic']} no more partitions "
+                    f"({reason or for_code(row['error_code']).__name__}): allow this user ALTER "
+                    "on it, then run this again"
+                )
+        await self._wait_until_visible(set(counts), counts)
+
+    async def _wait_until_visible(
+        self, names: set[str], counts: Mapping[str, int] | None = None
+    ) -> None:
         """A topic that was created has leaders, and is known to every broker, a little later."""
         deadline = asyncio.get_running_loop().time() + VISIBLE_SECONDS
         while True:
             ready = {
                 topic["topic"]
                 for topic in await self._describe()
-                if topic["partitions"]
+                if len(topic["partitions"]) >= (counts or {}).get(topic["topic"], 1)
                 and all(partition["leader"] >= 0 for partition in topic["partitions"])
             }
             missing = names - ready

@@ -103,8 +103,9 @@ def common_count(topics: Topics, standing: Mapping[str, int]) -> int:
     if len(set(counts.values())) > 1:
         listed = ", ".join(f"{name} has {count}" for name, count in counts.items())
         raise WrongTopicsError(
-            f"{listed} partitions, and these must have the same number: create the wrong ones "
-            f"anew with it, or use other topics by setting {variable('topic_prefix')}"
+            f"{listed} partitions, and these must have the same number: run dialwatch topics "
+            f"expand --partitions {max(counts.values())} (again, where it was cut off), or use "
+            f"other topics by setting {variable('topic_prefix')}"
         )
     return next(iter(counts.values()), topics.partitions)
 
@@ -115,8 +116,8 @@ def check_internal(topics: Topics, standing: Mapping[str, int]) -> None:
     if wrong:
         raise WrongTopicsError(
             f"{'; '.join(wrong)} as {topics.calls} has: the state of group {topics.group} was "
-            f"partitioned otherwise; a new name in {variable('group')} begins anew, and sends what "
-            "the topics still hold again"
+            "partitioned otherwise; run dialwatch topics expand again where it was cut off; a new "
+            f"name in {variable('group')} begins anew, and sends what the topics still hold again"
         )
 
 

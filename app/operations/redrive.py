@@ -180,7 +180,7 @@ def _candidate(installation: Installation, letter: Letter) -> _Candidate:
     if letter.topic == installation.topics.notifications:
         with suppress(InvalidRecordError):  # it never was a command
             command = decode_notification(letter.key, letter.value).notification_id
-    return _Candidate(replace(letter, value=None), describe(installation, letter), command)
+    return _Candidate(replace(letter, value=None), describe(installation.settings, letter), command)
 
 
 async def _judge(

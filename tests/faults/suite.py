@@ -34,6 +34,7 @@ from tests.faults.history import LEGS, RUN_LENGTH, SHARED_LINE, Event, History
 from tests.installation import PARTITIONS, Installation
 
 SESSION_SECONDS = 6
+RELEASE_0_1_0 = "61b90f7"
 CALLS = 3_000
 CHUNK = 10
 PAUSE_SECONDS = 0.03
@@ -576,6 +577,45 @@ async def kill_brokers(round_: Round) -> None:
         await asyncio.to_thread(broker.start)
 
 
+async def upgrade(round_: Round) -> None:
+    """From 0.1.0 to this version, worker by worker: for a while both are in one group, and either
+    may die and leave the other what it wrote."""
+    directory = round_.installation.directory / "0.1.0"
+    release = await asyncio.to_thread(release_0_1_0, directory)
+    await _all_ready(round_)
+    for worker in round_.workers:
+        await round_.end(worker)
+    for worker in round_.workers:
+        round_.launch(worker, PYTHONPATH=str(release))
+    await _all_ready(round_)
+    await _some_time(round_, 1.0, 3.0)
+    first, second = round_.pick()
+    await round_.end(first)
+    round_.launch(first)
+    await _all_ready(round_)
+    for worker, version in ((second, {"PYTHONPATH": str(release)}), (first, {})):
+        await _some_time(round_, 1.0, 3.0)
+        round_.kill(worker)
+        await _some_time(round_, 0.0, 8.0)
+        round_.launch(worker, **version)
+        await _all_ready(round_)
+    await _some_time(round_, 1.0, 3.0)
+    await round_.end(second)
+    round_.launch(second)
+    await _all_ready(round_)
+
+
+def release_0_1_0(directory: Path) -> Path:
+    """Return 0.1.0's tree, from this repository's history."""
+    directory.mkdir(parents=True, exist_ok=True)
+    with subprocess.Popen(
+        ["git", "archive", RELEASE_0_1_0], cwd=Path(__file__).parents[2], stdout=subprocess.PIPE
+    ) as made:
+        subprocess.run(["tar", "--extract"], cwd=directory, stdin=made.stdout, check=True)
+    assert made.returncode == 0, f"this clone has no commit {RELEASE_0_1_0}: fetch its history"
+    return directory
+
+
 @dataclass(frozen=True)
 class Kind:
     """A fault, and what it needs."""
@@ -600,6 +640,7 @@ FAULTS: dict[str, Kind] = {
     "redis-away": Kind(redis_away),
     "redis-flushed": Kind(redis_flushed),
     "lose-directory": Kind(lose_directory),
+    "upgrade": Kind(upgrade),
     "kill-at-random-64": Kind(kill_at_random, partitions=64),
     "roll-brokers": Kind(roll_brokers, needs_cluster=True),
     "kill-brokers": Kind(kill_brokers, needs_cluster=True),
