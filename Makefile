@@ -9,7 +9,7 @@ COMPILE := $(VENV)/lock/bin/uv pip compile --quiet --universal --python-version 
 	--no-emit-index-url --no-emit-find-links --no-header pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test test-browser check format test-faults test-months test-sending fuzz bench describe lock clean
+.PHONY: help setup run demo test test-browser check format test-faults test-months test-sending fuzz bench describe lock clean bench-console
 
 help: ## Show this
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -73,3 +73,6 @@ fuzz: setup ## Throw a million bodies at the WeChat callback (ARGS="--bodies n -
 
 test-sending: setup ## 100,000 notifications through the faulty stand-in, each customer once
 	@$(BIN)/python -m tests.send.long $(ARGS)
+
+bench-console: setup ## How fast the console indexes and answers (ARGS="--deliveries n --accounts n")
+	@$(BIN)/python -m tests.console.measure $(ARGS)
