@@ -12,9 +12,10 @@ from zoneinfo import ZoneInfo
 import pytest
 from aiokafka.partitioner import murmur2
 
+from agents.register import watching
 from agents.rules import Rules
-from app.commands.replay import Caused, Refold
-from streams.engine.types import TP
+from streams.engine.memory import MemoryEngine, MemoryRecord
+from streams.engine.types import TP, Output
 from streams.topics import Topics
 from tests.oracle import Oracle, comparable, normalized
 
@@ -153,20 +154,28 @@ def fold(events: list[Event], rules: Rules, cuts: random.Random) -> tuple[list[A
     """Return the commands and the number of dead letters; `cuts` says in which portions."""
     topics = Topics("", "g", PARTITIONS)
     commands: list[Any] = []
-    refold = Refold(rules, topics, lambda raw: commands.append(json.loads(raw)))
+    letters: list[Output] = []
+
+    def keep(_: TP, output: Output) -> None:
+        if output.topic == topics.notifications:
+            commands.append(json.loads(output.value or b""))
+        else:
+            letters.append(output)
+
+    engine = MemoryEngine(watching(rules, topics), PARTITIONS, keep)
     portion: list[Any] = []
     before: TP | None = None
     for offset, (topic, key, value, partition) in enumerate(events):
         tp = TP(topic, partition)
         if portion and before is not None and (tp != before or cuts.random() < 0.3):
-            refold.fold(before, portion)
+            engine.fold(before, portion)
             portion = []
         raw = value if value is None or isinstance(value, bytes) else json.dumps(value).encode()
-        portion.append(Caused(offset, offset, None if key is None else key.encode(), raw))
+        portion.append(MemoryRecord(offset, offset, None if key is None else key.encode(), raw))
         before = tp
     if before is not None:
-        refold.fold(before, portion)
-    return commands, refold.invalid
+        engine.fold(before, portion)
+    return commands, len(letters)
 
 
 def cause_of(command: dict[str, Any]) -> Any:

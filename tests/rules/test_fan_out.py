@@ -29,7 +29,7 @@ def test_each_account_that_has_a_record_then_is_told_once_when_workers_come_and_
     seed: int,
 ) -> None:
     rng, drive = random.Random(seed), Drive()
-    (state,) = drive.refold.states
+    (state,) = drive.engine.states
     before = [f"a{n:04}" for n in range(0, 7000, 2)]
     drive.take(account(name, channels=INBOX) for name in before)
     said = announcement("up")
