@@ -2,7 +2,7 @@
 
 import functools
 import sys
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,14 +17,16 @@ from app.analysis.jobs import slices_of
 from app.analysis.kafka_logs import KafkaLogs
 from app.analysis.logs import Log, Reading
 from app.analysis.refold import ALL, LineWatch, Question, Slice
-from app.analysis.variants import Variant
-from app.errors import CommandError
+from app.analysis.times import check_range, instant_of
+from app.analysis.variants import Variant, variants_of
+from app.errors import CommandError, SettingsError
 from app.kafka.topics import common_count
 from app.main import rules_of
 from app.memory import tune_memory
 from app.settings import Settings
 from streams.engine.order import FOREVER
 from streams.engine.types import TP, Source
+from streams.records import SCENARIOS
 from streams.topics import ContractTopic
 
 _EVERYTHING = Wanted()
@@ -42,6 +44,44 @@ class Asked:
     jobs: int = 1
     has_lengths: bool = False
     has_places: bool = False
+
+
+def asked_for(
+    settings: Settings,
+    *,
+    files: Path | None,
+    since: str | None,
+    until: str | None,
+    run_length: str | None,
+    window_hours: str | None,
+    scenario: Sequence[str],
+    account: str | None,
+    jobs: int,
+    has_lengths: bool = False,
+    has_places: bool = False,
+) -> Asked:
+    """Return what people ask for as text. Raises SettingsError, with a line for each mistake."""
+    wrong: list[str] = []
+
+    def right(check: Callable[[], Any]) -> Any:
+        try:
+            return check()
+        except SettingsError as error:
+            wrong.extend(error.lines)
+            return None
+
+    rules = rules_of(settings)
+    variants = right(lambda: variants_of(rules, run_length, window_hours))
+    begin = right(lambda: instant_of("--since", since))
+    end = right(lambda: instant_of("--until", until))
+    right(lambda: check_range(begin, end))
+    unknown = [name for name in scenario if name not in SCENARIOS]
+    if unknown:
+        wrong.append(f"--scenario: must be one of {', '.join(SCENARIOS)}")
+    if wrong:
+        raise SettingsError(wrong)
+    wanted = Wanted(begin, end, frozenset(scenario), account)
+    return Asked(settings, variants, wanted, files, jobs, has_lengths, has_places)
 
 
 def open_reading(settings: Settings, files: Path | None) -> Reading:

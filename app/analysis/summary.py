@@ -38,11 +38,13 @@ class Summary:
         self._accounts |= {number: Counter() for number in range(len(variants))}
         self._by_scenario: dict[int, dict[str, set[str]]] = {}
         self._parts: Counter[int] = Counter()
+        self._hours: Counter[tuple[int, str, str]] = Counter()
 
     def add(self, variant: int, said: Command) -> None:
         """Count a command. Its day is the local one, as it is written."""
         account = said.account_id or ""
         self._counts[variant, said.occurred_at[:10], said.scenario, said.channel] += 1
+        self._hours[variant, said.occurred_at[:13], said.scenario] += 1
         self._accounts[variant][account] += 1
         self._by_scenario.setdefault(variant, {}).setdefault(said.scenario, set()).add(account)
         if said.channel == "sms":
@@ -55,6 +57,14 @@ class Summary:
         for (number, *rest), count in self._counts.items():
             if number in (ALL, variant):
                 counted[rest[0], rest[1], rest[2]] += count
+        return dict(sorted(counted.items()))
+
+    def by_hour(self, variant: int) -> dict[tuple[str, str], int]:
+        """Return hour (`2026-11-24T09`) and scenario → how many, in order."""
+        counted: Counter[tuple[str, str]] = Counter()
+        for (number, hour, scenario), count in self._hours.items():
+            if number in (ALL, variant):
+                counted[hour, scenario] += count
         return dict(sorted(counted.items()))
 
     def accounts(self, variant: int) -> Counter[str]:

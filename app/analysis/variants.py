@@ -4,11 +4,13 @@ Only runs know a length and a window, so an account's batches, balances and repe
 for all variants. A line's runs are counted from segments, by the lines agent of each variant.
 """
 
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from agents.rules import Rules
+from app.errors import SettingsError
 from streams.engine.state import State
 from streams.records import Call, encode
 from streams.times import HOUR
@@ -16,6 +18,9 @@ from tables import runs, texts
 from tables.lines import LineCall
 from tables.runs import Run
 from tables.store import CUSTOMERS
+
+_MOST_VARIANTS = 100
+_LENGTH = re.compile(r"[1-9]\d{0,8}", re.ASCII)
 
 NEVER = 1 << 60
 """A length that no run reaches."""
@@ -39,6 +44,51 @@ class Variant:
 
     def __str__(self) -> str:
         return f"{self.run_length} in {self.hours} h"
+
+
+def variants_of(
+    rules: Rules, run_length: str | None, window_hours: str | None
+) -> tuple[Variant, ...]:
+    """Return each combination of the given lengths and windows (`50,100`); the rules' own where
+    none is given.
+
+    Raises SettingsError.
+    """
+    wrong, lengths, windows = [], [rules.run_length], [float(rules.run_window_hours)]
+    if run_length is not None:
+        lengths = []
+        for text in run_length.split(","):
+            if _LENGTH.fullmatch(text) is None:
+                wrong.append(f"--run-length: {text or 'nothing'} is no number of calls, 1 or more")
+                break
+            lengths.append(int(text))
+    if window_hours is not None:
+        windows = []
+        for text in window_hours.split(","):
+            hours = _hours(text)
+            if hours is None:
+                wrong.append(f"--window-hours: {text or 'nothing'} is no number of hours above 0")
+                break
+            windows.append(hours)
+    if wrong:
+        raise SettingsError(wrong)
+    variants = tuple(
+        dict.fromkeys(Variant(length, window) for length in lengths for window in windows)
+    )
+    if len(variants) > _MOST_VARIANTS:
+        raise SettingsError(
+            [f"--run-length, --window-hours: {len(variants)} variants are more than a person can "
+             f"compare; at most {_MOST_VARIANTS}"]
+        )  # fmt: skip
+    return variants
+
+
+def _hours(text: str) -> float | None:
+    try:
+        hours = float(text)
+    except ValueError:
+        return None
+    return hours if 0 < hours <= 1_000_000 else None
 
 
 class AccountRuns:

@@ -4,7 +4,6 @@ What is asked is checked here and put together from `app/analysis`: the commands
 they come to (`--summary`, `--report`), or how they differ from what was told (`--against`).
 """
 
-import re
 import sys
 from collections.abc import Iterator
 from contextlib import closing
@@ -14,25 +13,19 @@ from app.analysis.against import Against, counted, grounds
 from app.analysis.commands import (
     COLUMNS,
     VARIANT_COLUMNS,
-    Wanted,
     beside_of,
     decode_command,
     row_of,
     with_variant,
 )
 from app.analysis.output import Format, Rows, check_output, check_place, written
-from app.analysis.run import Asked, Run
+from app.analysis.run import Run, asked_for
 from app.analysis.summary import COLUMNS as SUMMARY_COLUMNS
 from app.analysis.summary import Summary
-from app.analysis.times import check_range, instant_of
-from app.analysis.variants import Variant
 from app.errors import SettingsError
 from app.settings import Settings
-from streams.records import SCENARIOS, encode
+from streams.records import encode
 from streams.topics import ContractTopic
-
-_MOST_VARIANTS = 100
-_LENGTH = re.compile(r"[1-9]\d{0,8}", re.ASCII)
 
 
 def run_replay(
@@ -58,13 +51,6 @@ def run_replay(
     Raises SettingsError for wrong arguments, CommandError where Kafka, a topic or a file is
     missing.
     """
-    wanted = Wanted(
-        instant_of("--since", since),
-        instant_of("--until", until),
-        _scenarios(scenario or []),
-        account,
-    )
-    check_range(wanted.since, wanted.until)
     check_output(output, to)
     if report is not None:
         check_place("--report", report)
@@ -74,12 +60,16 @@ def run_replay(
         raise SettingsError(["--against: goes with neither --summary nor --report"])
     if sms_price is not None and not (summary or report):
         raise SettingsError(["--sms-price: goes with --summary or --report"])
-    asked = Asked(
+    asked = asked_for(
         settings,
-        variants_of(settings, run_length, window_hours),
-        wanted,
-        files,
-        jobs,
+        files=files,
+        since=since,
+        until=until,
+        run_length=run_length,
+        window_hours=window_hours,
+        scenario=scenario or [],
+        account=account,
+        jobs=jobs,
         has_lengths=report is not None,
         has_places=against is not None,
     )
@@ -90,69 +80,19 @@ def run_replay(
         elif summary or report is not None:
             for number, command, said in run.commands():
                 counts.add(number, said or decode_command(command))
-            if summary:
-                _print_summary(counts, output, to)
         else:
             _print_commands(run, output, to)
+        notes = run.notes()
+        for note in notes:
+            print(note, file=sys.stderr)
         if report is not None:
             from app.analysis.report import report_of  # noqa: PLC0415
 
             with written(report) as page:
-                page.write(report_of(run, counts).encode())
-        for note in run.notes():
-            print(note, file=sys.stderr)
+                page.write(report_of(run, counts, notes).encode())
+        if summary:
+            _print_summary(counts, output, to)
     return 0
-
-
-def variants_of(
-    settings: Settings, run_length: str | None, window_hours: str | None
-) -> tuple[Variant, ...]:
-    """Return each combination of the given lengths and windows; the settings' where none is given.
-
-    Raises SettingsError.
-    """
-    wrong, lengths, windows = [], [settings.run_length], [float(settings.run_window_hours)]
-    if run_length is not None:
-        lengths = []
-        for text in run_length.split(","):
-            if _LENGTH.fullmatch(text) is None:
-                wrong.append(f"--run-length: {text or 'nothing'} is no number of calls, 1 or more")
-                break
-            lengths.append(int(text))
-    if window_hours is not None:
-        windows = []
-        for text in window_hours.split(","):
-            hours = _hours(text)
-            if hours is None:
-                wrong.append(f"--window-hours: {text or 'nothing'} is no number of hours above 0")
-                break
-            windows.append(hours)
-    if wrong:
-        raise SettingsError(wrong)
-    variants = tuple(
-        dict.fromkeys(Variant(length, window) for length in lengths for window in windows)
-    )
-    if len(variants) > _MOST_VARIANTS:
-        raise SettingsError(
-            [f"--run-length, --window-hours: {len(variants)} variants are more than a person can "
-             f"compare; at most {_MOST_VARIANTS}"]
-        )  # fmt: skip
-    return variants
-
-
-def _hours(text: str) -> float | None:
-    try:
-        hours = float(text)
-    except ValueError:
-        return None
-    return hours if 0 < hours <= 1_000_000 else None
-
-
-def _scenarios(names: list[str]) -> frozenset[str]:
-    for name in names:
-        if name not in SCENARIOS:
-            raise SettingsError([f"--scenario: must be one of {', '.join(SCENARIOS)}"])
-    return frozenset(names)
 
 
 def _print_commands(run: Run, output: Format, to: Path | None) -> None:
