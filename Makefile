@@ -9,10 +9,10 @@ COMPILE := $(VENV)/lock/bin/uv pip compile --quiet --universal --python-version 
 	--no-emit-index-url --no-emit-find-links --no-header pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test test-browser check format test-faults test-sending fuzz bench describe lock clean
+.PHONY: help setup run demo test test-browser check format test-faults test-months test-sending fuzz bench describe lock clean bench-console
 
 help: ## Show this
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
 
 setup: $(STAMP) ## Install the program and all it needs into .venv, as the lock file says
 
@@ -44,11 +44,21 @@ format: setup ## Bring the code into shape
 test-faults: setup ## Crash, freeze and cut off workers and brokers for a while (SEED=n, ROUNDS=n)
 	@$(BIN)/python -m tests.faults.long $(if $(SEED),--seed $(SEED)) $(if $(ROUNDS),--rounds $(ROUNDS))
 
+test-months: setup ## Let months pass: quiet weeks, holidays, deploys, upgrades (SEED=n, ROUNDS=n)
+	@$(BIN)/python -m tests.months.suite $(if $(SEED),--seed $(SEED)) $(if $(ROUNDS),--rounds $(ROUNDS))
+
+# By hand, side by side: .venv/bin/python -m tests.faults.outages --help
+test-outages: setup ## Ten outages in a row under six groups (SEED=n, CLUSTER=--cluster)
+	@$(BIN)/python -m tests.faults.outages $(if $(SEED),--seed $(SEED)) $(CLUSTER)
+
 bench: setup ## Measure this worker beside its peers on one prefilled topic
 	@$(BIN)/python -m tests.bench $(ARGS)
 
 describe: setup ## Write docs/asyncapi.json and docs/schemas from the records
 	@$(BIN)/python -m app.describe docs
+
+bench-operators: setup ## Measure the operators' commands at a million accounts
+	@$(BIN)/python -m tests.operations.scale $(ARGS)
 
 lock: setup ## Pin the newest versions that pyproject.toml allows; the image holds no tools
 	@$(PYTHON) -m venv $(VENV)/lock && $(VENV)/lock/bin/pip install --quiet uv
@@ -63,3 +73,6 @@ fuzz: setup ## Throw a million bodies at the WeChat callback (ARGS="--bodies n -
 
 test-sending: setup ## 100,000 notifications through the faulty stand-in, each customer once
 	@$(BIN)/python -m tests.send.long $(ARGS)
+
+bench-console: setup ## How fast the console indexes and answers (ARGS="--deliveries n --accounts n")
+	@$(BIN)/python -m tests.console.measure $(ARGS)

@@ -16,7 +16,8 @@ class Balance(Struct, array_like=True, gc=False):
     latest: int | None = None
     """In fen."""
     told_days: tuple[int, ...] = ()
-    """Local days (proleptic ordinals) on which a low balance was told, oldest first."""
+    """Local days (proleptic ordinals) on which a low balance was told, in the order of telling;
+    0.1.0 sorted them."""
 
 
 def is_low(balance: Balance, threshold: int | None) -> bool:
@@ -33,11 +34,19 @@ def fold(balance: Balance, latest: int, threshold: int | None) -> bool:
     return threshold is not None and latest < threshold and (before is None or before >= threshold)
 
 
-def tell(balance: Balance, day: int) -> bool:
-    """Is a low balance to be told on this local day? Once a day, whatever the cause."""
-    if day in balance.told_days:
+def tell(balance: Balance, day: int, today: int) -> bool:
+    """Is a low balance to be told on this local day? Once a day, whatever the cause.
+
+    `today`: of the latest tick, which asks each minute. What is forgotten first is what was told
+    longest ago and is neither: calls may be dated as they like.
+    """
+    told = balance.told_days
+    if day in told:
         return False
-    balance.told_days = tuple(sorted((*balance.told_days, day))[-_DAYS_REMEMBERED:])
+    if len(told) >= _DAYS_REMEMBERED:
+        oldest = next(one for one in told if one != today)
+        told = tuple(one for one in told if one != oldest)
+    balance.told_days = (*told, day)
     return True
 
 
@@ -78,4 +87,4 @@ def explain(
 
 def told_dates(balance: Balance) -> list[str]:
     """Return the local days on which a low balance was told, as dates, oldest first."""
-    return [date.fromordinal(day).isoformat() for day in balance.told_days]
+    return [date.fromordinal(day).isoformat() for day in sorted(balance.told_days)]

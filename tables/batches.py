@@ -19,7 +19,9 @@ from tables.explained import Explained, Sentence
 PAGE_BITS = 2048  # a power of two
 _IN_PAGE = PAGE_BITS - 1
 _SPARE_BYTES = 4  # numbers are called roughly in order: don't grow for every eighth
+_INSTANT_BYTES = 8  # and so many a page's number has
 _pack_instant = Packer(">q").pack
+_unpack_instant = Packer(">q").unpack
 _pack_page = Packer(">qQ").pack
 
 
@@ -54,14 +56,54 @@ NEW, REPEATED, COMPLETING = Seen  # looking an enum's member up costs more than 
 
 
 class Parked(Struct, array_like=True):
-    """The batches of an account that have records of their own: instants that name them."""
+    """The batches of an account that have records of their own. Persisted: append fields only."""
 
     submitted: list[int] = []
+    """Instants that name the latest of them; 0.1.0 listed all."""
+    unlisted: int = 0
+    """How many more there are: who needs them walks through the keys."""
+
+
+MOST_LISTED = 64
 
 
 def batch_key(account: bytes, submitted: int) -> bytes:
     """Return a parked batch's key. The instant's fixed width keeps keys from running together."""
     return account + _pack_instant(submitted)
+
+
+def submitted_of(batch: bytes) -> int:
+    """Return the instant in a batch key."""
+    submitted: int = _unpack_instant(batch[-_INSTANT_BYTES:])[0]
+    return submitted
+
+
+def account_of(batch: bytes) -> bytes:
+    """Return whose a batch key is."""
+    return batch[:-_INSTANT_BYTES]
+
+
+def batch_of_page(page: bytes) -> bytes:
+    """Return the batch key that a page key begins with."""
+    return page[:-_INSTANT_BYTES]
+
+
+def list_parked(parked: Parked, submitted: int) -> None:
+    """Note a batch that has a record of its own from now on."""
+    parked.submitted.append(submitted)
+    over = len(parked.submitted) - MOST_LISTED
+    if over > 0:
+        del parked.submitted[:over]
+        parked.unlisted += over
+
+
+def unlist_parked(parked: Parked, submitted: int) -> bool:
+    """Note that a batch has none any more; has no batch any?"""
+    if submitted in parked.submitted:
+        parked.submitted.remove(submitted)
+    else:
+        parked.unlisted = max(parked.unlisted - 1, 0)
+    return not parked.submitted and not parked.unlisted
 
 
 def page_key(account: bytes, submitted: int, page: int) -> bytes:

@@ -4,7 +4,7 @@ from datetime import time, tzinfo
 
 from msgspec import Struct
 
-from streams.records import Account, Channel, Scenario
+from streams.records import CHANNELS, Account, Channel, Scenario
 from streams.times import DAY, format_instant, parse_instant, parse_money
 from tables.explained import Explained, Sentence
 
@@ -40,7 +40,8 @@ def from_record(account: Account, offset: int, before: Customer | None) -> Custo
         None
         if chosen is None
         else {
-            scenario: getattr(chosen, scenario)
+            # Named once each: a list of a hundred thousand would travel with every line error.
+            scenario: list(dict.fromkeys(getattr(chosen, scenario)))
             for scenario in chosen.__struct_fields__
             if getattr(chosen, scenario) is not None
         }
@@ -69,7 +70,10 @@ def chosen_channels(customer: Customer | None, scenario: Scenario) -> list[Chann
     """Return the channels an account chose for a scenario, None: the default."""
     if customer is None or customer.channels is None:
         return None
-    return customer.channels.get(scenario)
+    chosen = customer.channels.get(scenario)
+    if chosen is not None and len(chosen) > len(CHANNELS):  # remembered by 0.1.0
+        return list(dict.fromkeys(chosen))
+    return chosen
 
 
 def notice_begins(customer: Customer, notice_days: int) -> int | None:
@@ -89,29 +93,6 @@ def tell_expiry(customer: Customer, tick: int, notice_days: int) -> int | None:
         return None
     customer.told_expiries = [*customer.told_expiries, customer.expires][-_EXPIRIES_REMEMBERED:]
     return customer.expires
-
-
-def explain_interest(customer: Customer | None) -> Explained:
-    """Say which interest classes an account wants to hear of."""
-    wanted = "" if customer is None else "".join(sorted(set(customer.intent_classes)))
-    if not wanted:
-        reason = Sentence("没有设置要通知的意向等级。", "No interest class is wanted.")
-        return Explained(None, None, [reason])
-    others = "".join(sorted(set("ABCDE") - set(wanted)))
-    because = [
-        Sentence(
-            f"结果为{'、'.join(wanted)}的通话会立即通知。",
-            f"A call with the result {' or '.join(wanted)} is told at once.",
-        )
-    ]
-    if others:
-        because.append(
-            Sentence(
-                f"结果为{'、'.join(others)}的通话不通知：没有选择这些等级。",
-                f"A call with the result {' or '.join(others)} is not: its class is not wanted.",
-            )
-        )
-    return Explained(None, ",".join(wanted), because)
 
 
 def explain_announcement(customer: Customer | None) -> Explained:

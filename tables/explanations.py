@@ -10,7 +10,7 @@ from datetime import time, tzinfo
 from typing import NamedTuple
 
 from streams.records import SCENARIOS, Channel, Delivery, Scenario, Status
-from tables import balances, batches, customers, lines, recharges, runs
+from tables import balances, batches, customers, interests, lines, recharges, runs
 from tables.customers import chosen_channels
 from tables.explained import Explained, Sentence
 from tables.remembered import Remembered
@@ -69,7 +69,7 @@ class Outside:
 Rule = Callable[[Remembered, Settled], Explained]
 
 _RULES: dict[Scenario, Rule] = {
-    "interested_customer": lambda known, _: customers.explain_interest(known.customer),
+    "interested_customer": lambda known, _: interests.explain(known.customer),
     "batch_completed": lambda known, settled: batches.explain(
         known.batches, retention=settled.batch_retention, zone=settled.zone
     ),

@@ -7,17 +7,18 @@ from dataclasses import dataclass
 from struct import Struct as Packer
 
 from streams.engine.state import State
-from tables import batches, runs
+from tables import batches, line_accounts, runs
+from tables.accounts import recharges_of
 from tables.balances import Balance
 from tables.batches import BatchView, Page, batch_key, page_key
+from tables.clocks import latest_tick
 from tables.customers import Customer
 from tables.lines import LineRun
 from tables.recharges import Recharges
 from tables.runs import Run
-from tables.store import BATCHES, CLOCKS, CUSTOMERS, LINES, PAGES, RECHARGES, TALLIES, Clock
+from tables.store import BATCHES, CUSTOMERS, LINES, PAGES, TALLIES, owner_of
 
 _unpack_instant = Packer(">q").unpack
-_LONGEST_SUFFIX = len(page_key(b"", 0, 0))
 
 
 @dataclass(frozen=True)
@@ -46,11 +47,8 @@ class Remembered:
 
 
 def belongs_to(full: bytes, key: bytes) -> bool:
-    """May a key of the changelog, with its prefix, be of this account or line, or the clock?"""
-    if len(full) == 1:
-        return True
-    is_long_enough = 0 <= len(full) - 1 - len(key) <= _LONGEST_SUFFIX
-    return is_long_enough and full.startswith(key, 1)
+    """Is a key of the changelog, with its prefix, of this account or line, or the clock's?"""
+    return len(full) == 1 or owner_of(full[:1], full[1:]) == key
 
 
 def remembered_of(
@@ -80,7 +78,7 @@ def remembered_of(
         run=Run() if runs.is_forgotten(run, clock, run_retention) else run,
         batches=views,
         balance=Balance() if tally is None else tally.balance,
-        recharges=state.peek(RECHARGES, key),
+        recharges=recharges_of(state, key),
     )
 
 
@@ -90,9 +88,6 @@ def line_of(state: State, key: bytes, *, run_retention: int) -> LineRun | None:
     if line is None:
         return None
     over = runs.is_forgotten(line.run, latest_tick(state), run_retention)
-    return LineRun() if over else line
-
-
-def latest_tick(state: State) -> int:
-    """Return the latest tick a partition has seen, 0: none."""
-    return (state.peek(CLOCKS, b"") or Clock()).tick
+    if over:
+        return LineRun()
+    return LineRun(line.run, line_accounts.all_of(state, key, line.pages, line.accounts))

@@ -28,6 +28,18 @@ def is_forgotten(run: Run, clock: int, retention: int) -> bool:
     return run.count == 0 or (run.tick > 0 and clock - run.tick > retention)
 
 
+def go_on(run: Run, clock: int, retention: int) -> None:
+    """Let a run be counted on by a clock that has moved since, or forget it."""
+    if is_forgotten(run, clock, retention):
+        run.count = 0
+    run.tick = clock
+
+
+def end(run: Run) -> None:
+    """End a run: any other result does."""
+    run.count = 0
+
+
 class RunReached(Struct, frozen=True):
     """So many in a row; their first and last call."""
 
@@ -37,8 +49,7 @@ class RunReached(Struct, frozen=True):
 
 
 def fold(run: Run, call_id: str, ended: int, length: int, window: int) -> RunReached | None:
-    """Count one call in a run; at `length` say so and start over. (Any other call ends the run:
-    its count is 0 then.)
+    """Count one call in a run; at `length` say so and start over.
 
     `ended` and `window` are in microseconds; a call that ended more than `window` after the one
     before it starts a new run. The run is changed in place: it is the caller's own copy, and a

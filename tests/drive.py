@@ -59,10 +59,13 @@ class Drive:
         """What the polls said of lines."""
         return [one for one in self.refold.others if one.topic == "g-line-segments"]
 
-    def take(self, records: Iterable[Published]) -> list[dict[str, Any]]:
-        """Fold records and what they cause; return the commands that came out of these."""
+    def take(self, records: Iterable[Published], timestamp: int = -1) -> list[dict[str, Any]]:
+        """Fold records and what they cause; return the commands that came out of these.
+
+        `timestamp`: of the records (ms), -1: they have none.
+        """
         before = len(self.commands)
-        self._fold(records, self.refold.fold)
+        self._fold(records, self.refold.fold, timestamp)
         return self.commands[before:]
 
     def take_at_once(self, records: Sequence[Published]) -> None:
@@ -91,13 +94,18 @@ class Drive:
         caused, record = self.refold.waiting.popleft()
         self.refold.fold_one(caused, [record])
 
-    def _fold(self, records: Iterable[Published], fold: Callable[[TP, list[Any]], None]) -> None:
+    def _fold(
+        self,
+        records: Iterable[Published],
+        fold: Callable[[TP, list[Any]], None],
+        timestamp: int = -1,
+    ) -> None:
         for topic, key, value, _ in records:
             raw = value
             if value is not None and not isinstance(value, bytes):
                 raw = json.dumps(value).encode()
             record = Caused(
-                self._offset, self._offset, key.encode() if isinstance(key, str) else key, raw
+                self._offset, timestamp, key.encode() if isinstance(key, str) else key, raw
             )
             self._offset += 1
             fold(TP(topic, 0), [record])

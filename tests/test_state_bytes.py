@@ -17,7 +17,7 @@ from tables import store
 from tables.balances import Balance
 from tables.batches import Batch, Page, Parked
 from tables.customers import Customer
-from tables.lines import LineRun, LineSegment
+from tables.lines import LineAccounts, LineCall, LineRun, LineSegment
 from tables.recharges import Recharges
 from tables.runs import Run
 from tables.store import Announced, Clock
@@ -48,8 +48,8 @@ SAMPLES: dict[str, tuple[Table[Any], Any, str]] = {
     ),
     "PARKED": (
         store.PARKED,
-        Parked([5, 6]),
-        "6f91920506",
+        Parked([5, 6], 7),
+        "6f9292050607",
     ),
     "PAGES": (
         store.PAGES,
@@ -58,8 +58,18 @@ SAMPLES: dict[str, tuple[Table[Any], Any, str]] = {
     ),
     "LINES": (
         store.LINES,
-        LineRun(Run(1, "c1", 7, 8), {"acme": ["inbox"], "bob": None}),
-        "6c929401a26331070882a461636d6591a5696e626f78a3626f62c0",
+        LineRun(Run(1, "c1", 7, 8), {"acme": ["inbox"], "bob": None}, 2),
+        "6c939401a26331070882a461636d6591a5696e626f78a3626f62c002",
+    ),
+    "LINE_ACCOUNTS": (
+        store.LINE_ACCOUNTS,
+        LineAccounts({"acme": ["inbox"], "bob": None}),
+        "6d9182a461636d6591a5696e626f78a3626f62c0",
+    ),
+    "MORE_RECHARGES": (
+        store.MORE_RECHARGES,
+        Recharges(b"12345678"),
+        "6891c4083132333435363738",
     ),
     "RECHARGES": (
         store.RECHARGES,
@@ -73,8 +83,8 @@ SAMPLES: dict[str, tuple[Table[Any], Any, str]] = {
     ),
     "CLOCKS": (
         store.CLOCKS,
-        Clock(7, 3, 2),
-        "7493070302",
+        Clock(7, 3, 2, True),
+        "7494070302c3",
     ),
     "POSITIONS": (
         POSITIONS,
@@ -120,11 +130,12 @@ def test_all_tables_are_pinned_and_none_shares_its_prefix() -> None:
 
 
 def test_a_line_segment_is_read_as_it_is_written() -> None:
-    said = ("line-1", [("c1", "acme", 7, None), None])
-    written = calls._encode_segment((*said, 3, [9]))
+    said = LineSegment("line-1", [LineCall("c1", "acme", 7, None), None], 3, [9])
+    (written,) = calls.segments(said)
     assert written.hex() == SEGMENT
-    assert lines._decode(written) == LineSegment(*said, 3, [9])
-    assert lines._decode(bytes.fromhex(SEGMENT_OF_0_1_0)) == LineSegment(*said)
+    assert lines._decode(written) == said
+    before = LineSegment("line-1", said.calls)
+    assert lines._decode(bytes.fromhex(SEGMENT_OF_0_1_0)) == before
 
 
 def test_a_fan_out_is_read_as_it_is_written() -> None:

@@ -9,6 +9,7 @@ from app.commands.options import (
     SinceOption,
     UntilOption,
     ask,
+    checked_id,
     checked_limit,
     range_of,
 )
@@ -34,6 +35,7 @@ COLUMNS = (
     "title",
     "notification_id",
 )
+_FEW = ("at", "account_id", "scenario", "channel", "status", "error", "title", "notification_id")
 
 
 def deliveries(
@@ -50,6 +52,9 @@ def deliveries(
     """List what became of notifications, newest first."""
     from app.operations.deliveries import MOST_ROWS, Wanted  # noqa: PLC0415
 
+    for option, said in (("--account", account), ("--notification", notification)):
+        if said is not None:
+            checked_id(option, said)
     first, last = range_of(load_settings(), since, until)
     wanted = Wanted(
         account=account,
@@ -61,7 +66,8 @@ def deliveries(
         until=last,
         limit=checked_limit(limit, MOST_ROWS),
     )
-    print_rows(ask(lambda installation: _find(installation, wanted)), COLUMNS, chosen(output))
+    rows = ask(lambda installation: _find(installation, wanted))
+    print_rows(rows, COLUMNS, chosen(output), few=_FEW)
 
 
 async def _find(installation: "Installation", wanted: "Wanted") -> list[dict[str, Any]]:

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from app.commands.options import Language, OutputOption, ask
+from app.commands.options import Language, OutputOption, ask, checked_id
 from app.commands.output import chosen, language_of, print_rows
 from app.errors import CommandError
 from streams.records import Scenario
@@ -26,6 +26,7 @@ def account(
     """Say for each scenario where it stands with an account, and why it is silent."""
     from app.operations.explain import explain_account  # noqa: PLC0415
 
+    checked_id("ID", account_id)
     spoken = language_of() if language is None else language.value
     found = ask(
         lambda installation: explain_account(

@@ -1,6 +1,7 @@
 """Options that several commands have, spelled once."""
 
 import asyncio
+import sys
 import time
 from collections.abc import Awaitable, Callable
 from enum import StrEnum
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from app.operations.installation import Installation
 
 T = TypeVar("T")
+
+_MOMENT_SECONDS = 2.0
 
 OutputOption = Annotated[
     Output | None,
@@ -46,10 +49,25 @@ def ask(question: Callable[["Installation"], Awaitable[T]]) -> T:
     settings = load_settings()
 
     async def asking() -> T:
-        async with open_installation(settings) as installation:
-            return await question(installation)
+        waiting = asyncio.create_task(_say_that_it_takes_long())
+        try:
+            async with open_installation(settings) as installation:
+                return await question(installation)
+        finally:
+            waiting.cancel()
+            await asyncio.wait([waiting])
 
     return asyncio.run(asking())
+
+
+async def _say_that_it_takes_long() -> None:
+    """Move something on a terminal while an answer takes longer than a moment."""
+    await asyncio.sleep(_MOMENT_SECONDS)
+    if sys.stderr.isatty():
+        from rich.console import Console  # noqa: PLC0415
+
+        with Console(stderr=True).status("reading Kafka"):
+            await asyncio.Event().wait()
 
 
 def range_of(
@@ -59,6 +77,16 @@ def range_of(
     from app.operations.ranges import parse_range  # noqa: PLC0415
 
     return parse_range(since, until, zone=settings.zone, now=int(time.time() * SECOND))
+
+
+def checked_id(option: str, text: str) -> str:
+    """Return an id that something can have. Raises SettingsError."""
+    try:
+        if text.encode():
+            return text
+    except UnicodeEncodeError:
+        raise SettingsError([f"{option}: must be UTF-8 text"]) from None
+    raise SettingsError([f"{option}: must not be empty"])
 
 
 def checked_limit(limit: int, most: int) -> int:

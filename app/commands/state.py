@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from app.commands.options import OutputOption, RevealOption, ask
+from app.commands.options import OutputOption, RevealOption, ask, checked_id
 from app.commands.output import chosen, print_one
 from app.errors import CommandError
 
@@ -20,6 +20,7 @@ def account(
     """Show what is remembered of an account: customer, run, batches, balance, expiry."""
     from app.operations.state import account_state  # noqa: PLC0415
 
+    checked_id("ID", account_id)
     found = ask(lambda installation: account_state(installation, account_id, reveal=reveal))
     _print(found, f"account {account_id!r}", output)
 
@@ -31,6 +32,7 @@ def line(
     """Show a line's run of errors and the accounts in it."""
     from app.operations.state import line_state  # noqa: PLC0415
 
+    checked_id("ID", line_id)
     found = ask(lambda installation: line_state(installation, line_id))
     _print(found, f"line {line_id!r}", output)
 

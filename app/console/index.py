@@ -5,21 +5,22 @@ One thread writes. What can't be read costs that record alone. Nothing here know
 
 import logging
 import re
-import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from pathlib import Path
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 from msgspec import Struct
 
 from app.console import schema
+from app.operations.letters import Letter, Mark, describe, letter_of
+from app.settings import Settings
 from streams.decoding import CallsParsed
-from streams.times import DAY, SECOND, parse_instant
+from streams.engine.types import TP
+from streams.times import DAY, SECOND
 from tables.batches import Batch
 from tables.lines import LineRun
-from tables.store import BATCHES, CLOCKS, CUSTOMERS, LINES, PAGES, PARKED, TALLIES
+from tables.store import BATCHES, CLOCKS, CUSTOMERS, LINES, PAGES, RECHARGES, TALLIES
 from tables.tallies import Tally
 
 log = logging.getLogger(__name__)
@@ -32,7 +33,7 @@ _MOST_ORPHANS = 10_000
 _MOST_KINDS = 20_000
 _HEXADECIMAL = re.compile(r"(?:[0-9a-f]{2}){8,32}")
 _STATE_KEPT = frozenset(
-    table.prefix for table in (CUSTOMERS, TALLIES, BATCHES, PARKED, PAGES, LINES, CLOCKS)
+    table.prefix for table in (CUSTOMERS, TALLIES, BATCHES, PAGES, LINES, CLOCKS, RECHARGES)
 )
 _ADD_ONE = """INSERT INTO {table} VALUES (?, ?, ?)
     ON CONFLICT DO UPDATE SET row_count = row_count + excluded.row_count"""
@@ -41,16 +42,6 @@ V = TypeVar("V")
 
 Place = tuple[int, int, int]
 """Of a delivery in time: instant, partition, offset. Newest first is the order of lists."""
-
-
-class KafkaRecord(Protocol):
-    """A record, as far as it is looked at."""
-
-    offset: int
-    timestamp: int
-    key: bytes | None
-    value: bytes | None
-    headers: Any
 
 
 class Chunk(NamedTuple):
@@ -118,7 +109,7 @@ def unpacked(stored: str | bytes) -> str:
 
 
 class Recent(Generic[V]):
-    """What was put in last, between `most` and twice as many values. Cheap: it forgets by halves."""
+    """What was put in last: `most` to twice as many values. Cheap, for it forgets by halves."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -142,25 +133,26 @@ class Recent(Generic[V]):
 class Index:
     """The writing side. All methods block, and belong to one thread at a time."""
 
-    def __init__(self, directory: Path, identity: str, retention_us: int) -> None:
-        self._db = schema.open_writer(directory, identity)
-        self._retention = retention_us
+    def __init__(self, settings: Settings, *, segment_rows: int = schema.SEGMENT_ROWS) -> None:
+        self._settings = settings
+        self._segment_rows = segment_rows
+        identity = f"{settings.group}/{settings.topic_prefix}"
+        self._db = schema.open_writer(settings.console_datadir, identity)
+        self._retention = settings.console_retention_days * DAY
         self.unreadable = 0
         """Records that were passed over since the start."""
         self._commands = msgspec.json.Decoder(_Command).decode
         self._deliveries = msgspec.json.Decoder(_Delivery).decode
         self._messages = msgspec.json.Decoder(_Message).decode
+        self._marks = msgspec.json.Decoder(Mark).decode
         self._instants = CallsParsed().instants
         self._kinds: dict[Kind, int] = {}
         self._titles: Recent[str] = Recent(_MOST_TITLES)
         self._orphans: Recent[list[tuple[int, Place, Kind]]] = Recent(_MOST_ORPHANS)
         """Deliveries that came before their commands: a title is theirs too, once it is known."""
-        rows = self._db.execute("SELECT id, holds, row_count FROM segments ORDER BY id").fetchall()
-        self._segments: dict[str, list[int]] = {"deliveries": [], "commands": [], "inbox": []}
+        self._segments: dict[str, list[int]] = {}
         self._filled: dict[int, int] = {}
-        for number, holds, row_count in rows:
-            self._segments[holds].append(number)
-            self._filled[number] = row_count
+        self._load_segments()
 
     def close(self) -> None:
         """Put everything into the one file."""
@@ -185,6 +177,7 @@ class Index:
                 ("commands", self._add_commands),
                 ("deliveries", self._add_deliveries),
                 ("inbox", self._add_messages),
+                ("marks", self._add_marks),
                 ("letters", self._add_letters),
                 ("state", self._add_state),
             ):
@@ -211,15 +204,15 @@ class Index:
     def mark(self, letters: Iterable[tuple[int, int]], handled: str) -> None:
         """Note at once what became of dead letters; Kafka says the same a moment later."""
         self._db.executemany(
-            "UPDATE letters SET handled = ? WHERE p = ? AND o = ? AND handled IS NULL",
+            "UPDATE letters SET handled = ? WHERE (p, o) = (?, ?) AND handled IS NULL",
             [(handled, *letter) for letter in letters],
         )
 
     def forget(self, now: int) -> None:
         """Drop what is older than the retention: whole segments, else row by row."""
         floor = now - self._retention
-        for number, holds, first, last in self._db.execute(
-            "SELECT id, holds, first_at, last_at FROM segments WHERE first_at < ?", (floor,)
+        for number, holds, last in self._db.execute(
+            "SELECT id, holds, last_at FROM segments WHERE first_at < ?", (floor,)
         ).fetchall():
             self._db.execute("BEGIN IMMEDIATE")
             if last < floor and number != self._segments[holds][-1]:
@@ -294,9 +287,7 @@ class Index:
         self._insert("deliveries", rows, [row[0] for row in rows])
         self._count(segment, kinds, minutes)
 
-    def _count(
-        self, segment: int, kinds: Counter[int], minutes: Counter[tuple[int, int]]
-    ) -> None:
+    def _count(self, segment: int, kinds: Counter[int], minutes: Counter[tuple[int, int]]) -> None:
         self._db.executemany(
             _ADD_ONE.format(table="segment_kinds"),
             [(segment, kind, count) for kind, count in kinds.items()],
@@ -336,10 +327,41 @@ class Index:
 
     def _add_letters(self, chunks: list[Chunk]) -> None:
         rows = [
-            letter_row(chunk.partition, record) for chunk in chunks for record in chunk.records
+            _letter_row(self._settings, letter_of(TP(chunk.topic, chunk.partition), record, {}))
+            for chunk in chunks
+            for record in chunk.records
         ]
         self._db.executemany(
-            "INSERT OR REPLACE INTO letters VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, ?)", rows
+            "INSERT OR REPLACE INTO letters VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL)", rows
+        )
+        self._match_marks(row[:2] for row in rows)
+
+    def _add_marks(self, chunks: list[Chunk]) -> None:
+        places = []
+        for chunk in chunks:
+            for record in chunk.records:
+                try:
+                    partition, offset = map(int, (record.key or b"").split(b":"))
+                    mark = None if record.value is None else self._marks(record.value)
+                except (msgspec.DecodeError, ValueError):
+                    self.unreadable += 1
+                    continue
+                places.append((partition, offset))
+                if mark is None:
+                    self._db.execute("DELETE FROM marks WHERE (p, o) = (?, ?)", places[-1])
+                else:
+                    self._db.execute(
+                        "INSERT OR REPLACE INTO marks VALUES (?, ?, ?, ?, ?)",
+                        (*places[-1], mark.letter_at, mark.handled, mark.why),
+                    )
+        self._match_marks(places)
+
+    def _match_marks(self, places: Iterable[tuple[int, int]]) -> None:
+        # By its time too: another letter may have got the place when the topic was made anew.
+        self._db.executemany(
+            "UPDATE letters SET handled = (SELECT handled FROM marks WHERE (marks.p, marks.o, "
+            "marks.written) = (letters.p, letters.o, letters.written)) WHERE (p, o) = (?, ?)",
+            places,
         )
 
     def _add_state(self, chunks: list[Chunk]) -> None:
@@ -390,9 +412,9 @@ class Index:
         rows.sort(key=lambda row: row[:3] if holds == "deliveries" else row[:2])
         self._db.executemany(f"INSERT OR IGNORE INTO {holds}_{number} VALUES ({marks})", rows)
         self._db.execute(
-            "UPDATE segments SET row_count = row_count + ?, "
+            "UPDATE segments SET row_count = row_count + ?1, "
             "first_at = min(coalesce(first_at, ?2), ?2), last_at = max(coalesce(last_at, ?3), ?3) "
-            "WHERE id = ?4".replace("+ ?,", "+ ?1,"),
+            "WHERE id = ?4",
             (len(rows), min(times), max(times), number),
         )
         self._filled[number] += len(rows)
@@ -400,7 +422,7 @@ class Index:
     def _segment(self, holds: str) -> int:
         """Return the segment that is being filled."""
         ours = self._segments[holds]
-        if ours and self._filled[ours[-1]] < schema.SEGMENT_ROWS:
+        if ours and self._filled[ours[-1]] < self._segment_rows:
             return ours[-1]
         number = max(self._filled, default=0) + 1
         schema.create_segment(self._db, number, holds)
@@ -448,36 +470,31 @@ class Index:
         self._kinds.clear()
         self._titles = Recent(_MOST_TITLES)
         self._orphans = Recent(_MOST_ORPHANS)
-        rows = self._db.execute("SELECT id, holds, row_count FROM segments ORDER BY id").fetchall()
+        self._load_segments()
+
+    def _load_segments(self) -> None:
         self._segments = {"deliveries": [], "commands": [], "inbox": []}
         self._filled = {}
-        for number, holds, row_count in rows:
+        for number, holds, row_count in self._db.execute(
+            "SELECT id, holds, row_count FROM segments ORDER BY id"
+        ):
             self._segments[holds].append(number)
             self._filled[number] = row_count
 
 
-def letter_row(partition: int, record: KafkaRecord) -> tuple[Any, ...]:
-    """Return a dead letter as it is stored. Whatever wrote it, something of it is shown."""
-    headers = {name: value.decode(errors="replace") for name, value in record.headers if value}
-    try:
-        at = parse_instant(headers.get("dialwatch.at", ""))
-    except ValueError:
-        at = record.timestamp * 1000
-    truncated = headers.get("dialwatch.truncated")
+def _letter_row(settings: Settings, letter: Letter) -> tuple[Any, ...]:
+    """Return a dead letter as it is stored: as lists show it, its key masked where it must be."""
+    said = describe(settings, letter)
     return (
-        partition,
-        record.offset,
-        at,
-        headers.get("dialwatch.topic", ""),
-        _number(headers.get("dialwatch.partition")),
-        _number(headers.get("dialwatch.offset")),
-        headers.get("dialwatch.reason", ""),
-        record.key,
-        _number(truncated) if truncated else len(record.value or b""),
-        _number(headers.get("dialwatch.attempts")) or 1,
-        _number(truncated),
+        letter.tp.partition,
+        letter.offset,
+        letter.at,
+        letter.timestamp,
+        said["topic"],
+        said["partition"],
+        said["offset"],
+        said["reason"],
+        msgspec.json.encode(said["key"]).decode(),
+        said["bytes"],
+        said["attempts"],
     )
-
-
-def _number(text: str | None) -> int | None:
-    return int(text) if text and text.isascii() and text.isdigit() and len(text) < 19 else None

@@ -5,6 +5,7 @@ Joining no group it disturbs no worker, and any number of consoles may run side 
 
 import asyncio
 import logging
+import sqlite3
 import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -20,13 +21,13 @@ from app.console.index import Chunk, Index
 from app.errors import CommandError, KafkaAwayError
 from app.kafka.admin import open_admin
 from app.settings import Settings
-from streams.times import DAY
 from streams.topics import Topics
 
 log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 2.0
 FORGET_SECONDS = 600.0
+NEW_TOPIC_SECONDS = 30.0
 STUCK_SECONDS = 300.0
 _POLL_MS = 200
 _FETCH_BYTES = 256 << 10  # of one partition; all of them together are in memory twice
@@ -45,6 +46,7 @@ class Indexer:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self.directory = settings.console_datadir
+        self._reads_marks = False
         self.topics: Topics | None = None
         """With their real partitions; None until Kafka told them."""
         self.why_not_ready: str | None = "starting"
@@ -60,12 +62,9 @@ class Indexer:
 
     async def open(self) -> None:
         """Open the index; what isn't ours is made anew. Raises CommandError."""
-        settings = self._settings
-        identity = f"{settings.kafka_bootstrap_servers and settings.group}/{settings.topic_prefix}"
-        retention = settings.console_retention_days * DAY
         try:
-            self._index = await self._write(partial(Index, self.directory, identity, retention))
-        except (OSError, schema.sqlite3.Error) as error:
+            self._index = await self._write(partial(Index, self._settings))
+        except (OSError, sqlite3.Error) as error:
             raise CommandError(
                 f"can't keep the index in {self.directory} ({error}): set "
                 "DIALWATCH_CONSOLE_DATADIR to a directory on a disk with room"
@@ -82,6 +81,7 @@ class Indexer:
         while True:
             try:
                 await self._follow()
+                continue
             except (KafkaAwayError, KafkaError, OSError) as error:
                 self.why_not_ready = f"waiting for Kafka: {error}"
                 log.warning("%s; trying on", error or type(error).__name__)
@@ -108,6 +108,7 @@ class Indexer:
 
     async def _follow(self) -> None:
         partitions = await self._partitions()
+        self._reads_marks = "marks" in partitions.values()
         consumer = AIOKafkaConsumer(
             **self._settings.kafka_client_options(),
             isolation_level="read_committed",
@@ -123,8 +124,14 @@ class Indexer:
             await reading.seek(await self._write(self._opened().offsets))
             if reading.left():
                 self.why_not_ready = "reading what the topics hold"
+            looked_at = time.monotonic()
             while True:
                 await self._step(reading)
+                # An older installation's first redrive makes the topic of marks.
+                if not self._reads_marks and time.monotonic() - looked_at > NEW_TOPIC_SECONDS:
+                    looked_at = time.monotonic()
+                    if "marks" in (await self._partitions()).values():
+                        return
         finally:
             with suppress(TimeoutError):
                 await asyncio.wait_for(consumer.stop(), 5.0)
@@ -161,15 +168,18 @@ class Indexer:
                 topics.inbox_messages: "inbox",
                 topics.dead_letters: "letters",
                 topics.changelog: "state",
+                topics.handled_letters: "marks",
             }
-            missing = sorted(name for name in names if name not in counts)
+            missing = sorted(
+                name for name, holds in names.items() if name not in counts and holds != "marks"
+            )
             self._polled = time.monotonic()
             if not missing:
                 self.topics = Topics(topics.prefix, topics.group, counts[topics.changelog])
                 return {
                     TopicPartition(name, number): holds
                     for name, holds in names.items()
-                    for number in range(counts[name])
+                    for number in range(counts.get(name, 0))
                 }
             self.why_not_ready = (
                 f"there is no topic {missing[0]}: start a worker, or `dialwatch topics create`; "

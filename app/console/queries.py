@@ -8,11 +8,12 @@ import sqlite3
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from app.console import schema
 from app.console.index import MINUTE, Place, packed, unpacked
+from app.settings import Settings
+from streams.times import DAY
 
 MOST_ROWS = 1000
 _FEW_KINDS = 60
@@ -69,21 +70,21 @@ class Command(NamedTuple):
     occurred: int
 
 
-class Letter(NamedTuple):
+class LetterRow(NamedTuple):
     """A dead letter without its bytes."""
 
     partition: int
     offset: int
     at: int
     topic: str
-    source_partition: int | None
-    source_offset: int | None
+    source_partition: int
+    source_offset: int
     reason: str
-    key: bytes | None
+    key: str
+    """JSON."""
     size: int
     attempts: int
     handled: str | None
-    truncated: int | None
 
 
 class Listed(NamedTuple):
@@ -98,9 +99,10 @@ class Listed(NamedTuple):
 class Queries:
     """The reading side of the index."""
 
-    def __init__(self, directory: Path, retention_us: int) -> None:
-        self._directory = directory
-        self._retention = retention_us
+    def __init__(self, settings: Settings) -> None:
+        self._directory = settings.console_datadir
+        self._retention = settings.console_retention_days * DAY
+        self._prefix = settings.topic_prefix
         self._mine = threading.local()
 
     def deliveries(
@@ -185,15 +187,16 @@ class Queries:
         since: int | None = None,
         until: int | None = None,
         handled_too: bool = False,
-    ) -> list[Letter]:
+    ) -> list[LetterRow]:
         """Return the newest dead letters that are as wanted."""
         top = min(before or _AFTER_ALL, (_AFTER_ALL[0] if until is None else until, -1, -1))
-        conditions, values = ["(at, p, o) < (?, ?, ?)", "at >= ?"], [*top, since or 0]
+        conditions = ["(at, p, o) < (?, ?, ?)", "at >= ?"]
+        values: list[Any] = [*top, since or 0]
         if not handled_too:
             conditions.append("handled IS NULL")
         if topic is not None:
-            conditions.append("topic = ?")
-            values.append(topic)
+            conditions.append("topic IN (?, ?)")
+            values += [topic, f"{self._prefix}{topic}"]
         if reason is not None:
             conditions.append("reason LIKE ? ESCAPE '\\'")
             values.append(_like(reason))
@@ -202,16 +205,7 @@ class Queries:
             "ORDER BY at DESC, p DESC, o DESC LIMIT ?",
             (*values, limit),
         )
-        return [Letter(*row) for row in rows]
-
-    def letter(self, partition: int, offset: int) -> Letter | None:
-        """Return one dead letter."""
-        row = (
-            self._db()
-            .execute(f"SELECT {_LETTER} FROM letters WHERE p = ? AND o = ?", (partition, offset))
-            .fetchone()
-        )
-        return Letter(*row) if row else None
+        return [LetterRow(*row) for row in rows]
 
     def letter_counts(self) -> list[tuple[str, str, int]]:
         """Return how many letters wait: (topic, the field that is wrong, count), most first."""
@@ -234,13 +228,20 @@ class Queries:
                 found.append((key, row[0]))
         return found
 
-    def values_under(self, partition: int, prefix: bytes) -> list[tuple[bytes, bytes]]:
-        """Return what is remembered under all keys of the changelog that begin so."""
-        rows = self._db().execute(
-            "SELECT key, value FROM state WHERE partition = ? AND key >= ? AND key < ? LIMIT 5000",
-            (partition, prefix, prefix + b"\xff" * 64),
-        )
-        return rows.fetchall()
+    def values_named_by_instant(self, partition: int, prefix: bytes) -> list[tuple[bytes, bytes]]:
+        """Return what is remembered under a prefix, an id, and an instant of eight bytes.
+
+        An instant begins with a zero byte, or 255 before 1970; no id goes on with either, so that
+        ids which begin alike aren't walked through.
+        """
+        found: list[tuple[bytes, bytes]] = []
+        for first, last in ((b"\0", b"\x01"), (b"\xff", b"\xff" * 9)):
+            found += self._db().execute(
+                "SELECT key, value FROM state WHERE partition = ? AND key >= ? AND key < ? "
+                "LIMIT 20000",
+                (partition, prefix + first, prefix + last),
+            )
+        return found
 
     def runs(self, *, limit: int, before: tuple[int, int, bytes] | None) -> list[Listed]:
         """Return the longest runs of accounts and lines."""
@@ -276,7 +277,8 @@ class Queries:
     ) -> list[tuple[str, list[Any], set[int] | None]]:
         """Return ways that together find all that is wanted: a condition, its values, kinds."""
         kinds = _kinds(db, wanted)
-        condition, values = "1", []
+        condition = "1"
+        values: list[Any] = []
         if wanted.account is not None:
             condition, values = "account = ?", [wanted.account]
         if wanted.notification is not None:
@@ -345,11 +347,11 @@ class Queries:
                 if row:
                     title, occurred = row
                     break
-            said = kinds[kind]
+            scenario, channel, status, code, error = kinds[kind]
             described.append(
                 Delivered(
-                    (at, p, o), unpacked(stored), account, *said, attempts, provider, title,
-                    occurred,
+                    (at, p, o), unpacked(stored), account, scenario, channel, status, code, error,
+                    attempts, provider, title, occurred,
                 )
             )  # fmt: skip
         return described
@@ -384,9 +386,7 @@ class Queries:
 
 
 _COLUMNS = "at, p, o, id, account, kind, attempts, provider"
-_LETTER = (
-    "p, o, at, topic, partition, source_offset, reason, key, size, attempts, handled, truncated"
-)
+_LETTER = "p, o, at, topic, partition, source_offset, reason, key, size, attempts, handled"
 
 
 def _search_segment(
@@ -473,3 +473,16 @@ def parse_cursor(text: str) -> Place:
     if match is None:
         raise BadCursorError("is no cursor: take `next` of the page before")
     return int(match[1]), int(match[2]), int(match[3])
+
+
+def listed_cursor(one: Listed) -> str:
+    """Return the place of a run or a batch as it stands in a URL."""
+    return f"{one.number}.{one.partition}.{one.key.hex()}"
+
+
+def parse_listed(text: str) -> tuple[int, int, bytes]:
+    """Return the place of a run or a batch. Raises BadCursorError."""
+    match = re.fullmatch(r"(-?\d{1,18})\.(\d{1,9})\.((?:[0-9a-f]{2}){1,1024})", text, re.ASCII)
+    if match is None:
+        raise BadCursorError("is no cursor: take `next` of the page before")
+    return int(match[1]), int(match[2]), bytes.fromhex(match[3])

@@ -38,8 +38,11 @@ CREATE TABLE minutes (minute INT, kind INT, row_count INT, PRIMARY KEY (minute, 
 CREATE TABLE lags (at INT, topic TEXT, lag INT, seconds REAL, PRIMARY KEY (at, topic))
     WITHOUT ROWID;
 CREATE TABLE letters (
-    p INT, o INT, at INT, topic TEXT, partition INT, source_offset INT, reason TEXT, key BLOB,
-    size INT, attempts INT, handled TEXT, truncated INT, PRIMARY KEY (p, o)) WITHOUT ROWID;
+    p INT, o INT, at INT, written INT, topic TEXT, partition INT, source_offset INT, reason TEXT,
+    key TEXT, size INT, attempts INT, handled TEXT, PRIMARY KEY (p, o)) WITHOUT ROWID;
+-- What was done with letters; a mark may be read before its letter.
+CREATE TABLE marks (p INT, o INT, written INT, handled TEXT, why TEXT, PRIMARY KEY (p, o))
+    WITHOUT ROWID;
 CREATE INDEX letters_by_time ON letters (at, p, o);
 CREATE INDEX letters_waiting ON letters (at, p, o) WHERE handled IS NULL;
 -- The changelog as it is, and what lists need of it: a run's count, a batch's name and whether
@@ -79,12 +82,13 @@ def open_writer(directory: Path, identity: str) -> sqlite3.Connection:
     doesn't take it.
     """
     path = directory / FILE
+    is_new = not path.exists()
     try:
         connection = _connect(path)
         if _is_ours(connection, identity):
             return connection
         connection.close()
-        if path.exists():
+        if not is_new:
             log.warning("the index in %s is another version's or installation's: built anew", path)
     except sqlite3.DatabaseError as error:
         if isinstance(error, sqlite3.OperationalError):

@@ -97,8 +97,11 @@ async def find_deliveries(installation: Installation, wanted: Wanted) -> list[di
     return [_row(one.delivery, commands.get(one.delivery.notification_id), zone) for one in found]
 
 
-async def look_for(installation: Installation, wanted: Wanted) -> list[Found]:
-    """Return deliveries themselves, newest first."""
+async def look_for(
+    installation: Installation, wanted: Wanted, *, most_back: int | None = None
+) -> list[Found]:
+    """Return deliveries themselves, newest first. `most_back`: so many offsets of each partition
+    are looked at, from its end."""
     topic = installation.topics.deliveries
     tps = installation.partitions(topic)
     if wanted.account is not None:
@@ -106,6 +109,8 @@ async def look_for(installation: Installation, wanted: Wanted) -> list[Found]:
     logs = installation.logs
     begins = await logs.offsets(tps, _timestamp(wanted.since, -_EARLIER, BEGINNING))
     ends = await logs.offsets(tps, _timestamp(wanted.until, _LATER, END))
+    if most_back is not None:
+        begins = {tp: max(begins[tp], ends[tp] - most_back) for tp in tps}
     parts = await asyncio.gather(
         *(_newest(installation, tp, begins[tp], ends[tp], wanted) for tp in tps)
     )

@@ -15,6 +15,8 @@ from tables.explanations import Outside, Settled, explain_all
 from tables.remembered import Remembered
 
 _MOST_DELIVERIES = 200
+# What an account was told long ago explains nothing, and an answer must not wait for it.
+_MOST_BACK = 100_000
 
 
 async def explain_account(
@@ -24,7 +26,8 @@ async def explain_account(
     explain` prints it; None: there is no such account."""
     _, known = await remember(installation, account_id)
     wanted = deliveries.Wanted(account=account_id, limit=_MOST_DELIVERIES)
-    found = [one.delivery for one in await deliveries.look_for(installation, wanted)]
+    latest = await deliveries.look_for(installation, wanted, most_back=_MOST_BACK)
+    found = [one.delivery for one in latest]
     if known.is_nothing and not found:
         return None
     openid = None if known.customer is None else known.customer.openid

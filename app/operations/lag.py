@@ -13,12 +13,15 @@ from typing import Any, NamedTuple
 from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment
 
 from app.operations.installation import Installation
+from streams.engine.outbox import UNFINISHED
 from streams.engine.types import TP
 from streams.kafka.log_scan import BEGINNING, END, Batch, LogScan, batches_of, committed, records_of
 from streams.topics import Topics
 
 # Further behind than this, the offsets between are taken for records.
 _MOST_COUNTED = 200_000
+# What an outbox has left undone is written again with each message that ends.
+_MOST_BACK = 100_000
 WORKER_CLIENT = "dialwatch-"
 """What a worker's client id begins with; its own id follows."""
 
@@ -34,10 +37,18 @@ class Behind(NamedTuple):
 def read_topics(topics: Topics) -> list[str]:
     """Return the topics that the group reads, those of the contract first."""
     ours = [topics.calls, topics.recharges, topics.accounts, topics.ticks, topics.announcements]
-    outboxes = [
-        topics.wechat_outbox, topics.wechat_bulk_outbox, topics.sms_outbox, topics.sms_bulk_outbox
-    ]  # fmt: skip
-    return [*ours, topics.notifications, topics.line_segments, topics.fan_outs, *outboxes]
+    own = [topics.line_segments, topics.fan_outs, *outboxes(topics)]
+    return [*ours, topics.notifications, *own]
+
+
+def outboxes(topics: Topics) -> tuple[str, ...]:
+    """Return the topics whose records are worked off in any order."""
+    return (
+        topics.wechat_outbox,
+        topics.wechat_bulk_outbox,
+        topics.sms_outbox,
+        topics.sms_bulk_outbox,
+    )
 
 
 async def group_lag(installation: Installation) -> dict[str, Any]:
@@ -52,7 +63,7 @@ async def group_lag(installation: Installation) -> dict[str, Any]:
         logs.offsets(tps, END),
     )
     behind = await asyncio.gather(
-        *(behind_of(logs, tp, max(offsets.get(tp, 0), begins[tp]), ends[tp]) for tp in tps)
+        *(_behind(installation, tp, max(offsets.get(tp, 0), begins[tp]), ends[tp]) for tp in tps)
     )
     now_ms = time.time() * 1000
     return {
@@ -81,6 +92,37 @@ async def group_lag(installation: Installation) -> dict[str, Any]:
             for tp, found in zip(tps, behind, strict=True)
         ],
     }
+
+
+async def _behind(installation: Installation, tp: TP, begin: int, end: int) -> Behind:
+    """Return how far a partition is behind; of an outbox, without what was finished out of order:
+    its offset stays before the first that isn't."""
+    logs = installation.logs
+    found = await behind_of(logs, tp, begin, end)
+    if not found.records or tp.topic not in outboxes(installation.topics):
+        return found
+    last, left = await _unfinished(installation, tp)
+    if last < begin:
+        return found
+    after = await behind_of(logs, tp, last + 1, end)
+    unfinished = sum(offset >= begin for offset in left)
+    records = unfinished + after.records
+    return Behind(records, (found.since if unfinished else after.since) if records else None)
+
+
+async def _unfinished(installation: Installation, tp: TP) -> tuple[int, list[int]]:
+    """Return up to which offset an outbox has begun, and which of them aren't finished, as the
+    state last said; -1: nothing is known of it."""
+    logs, changelog = installation.logs, TP(installation.topics.changelog, tp.partition)
+    key = UNFINISHED.prefix + tp.topic.encode()
+    ends = await logs.offsets([changelog], END)
+    begin = max(0, ends[changelog] - _MOST_BACK)
+    async for records in logs.scan_back(changelog, begin, ends[changelog], (key,)):
+        for record in records:
+            if record.key == key:
+                said = None if record.value is None else UNFINISHED.decode(record.value)
+                return (-1, []) if said is None else (said.last, said.offsets)
+    return -1, []
 
 
 async def behind_of(logs: LogScan, tp: TP, begin: int, end: int) -> Behind:

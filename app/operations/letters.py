@@ -17,10 +17,12 @@ from agents.dead_letters import attempts_of
 from app.errors import CommandError, SettingsError
 from app.operations.installation import Installation
 from app.operations.masks import masked
+from app.settings import Settings
 from streams.decoding import InvalidRecordError, decode_notification
 from streams.engine.types import TP
 from streams.kafka.log_scan import BEGINNING, END
 from streams.times import SECOND, format_instant, parse_instant
+from streams.topics import Topics
 
 USUAL_ROWS = 100
 MOST_ROWS = 100_000
@@ -128,16 +130,16 @@ class Wanted:
         return is_late_enough and (self.until is None or letter.at < self.until)
 
 
-def describe(installation: Installation, letter: Letter, *, reveal: bool = False) -> dict[str, Any]:
+def describe(settings: Settings, letter: Letter, *, reveal: bool = False) -> dict[str, Any]:
     """Return a letter as `dialwatch dlq list` prints it."""
     return {
         "letter": letter.name,
-        "at": format_instant(letter.at, installation.settings.zone),
+        "at": format_instant(letter.at, settings.zone),
         "topic": letter.topic,
         "partition": letter.partition,
         "offset": letter.origin,
         "reason": letter.reason,
-        "key": _shown_key(installation, letter, reveal=reveal),
+        "key": _shown_key(settings.topics, letter, reveal=reveal),
         "bytes": len(letter.value or b""),
         "attempts": letter.attempts,
         "handled": letter.handled,
@@ -171,7 +173,7 @@ async def find_letters(
         key=lambda letter: (letter.at, letter.timestamp, letter.offset),
         reverse=True,
     )
-    return [describe(installation, one, reveal=reveal) for one in letters[: wanted.limit]]
+    return [describe(installation.settings, one, reveal=reveal) for one in letters[: wanted.limit]]
 
 
 async def read_letter(installation: Installation, name: str, marks: Marks | None = None) -> Letter:
@@ -277,10 +279,9 @@ def text_of(raw: bytes | None) -> str | dict[str, str] | None:
         return {"base64": base64.b64encode(raw).decode()}
 
 
-def _shown_key(installation: Installation, letter: Letter, *, reveal: bool) -> Any:
+def _shown_key(topics: Topics, letter: Letter, *, reveal: bool) -> Any:
     """Return a letter's key. That of a command may be an openid: whole only if it isn't."""
     key = text_of(letter.key)
-    topics = installation.topics
     is_account = letter.topic in {
         topics.calls, topics.recharges, topics.accounts, topics.announcements, topics.ticks
     }  # fmt: skip

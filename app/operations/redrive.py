@@ -180,7 +180,7 @@ def _candidate(installation: Installation, letter: Letter) -> _Candidate:
     if letter.topic == installation.topics.notifications:
         with suppress(InvalidRecordError):  # it never was a command
             command = decode_notification(letter.key, letter.value).notification_id
-    return _Candidate(replace(letter, value=None), describe(installation, letter), command)
+    return _Candidate(replace(letter, value=None), describe(installation.settings, letter), command)
 
 
 async def _judge(
@@ -412,16 +412,18 @@ class _Writer:
             why=order.why,
         )
         await producer.begin_transaction()
-        sent = []
+        sent: list[asyncio.Future[Any]] = []
         for letter in letters:
             if order.verb == "redrive":
                 sent.append(await self._send_again(producer, letter))
+                sent[-1].add_done_callback(_note)
             mark.letter_at = letter.timestamp
             key, value = mark_record(letter, mark)
             marks = letter.tp.partition % self._installation.counts[topics.handled_letters]
             sent.append(
                 await producer.send(topics.handled_letters, value, key=key, partition=marks)
             )
+            sent[-1].add_done_callback(_note)
         fault_points.passing(fault_points.HALF_PRODUCED)
         for done in await asyncio.gather(*sent, return_exceptions=True):
             if isinstance(done, BaseException):
@@ -438,6 +440,12 @@ class _Writer:
         return await producer.send(  # type: ignore[no-any-return]
             letter.topic, letter.value, key=letter.key, partition=partition, headers=headers
         )
+
+
+def _note(done: "asyncio.Future[Any]") -> None:
+    """Look at what a send came to: where the next one raises first, nobody else does."""
+    if not done.cancelled():
+        done.exception()
 
 
 async def _create_marks(installation: Installation) -> None:

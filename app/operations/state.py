@@ -10,12 +10,14 @@ from app.operations.installation import Installation
 from app.operations.masks import shown
 from app.operations.providers import is_subscribed
 from app.rules import rules_of
+from app.settings import Settings
 from streams.engine.state import State
 from streams.engine.types import TP
 from streams.kafka.log_scan import BEGINNING, END
 from streams.times import DAY, format_instant, format_money
 from tables.balances import told_dates
 from tables.customers import Customer
+from tables.lines import LineRun
 from tables.remembered import Remembered, belongs_to, line_of, remembered_of
 from tables.runs import Run
 
@@ -59,11 +61,13 @@ async def account_state(
         return None
     openid = None if known.customer is None else known.customer.openid
     subscribed = await is_subscribed(installation.settings, openid)
-    return describe_account(installation, account_id, partition, known, subscribed, reveal=reveal)
+    return describe_account(
+        installation.settings, account_id, partition, known, subscribed, reveal=reveal
+    )
 
 
 def describe_account(
-    installation: Installation,
+    settings: Settings,
     account_id: str,
     partition: int,
     known: Remembered,
@@ -72,7 +76,6 @@ def describe_account(
     reveal: bool = False,
 ) -> dict[str, Any]:
     """Return the JSON of an account's state. `wechat`: as `is_subscribed` returns it."""
-    settings = installation.settings
     zone, customer = settings.zone, known.customer
     expires = None if customer is None else customer.expires
     notice_from = None if expires is None else expires - settings.expiry_notice_days * DAY
@@ -112,8 +115,13 @@ async def line_state(installation: Installation, line_id: str) -> dict[str, Any]
     partition = installation.partition(installation.topics.changelog, key).partition
     state = await read_state(installation, partition, key)
     line = line_of(state, key, run_retention=rules_of(settings).run_retention)
-    if line is None:
-        return None
+    return None if line is None else describe_line(settings, line_id, partition, line)
+
+
+def describe_line(
+    settings: Settings, line_id: str, partition: int, line: LineRun
+) -> dict[str, Any]:
+    """Return the JSON of a line's state."""
     return {
         "line_id": line_id,
         "partition": partition,

@@ -284,7 +284,8 @@ def _without_password(address: str) -> str:
     parts = urlsplit(address)
     host = parts.netloc.rpartition("@")
     netloc = f"***@{host[2]}" if host[1] else parts.netloc
-    return parts._replace(netloc=netloc, query="***" if parts.query else "").geturl()
+    query, fragment = ("***" if part else "" for part in (parts.query, parts.fragment))
+    return parts._replace(netloc=netloc, query=query, fragment=fragment).geturl()
 
 
 def _line(details: ErrorDetails) -> str:

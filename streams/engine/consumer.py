@@ -89,6 +89,12 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         state = self._state_of(tp)
         return None if state is None or state.highwater is None else int(state.highwater)
 
+    def is_held(self, tp: TP) -> bool:
+        """Does a part of a partition wait behind somebody's open transaction, as far as the last
+        fetch told?"""
+        state = self._state_of(tp)
+        return state is not None and (state.lso or 0) < (state.highwater or 0)
+
     def is_read_up(self, tp: TP, position: int) -> bool:
         """Does a partition's log end here, as far as the last fetch told?"""
         state = self._state_of(tp)
@@ -169,6 +175,7 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
         self.engine.seek = self._seek_engine
         self.engine.is_read_up = self._thread.is_read_up
         self.engine.end_of = self._thread.end_of
+        self.engine.is_held = self._thread.is_held
         self.engine.read_to = self._thread.read_to
         self._reading: asyncio.Future[dict[TP, list[Any]]] | None = None
         self.last_poll = asyncio.get_event_loop().time()

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from aiokafka.errors import (
+    GroupAuthorizationFailedError,
     IllegalGenerationError,
     KafkaError,
     MessageSizeTooLargeError,
@@ -24,6 +25,7 @@ from aiokafka.errors import (
     RecordListTooLargeError,
     RecordTooLargeError,
     TopicAuthorizationFailedError,
+    TransactionalIdAuthorizationFailed,
     UnknownMemberIdError,
 )
 
@@ -47,6 +49,7 @@ from streams.engine.types import TP, Output, Record, Source
 from streams.kafka.log_reader import LogReader
 from streams.kafka.producer import Destination, ProducerRecord, TransactionalProducer
 from streams.kafka.protocol import CommittedOffset, Membership
+from streams.kafka.rights import forbidden, principal_of
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +65,9 @@ _REFUSED = (
     RecordListTooLargeError,
     RecordTooLargeError,
     PolicyViolationError,
+    GroupAuthorizationFailedError,
     TopicAuthorizationFailedError,
+    TransactionalIdAuthorizationFailed,
 )
 """Trying again changes nothing: the worker stops before its offsets pass what it can't write."""
 
@@ -70,9 +75,13 @@ _FINISH_COMMIT_S = 8.0
 _LOOKS_FOR_TOPIC = 3
 _LOOK_AGAIN_S = 1.0
 _RECOVER_AGAIN_S = 1.0
+_PAUSE_GROWS = 1.2
+_MOST_PAUSE_S = 5.0
+_SAY_AGAIN_S = 60.0
 _RECOVER_CALMLY_S = 10.0
 # Longer than any transaction stays pending: 10 s until it times out, 10 more until Kafka looks.
 _NO_PROGRESS_S = 30.0
+_LOOK_FOR_HANGING_S = 15.0
 
 
 class PartitionsSplitError(Exception):
@@ -124,6 +133,8 @@ class Engine:
         """Set by the consumer: does a partition's log end at this offset?"""
         self.end_of: Callable[[TP], int | None]
         """Set by the consumer: where does a partition's log end?"""
+        self.is_held: Callable[[TP], bool]
+        """Set by the consumer: does a part of it wait behind an open transaction?"""
         self.read_to: Callable[[TP], int | None]
         """Set by the consumer: up to where was a partition read, markers included, when all that
         was read has arrived?"""
@@ -135,7 +146,11 @@ class Engine:
         self._reader = LogReader(config.client_options)
         self._written = frozenset(config.output_topics)
         self._hanging = HangingTransactions(
-            self._reader, config.group, config.changelog, config.output_topics
+            self._reader,
+            config.group,
+            config.changelog,
+            config.output_topics,
+            principal_of(config.client_options),
         )
         self._assigned: set[TP] = set()
         self._membership: Membership | None = None
@@ -207,7 +222,7 @@ class Engine:
 
     def lags(self) -> dict[TP, Lag]:
         """Return how far each source partition is behind."""
-        return {} if self._cycle is None else self._cycle.lags(self.end_of)
+        return {} if self._cycle is None else self._cycle.lags(self.end_of, self.is_held)
 
     @property
     def reader(self) -> object | None:
@@ -262,6 +277,24 @@ class Engine:
             del self.states[partition]
         self._taking_over = asyncio.create_task(self._take_over())
 
+    async def watch_for_hanging(self) -> None:
+        """Look for transactions that hang in what is read and written, for as long as this runs:
+        end this group's, tell of others'. A takeover looks for itself."""
+        before: dict[TP, int] = {}
+        while True:
+            await asyncio.sleep(_LOOK_FOR_HANGING_S)
+            if self._cycle is None:
+                continue
+            try:
+                tps = self._assigned.union(self._hanging.written())
+                ends, stable = await self._reader.ends(tps), await self._reader.stable_ends(tps)
+                stuck = {tp: stable[tp] for tp in tps if stable[tp] < ends[tp]}
+                still = [tp for tp, at in stuck.items() if before.get(tp) == at]
+                await self._hanging.look_at(still)
+                before = stuck
+            except (RuntimeError, TimeoutError, OSError) as error:  # a takeover closes the reader
+                log.debug("could not look for hanging transactions: %r", error)
+
     async def connect(self) -> None:
         """Connect before there are partitions, so that those which come needn't wait for it.
 
@@ -297,7 +330,8 @@ class Engine:
         await self._reader.close()
 
     async def _take_over(self) -> None:
-        complained_of = ""
+        complained_of, next_word, pause_s = "", 0.0, _RECOVER_AGAIN_S
+        now = asyncio.get_running_loop().time
         while True:
             try:
                 async with asyncio.timeout(_NO_PROGRESS_S) as limit:
@@ -305,7 +339,8 @@ class Engine:
                 return
             except (KafkaError, TimeoutError, OSError) as error:
                 if isinstance(error, _REFUSED):
-                    self.crash(error)
+                    told = forbidden(error, self.config.client_options, operation="Read")
+                    self.crash(told or error)
                     return
                 if self._tidying is not None:
                     self._tidying.cancel()
@@ -315,9 +350,10 @@ class Engine:
                         _NO_PROGRESS_S,
                         _last_function(error.__cause__),
                     )
-                elif repr(error) != complained_of:
-                    complained_of = repr(error)
-                    log.warning("can't take partitions over yet, trying on: %s", complained_of)
+                elif type(error).__name__ != complained_of or now() >= next_word:
+                    # What it says of the same may differ each time: in which order it tried.
+                    complained_of, next_word = type(error).__name__, now() + _SAY_AGAIN_S
+                    log.warning("can't take partitions over yet, trying on: %r", error)
                 await self._producer.end()
                 await self._reader.close()
             except asyncio.CancelledError:
@@ -329,7 +365,8 @@ class Engine:
             except Exception as error:  # a task's exception would be seen by nobody
                 self.crash(error)
                 return
-            await asyncio.sleep(_RECOVER_AGAIN_S)
+            await asyncio.sleep(pause_s)
+            pause_s = min(pause_s * _PAUSE_GROWS, _MOST_PAUSE_S)
 
     async def _try_take_over(self, limit: asyncio.Timeout) -> None:
         def on_progress() -> None:
@@ -601,6 +638,10 @@ class Engine:
         log.warning("a commit failed, nothing of it counts: %r", error)
         if self._membership is None:
             return  # it is being revoked anyway
+        told = forbidden(error, self.config.client_options, operation="Write")
+        if told is not None:
+            self.crash(told)
+            return
         if isinstance(error, _REFUSED):
             refused = ProduceRefusedError(
                 f"Kafka refuses what must be written ({error!r}): the worker stops before its "

@@ -94,17 +94,47 @@ class HangingTransactions:
     """Finds those of one group's workers in what they write, and ends them."""
 
     def __init__(
-        self, reader: LogReader, group: str, changelog: str, output_topics: Collection[str]
+        self,
+        reader: LogReader,
+        group: str,
+        changelog: str,
+        output_topics: Collection[str],
+        principal: str = "this user",
     ) -> None:
+        """`principal`: who this program is for Kafka, as lines for people name him."""
         self._reader = reader
+        self._principal = principal
         self._group = group
         self._changelog: str = changelog
         self._written = [changelog, *output_topics]
+        self._told: dict[TP, int] = {}
+        """Offsets at which others' hang that were told of."""
+
+    def written(self) -> list[TP]:
+        """Return all partitions that workers write, as far as they are known."""
+        return transactions.partitions_of(self._reader.client, self._written)
 
     async def find(self, tps: Collection[TP]) -> list[Hanging]:
         """Return what hangs in partitions, whosever it is. Raises KafkaError."""
         found, _ = await self._find(tps)
         return found
+
+    async def look_at(self, tps: Collection[TP]) -> None:
+        """Look at partitions whose last stable offset doesn't move: end this group's hanging
+        transactions, tell once of others'.
+
+        Raises HangingTransactionError where one of this group can't be ended; KafkaError.
+        """
+        if not tps:
+            return
+        found = await self.find(tps)
+        for one in found:
+            tp, _, _, _, start, _ = one.transaction
+            if not self.is_ours(one) and self._told.get(tp) != start:
+                self._told[tp] = start
+                log.warning("%s", tell(one))
+        if any(self.is_ours(one) for one in found):
+            await self.mend()
 
     def is_ours(self, hanging: Hanging) -> bool:
         """Did a worker of this group write it?"""
@@ -112,6 +142,15 @@ class HangingTransactions:
             # Nobody else writes it.
             return bool(hanging.transaction.tp.topic == self._changelog)
         return bool(re.fullmatch(f"{re.escape(self._group)}-[0-9a-f]+", hanging.owner))
+
+    def advice(self, hanging: Hanging) -> str:
+        """Return a line about one that hangs, and who ends it."""
+        if self.is_ours(hanging) and hanging.verdict is not Verdict.UNKNOWN:
+            return (
+                f"{_described([hanging])}; Kafka had {hanging.verdict.value} it: a worker that "
+                "starts, or takes over, ends it so"
+            )
+        return tell(hanging)
 
     async def mend(self, owner: str | None = None) -> bool:
         """End what hangs of this group's, or of one transactional id's alone. Was there any?
@@ -121,7 +160,7 @@ class HangingTransactions:
         Raises HangingTransactionError where it is undecidable, or the right is missing; KafkaError.
         """
         client = self._reader.client
-        tps = transactions.partitions_of(client, self._written)
+        tps = self.written()
         offsets = transactions.offsets_partition(client, self._group)
         if offsets is not None:
             tps.append(offsets)
@@ -216,7 +255,7 @@ class HangingTransactions:
             await transactions.write_markers(self._reader.client, markers)
         except ClusterAuthorizationFailedError:
             if known is None or hanging[0].verdict is Verdict.UNKNOWN:
-                raise HangingTransactionError(_without_right(hanging, verdict)) from None
+                raise self._forbidden(hanging, verdict) from None
             try:
                 await transactions.end_at_coordinator(
                     self._reader.client,
@@ -227,7 +266,19 @@ class HangingTransactions:
                 )
             except KafkaError as error:
                 log.debug("its coordinator doesn't end it either: %r", error)
-                raise HangingTransactionError(_without_right(hanging, verdict)) from None
+                raise self._forbidden(hanging, verdict) from None
+
+    def _forbidden(self, hanging: list[Hanging], verdict: Verdict) -> HangingTransactionError:
+        told = (
+            f"{_described(hanging)}, Kafka had {verdict.value} it, and ending it needs the right "
+            f"Alter on the cluster: grant it to {self._principal} (kafka-acls.sh --add --operation "
+            f"Alter --cluster --allow-principal '{self._principal}') until a worker has started"
+        )
+        if verdict is Verdict.ABORTED:
+            return HangingTransactionError(f"{told}, or: {_abort_commands(hanging)}")
+        return HangingTransactionError(
+            f"{told}; kafka-transactions.sh can only abort, which would lose it"
+        )
 
 
 def tell(hanging: Hanging) -> str:
@@ -258,17 +309,6 @@ def _abort_commands(hanging: list[Hanging]) -> str:
         f"{one.tp.partition} --start-offset {one.start_offset}"
         for one, *_ in hanging
     )
-
-
-def _without_right(hanging: list[Hanging], verdict: Verdict) -> str:
-    told = (
-        f"{_described(hanging)}, Kafka had {verdict.value} it, and ending it needs the right Alter "
-        "on the cluster: grant it to this user (kafka-acls.sh --add --operation Alter --cluster "
-        "--allow-principal …) until a worker has started"
-    )
-    if verdict is Verdict.ABORTED:
-        return f"{told}, or: {_abort_commands(hanging)}"
-    return f"{told}; kafka-transactions.sh can only abort, which would lose it"
 
 
 def _identity(one: OpenTransaction) -> tuple[TP, int, int, int]:

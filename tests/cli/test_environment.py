@@ -9,6 +9,7 @@ import faust
 import pytest
 from redis.asyncio import Redis
 
+from app.commands.doctor import _callback
 from app.environment import forget_foreign
 from app.http import open_http
 from app.kafka.publisher import Publisher
@@ -193,3 +194,11 @@ def test_the_image_s_health_check_heeds_the_settings_and_no_proxy(tmp_path: Path
 )
 def test_the_address_of_a_worker_for_clients_on_its_machine(host: str, address: str) -> None:
     assert load_settings(web_host=host).web_address == address
+
+
+async def test_doctor_looks_for_a_worker_at_an_address_of_ipv6_too() -> None:
+    settings = load_settings(web_host="::1", web_port=1, wechat_callback_token="callbacktoken")
+    async with open_http() as http:
+        finding = await _callback(settings, http)
+    assert finding.verdict == "warn"
+    assert "no worker answers at http://[::1]:1/" in finding.text

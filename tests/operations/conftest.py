@@ -1,14 +1,18 @@
 """One installation in which something of everything has happened; the tests only look at it."""
 
 import asyncio
+import json
+import os
 import shutil
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
-from tests.cli.test_commands import dialwatch
+from app.cli import main
+from app.settings import PREFIX
 from tests.installation import Installation, Published
 from tests.samples import account, call
 
@@ -96,12 +100,46 @@ async def _tell(made: Installation) -> None:
         await asyncio.sleep(0.2)
 
 
-@pytest.fixture
-def run(told: Installation, tmp_path: Path) -> Any:
-    """Run a command of the program for that installation."""
+class Ended(NamedTuple):
+    """What a command that was run came to."""
 
-    def running(*arguments: str, **variables: str) -> Any:
-        own = told.variables | {"LANG": "C.UTF-8", "LC_ALL": "C.UTF-8"} | variables
-        return dialwatch(*arguments, directory=tmp_path, variables=own)
+    code: int
+    out: str
+    err: str
+
+    def json(self) -> Any:
+        """The only document on stdout."""
+        return json.loads(self.out)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The JSON lines on stdout."""
+        return [json.loads(line) for line in self.out.splitlines()]
+
+
+Run = Callable[..., Ended]
+
+
+@pytest.fixture
+def run(
+    told: Installation,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> Run:
+    """Run a command of the program for that installation, in this process: starting one takes
+    longer than most answers."""
+
+    def running(*arguments: str, **variables: str) -> Ended:
+        monkeypatch.chdir(tmp_path)
+        for name in [name for name in os.environ if name.startswith(PREFIX)]:
+            monkeypatch.delenv(name)
+        for name, value in (told.variables | {"LC_ALL": "C.UTF-8"} | variables).items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(sys, "argv", ["dialwatch", *arguments])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        code = ended.value.code
+        return Ended(code if isinstance(code, int) else -1, *capfd.readouterr())
 
     return running

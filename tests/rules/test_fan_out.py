@@ -1,9 +1,11 @@
 """An announcement on its way to every account, whatever happens to its worker meanwhile."""
 
 import random
+from typing import Any
 
 import pytest
 
+from streams.engine.types import Chunk
 from tests.drive import Drive
 from tests.installation import Published
 from tests.samples import account, announcement
@@ -71,3 +73,26 @@ def test_accounts_made_anew_are_told_again_and_who_comes_later_is_not() -> None:
         drive.go_on()
     assert "z" not in told(drive)
     assert "b1099" in told(drive)
+
+
+@pytest.mark.parametrize("room", [1, 30, 2_000])
+def test_a_portion_is_as_large_as_there_is_room_for(room: int) -> None:
+    drive = Drive()
+    drive.take(account(f"a{n:04}", channels=INBOX) for n in range(500))
+    drive.defer([announcement("up"), announcement("again")])
+    state, source = drive.refold.states[0], drive.refold._sources["g-fan-outs"]
+    portions = []
+    while drive.deferred():
+        tp, record = drive.refold.waiting.popleft()
+        before = len(drive.commands)
+        left: list[Any] = [record]
+        source.fold(
+            Chunk(
+                tp, left, state, drive.refold.emit, lambda: None,
+                room=lambda: room - (len(drive.commands) - before),  # noqa: B023 (called at once)
+            )
+        )  # fmt: skip
+        portions.append(len(drive.commands) - before)
+    assert max(portions) <= max(room, 10)
+    assert len(drive.commands) == 2 * 500
+    assert told(drive) == sorted([f"a{n:04}" for n in range(500)] * 2)

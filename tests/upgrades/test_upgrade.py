@@ -34,7 +34,7 @@ def test_the_state_and_the_unread_records_of_0_1_0_go_on(number: int) -> None:
         refold.fold(TP(topic, partition), [record])
     for offset, (topic, key, value, partition) in enumerate(case["events"], case["offset"]):
         raw = None if value is None else value.encode()
-        record = Caused(offset, offset, None if key is None else key.encode(), raw)
+        record = Caused(offset, -1, None if key is None else key.encode(), raw)
         refold.fold(TP(topic, partition), [record])
     # The same causes, under the same ids: what 0.1.0 told already is known by them.
     assert sorted(told) == sorted(case["told"])

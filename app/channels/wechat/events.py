@@ -25,6 +25,14 @@ _FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
 _CDATA_OR_NUMBER = re.compile(r"<!\[CDATA\[.*?\]\]>|&#(?:x([0-9a-fA-F]+)|([0-9]+));", re.DOTALL)
 _LATEST_SECONDS = 253_402_300_799  # the year 9999
 
+# What only a follower can do: follow, scan a code, use the account's menu, tell where they are.
+_FOLLOWERS_EVENTS = frozenset(
+    {
+        *("subscribe", "scan", "click", "view", "view_miniprogram", "location", "location_select"),
+        *("scancode_push", "scancode_waitmsg", "pic_sysphoto", "pic_photo_or_album", "pic_weixin"),
+    }
+)
+
 
 class EventError(ValueError):
     """A body that is no event. The text says why."""
@@ -51,7 +59,7 @@ def to_event(fields: Mapping[str, str], app_id: str, zone: tzinfo) -> WechatEven
         if not fields.get(name):
             raise EventError(f"{name} is missing")
     created = fields["CreateTime"]
-    if _SECONDS.fullmatch(created) is None or int(created) > _LATEST_SECONDS:
+    if not is_time(created):
         raise EventError("CreateTime is no time")
     event, openid = fields["Event"], fields["FromUserName"]
     # Two results of one second differ only in their MsgID.
@@ -66,6 +74,22 @@ def to_event(fields: Mapping[str, str], app_id: str, zone: tzinfo) -> WechatEven
         at=format_instant(int(created) * SECOND, zone),
         fields={name: value for name, value in fields.items() if name not in _OWN_FIELDS},
     )
+
+
+def is_time(created: str) -> bool:
+    """Whether a CreateTime is one: seconds since 1970."""
+    return _SECONDS.fullmatch(created) is not None and int(created) <= _LATEST_SECONDS
+
+
+def says_follows(event: str, fields: Mapping[str, str]) -> bool | None:
+    """Return whether an event tells that its person follows the account, or no longer; None: it
+    tells neither. The list of events is open, and some come from who doesn't follow."""
+    name = event.lower()
+    if name == "unsubscribe":
+        return False
+    if name == "templatesendjobfinish":
+        return True if job_error(fields.get("Status", "")) is None else None
+    return True if name in _FOLLOWERS_EVENTS else None
 
 
 def msgid_of(fields: Mapping[str, str]) -> str | None:
