@@ -103,7 +103,7 @@ def console() -> int:
     """Run the console, one web server for the whole installation, until SIGTERM or SIGINT."""
     from app.commands.console import run_console  # noqa: PLC0415
 
-    return run_console(load_settings())
+    return run_console(_logged_settings())
 
 
 @topics.command("create")
