@@ -9,7 +9,7 @@ COMPILE := $(VENV)/lock/bin/uv pip compile --quiet --universal --python-version 
 	--no-emit-index-url --no-emit-find-links --no-header pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test test-browser check format test-faults test-months test-sending fuzz bench describe lock clean
+.PHONY: help setup run demo test test-browser check format test-faults test-months test-sending fuzz bench describe lock clean bench-console
 
 help: ## Show this
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -47,6 +47,10 @@ test-faults: setup ## Crash, freeze and cut off workers and brokers for a while 
 test-months: setup ## Let months pass: quiet weeks, holidays, deploys, upgrades (SEED=n, ROUNDS=n)
 	@$(BIN)/python -m tests.months.suite $(if $(SEED),--seed $(SEED)) $(if $(ROUNDS),--rounds $(ROUNDS))
 
+# By hand, side by side: .venv/bin/python -m tests.faults.outages --help
+test-outages: setup ## Ten outages in a row under six groups (SEED=n, CLUSTER=--cluster)
+	@$(BIN)/python -m tests.faults.outages $(if $(SEED),--seed $(SEED)) $(CLUSTER)
+
 bench: setup ## Measure this worker beside its peers on one prefilled topic
 	@$(BIN)/python -m tests.bench $(ARGS)
 
@@ -69,3 +73,6 @@ fuzz: setup ## Throw a million bodies at the WeChat callback (ARGS="--bodies n -
 
 test-sending: setup ## 100,000 notifications through the faulty stand-in, each customer once
 	@$(BIN)/python -m tests.send.long $(ARGS)
+
+bench-console: setup ## How fast the console indexes and answers (ARGS="--deliveries n --accounts n")
+	@$(BIN)/python -m tests.console.measure $(ARGS)

@@ -53,7 +53,7 @@ class CallsAgent:
         failed_at: defaultdict[str, list[int]] = defaultdict(list)
 
         def on_invalid(record: Record, reason: str) -> None:
-            bury(polled, topics, record, reason)
+            bury(polled, topics, rules.zone, record, reason)
 
         for record, key, call, submitted, ended, balance in valid_calls(
             polled.records, parsed, on_invalid
@@ -70,7 +70,7 @@ class CallsAgent:
                 batch = batch_of(state, key, tally, submitted, size, clock, retention)
             if batch.size != call.batch_size:
                 reason = f"batch_size: {call.batch_size} is not {batch.size}, its batch's first"
-                bury(polled, topics, record, reason)
+                bury(polled, topics, rules.zone, record, reason)
                 continue
 
             index = call.batch_index
@@ -113,7 +113,8 @@ class CallsAgent:
                 continue
             if not calls or calls[-1] is not None:
                 calls.append(None)
-            if result != "F" and interests.is_wanted(result, tally.intent_classes):
+            wanted = tally.intent_classes
+            if wanted and result != "F" and interests.is_wanted(result, wanted):
                 customer = state.peek(CUSTOMERS, key)
                 found = texts.interested_customer(call, customer, ended, rules.zone)
                 tell(polled, topics, found, here, cause=record.offset)

@@ -27,6 +27,7 @@ from streams.engine.outbox import Finish, OutboxRecord
 from streams.engine.types import Output
 from streams.metrics import DELIVERIES, PENDING
 from streams.records import Delivery, Notification, encode
+from streams.times import format_moment
 
 _log = logging.getLogger(__name__)
 
@@ -105,6 +106,7 @@ class SendAgent:
         self._deliveries = deliveries
         self._dead_letters = dead_letters
         self._zone = zone
+        self._now = now
         self._grace_s = grace_s
         self._patience = Patience(f"sending by {channel.name}", random)
         self._settler = Settler(
@@ -244,7 +246,15 @@ class SendAgent:
             # The one broad net: a bug costs one message, not the stream. Only its kind is told,
             # because the text of a client's error may hold a secret.
             kind = type(error).__name__
-            _log.error("%s: %s at %s", self._channel.name, kind, job.coordinates)
+            topic, partition, offset = job.coordinates.rsplit("-", 2)
+            where = {"topic": topic, "partition": int(partition), "offset": int(offset)}
+            _log.error(
+                "%s: %s at %s",
+                self._channel.name,
+                kind,
+                job.coordinates,
+                extra=where | {"notification_id": job.command.notification_id},
+            )
             return [self._settler.describe(job, Refused(f"internal error: {kind}"))]
 
     def _outputs(
@@ -274,6 +284,7 @@ class SendAgent:
             key=record.key,
             value=record.value,
             reason=reason,
+            at=format_moment(self._now(), self._zone),
             headers=_own_headers(record.headers),
         )
 

@@ -22,7 +22,7 @@ from agents.outcomes import Held, Outcome, Refused, Sent, Skipped, TryLater, Unc
 from agents.patience import Patience
 from streams.engine import fault_points
 from streams.records import Account, Delivery, Notification
-from streams.times import SECOND, format_instant
+from streams.times import SECOND, format_moment
 
 UNCERTAIN = "uncertain"
 FIRST_PAUSE_SECONDS = 1.0
@@ -135,7 +135,7 @@ class Settler:
             scenario=command.scenario,
             status="sent",
             attempts=job.entry.attempts,
-            at=format_instant(self._now(), self._zone),
+            at=format_moment(self._now(), self._zone),
         )
         if isinstance(end, Sent):
             delivery.provider_id = end.provider_id

@@ -179,7 +179,7 @@ class Crowded(Refold):
                 self.states[tp.partition],
                 emit,
                 lambda: None,
-                lambda: room - emitted,  # noqa: B023 (called at once)
+                room=lambda: room - emitted,  # noqa: B023 (called at once)
             )
             self._sources[tp.topic].fold(chunk)
             left = list(chunk.unfinished)

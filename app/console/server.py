@@ -9,7 +9,6 @@ import csv
 import io
 import json
 import logging
-import os
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,13 +29,13 @@ from app.errors import CommandError, KafkaAwayError, SettingsError
 from app.operations.ranges import parse_range
 from app.settings import Settings
 from app.web.access import refusal
+from app.web.listener import Listener, read_body
 from streams.records import SCENARIOS
 
 log = logging.getLogger(__name__)
 
 Answer = Awaitable[web.StreamResponse]
 
-STOP_SECONDS = 2.0
 USUAL_ROWS = 100
 _MOST_BODY = 1 << 20
 _MOST_LETTERS = 10_000
@@ -78,7 +77,7 @@ class ConsoleServer:
         self._kafka = kafka
         self._views = views
         self._pages = Pages(settings, indexer)
-        app = web.Application(client_max_size=_MOST_BODY, middlewares=[self._guard])
+        app = web.Application(middlewares=[self._guard])
         app.on_response_prepare.append(_add_headers)
         routes = app.router
         routes.add_get("/health", self._health)
@@ -105,28 +104,17 @@ class ConsoleServer:
         routes.add_post("/api/dead-letters/{verb:redrive|discard}", self._handle_letters)
         for file in sorted(_STATIC.iterdir()):
             routes.add_get(f"/static/{file.name}", _file(file))
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=STOP_SECONDS)
+        self._listener = Listener(
+            app, host=settings.console_host, port=settings.console_port, setting="console"
+        )
 
     async def start(self) -> str:
         """Listen; return the address. Raises CommandError where the port is taken."""
-        host, port = self._settings.console_host, self._settings.console_port
-        await self._runner.setup()
-        try:
-            await web.TCPSite(self._runner, host.strip("[]"), port).start()
-        except OSError as error:
-            await self._runner.cleanup()
-            known = error.errno is not None and error.errno > 0
-            reason = os.strerror(error.errno) if known else error.strerror  # type: ignore[arg-type]
-            raise CommandError(
-                f"can't listen on {host}:{port} ({reason}): end what listens there, or set "
-                "DIALWATCH_CONSOLE_HOST and DIALWATCH_CONSOLE_PORT"
-            ) from None
-        host, port = self._runner.addresses[0][:2]
-        return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
+        return f"http://{await self._listener.start()}/"
 
     async def stop(self) -> None:
         """Let go of the port; requests under way are finished first."""
-        await self._runner.cleanup()
+        await self._listener.stop()
 
     # -- what everybody may ask ---------------------------------------------------------------
 
@@ -271,7 +259,10 @@ class ConsoleServer:
         if request.content_type != "application/json":
             return _json({"code": 415, "msg": "send application/json"}, 415)
         verb = request.match_info["verb"]
-        letters, why, execute = _order(await request.read(), verb)
+        body = await read_body(request, _MOST_BODY)
+        if body is None:
+            return _json({"code": 413, "msg": f"send at most {_MOST_BODY:,} bytes"}, 413)
+        letters, why, execute = _order(body, verb)
         done = await self._views.handle(
             "redrive" if verb == "redrive" else "discard", letters, why=why, execute=execute
         )

@@ -154,6 +154,13 @@ class WorkerView:
                 found.append(ProviderView(name, True, "open"))
         return found
 
+    def console_address(self) -> str:
+        """Return where the installation's console is, as far as the settings say."""
+        host = self.settings.console_host.strip("[]")
+        host = "localhost" if host in {"0.0.0.0", "::"} else host  # noqa: S104 (is compared)
+        shown = f"[{host}]" if ":" in host else host
+        return f"http://{shown}:{self.settings.console_port}/"
+
     def waiting(self) -> dict[str, int]:
         """Return how many messages of each channel are begun and not finished."""
         return {labels[0]: int(value) for labels, value in counted(metrics.PENDING)}

@@ -75,9 +75,9 @@ _WAIT_FOR_COORDINATOR_S = 30.0
 _ABORT_S = 5.0
 _STOP_S = 3.0
 _LONG_COMMIT_S = 10.0
-_DOUBTFUL_S = 1.0
-"""A transaction's step that takes longer may have waited for a coordinator that was started anew,
-and that may have completed the transaction before without its markers."""
+_DOUBTFUL_S = 3.0
+"""An end that takes longer may have waited for a coordinator that was started anew, and that may
+have completed the transaction without its markers."""
 
 _RETRIABLE = (
     ConcurrentTransactions,
@@ -147,6 +147,8 @@ class TransactionalProducer:
         self._counts: dict[str, int] = {}
         self.longest: dict[str, int] = {}
         """`max.message.bytes` of the topics learnt of which it is known."""
+        self._is_doubtful = False
+        """Was a coordinator away, or started anew, since the last question began?"""
         self._committed: list[Destination] | None = None
         """Where the last transaction wrote; None: this producer has committed none, or aborted
         since."""
@@ -358,16 +360,16 @@ class TransactionalProducer:
 
         Raises TopicAuthorizationFailedError with the topic that may not be written.
         """
-        manager, began = producer._txn_manager, asyncio.get_running_loop().time()
-        await self._add(destinations, group)
+        while True:
+            self._is_doubtful = False
+            await self._add(destinations, group)
+            if not self._is_doubtful or self._committed is None:
+                break
+            # What hangs of the last one would be ended together with this one, committed or not.
+            await self._write_markers_again(group)
+        manager = producer._txn_manager
         manager._txn_partitions.update(TopicPartition(*to) for to in destinations)
         manager.consumer_group_added(group)
-        if self._committed is None or asyncio.get_running_loop().time() - began < _DOUBTFUL_S:
-            return
-        # What hangs of the last one would be ended together with this one, committed or not.
-        await self._write_markers_again(group)
-        self._is_lost = True
-        raise KafkaConnectionError("the brokers were away between two transactions")
 
     async def _write_markers_again(self, group: str) -> None:
         """Have the last transaction's markers written once more, wherever they are missing: with
@@ -483,6 +485,7 @@ class TransactionalProducer:
                     pause = _RETRY_S  # the markers of the transaction before are on their way
                 else:
                     self._coordinators.clear()
+                    self._is_doubtful = True
             await asyncio.sleep(pause)
             pause = min(pause * 2, 0.5)
 

@@ -99,7 +99,7 @@ def test_a_segment_that_was_cut_keeps_the_offsets_of_its_calls(
 def letter(headers: list[tuple[str, bytes]]) -> list[tuple[str, bytes]]:
     """The headers of a record's dead letter."""
     made: Any = dead_letter(
-        "dead", topic="t", partition=1, offset=2, key=b"k", value=b"v", reason="x: y",
+        "dead", topic="t", partition=1, offset=2, key=b"k", value=b"v", reason="x: y", at="2026",
         headers=headers,
     )  # fmt: skip
     return made.headers  # type: ignore[no-any-return]

@@ -89,7 +89,7 @@ def test_a_portion_is_as_large_as_there_is_room_for(room: int) -> None:
         source.fold(
             Chunk(
                 tp, left, state, drive.refold.emit, lambda: None,
-                lambda: room - (len(drive.commands) - before),  # noqa: B023 (called at once)
+                room=lambda: room - (len(drive.commands) - before),  # noqa: B023 (called at once)
             )
         )  # fmt: skip
         portions.append(len(drive.commands) - before)

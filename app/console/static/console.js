@@ -62,6 +62,11 @@ if (liveButton) {
   setInterval(renew, every);
 }
 
+// What isn't filled in doesn't stand in the URL.
+document.querySelector("form.filters")?.addEventListener("submit", (event) => {
+  for (const field of event.target.querySelectorAll("input, select")) field.disabled = !field.value;
+});
+
 // -- keys --------------------------------------------------------------------------------------
 
 const help = document.getElementById("help");
@@ -162,6 +167,7 @@ if (actions) {
   }
 
   actions.hidden = false;
+  document.getElementById("without-script").hidden = true;
   document.addEventListener("change", (event) => {
     if (event.target === all) for (const box of boxes()) box.checked = all.checked;
     count();
