@@ -103,7 +103,9 @@ def survival(
     for place, (name, points) in enumerate(lines.items()):
         if not points:
             continue
-        path = "L".join(f"{x_of(length):.1f},{plot.y(count):.1f}" for length, count in points)
+        path = f"{x_of(points[0][0]):.1f},{plot.y(points[0][1]):.1f}" + "".join(
+            f"V{plot.y(count):.1f}H{x_of(length):.1f}" for length, count in points[1:]
+        )
         parts.append(
             f'<path class="l-{place % 8}" d="M{path}"><title>{escape(name)}</title></path>'
         )

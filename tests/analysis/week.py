@@ -51,10 +51,10 @@ def week(seed: int = 1, days: int = 7) -> list[Event]:
             "intent_classes": ["A"] if name < "acct-06" else [],
         }
         events.append(Event(MONDAY, "accounts", name, customer))
-    balance = dict.fromkeys(names, 600.0)
+    balance = dict.fromkeys(names, 330.0)
     for day in range(days):
         morning = MONDAY + timedelta(days=day, hours=9)
-        for minute in range(-60, 15 * 60):
+        for minute in range(-60, 15 * 60, 10):
             at = morning + timedelta(minutes=minute)
             for partition in range(PARTITIONS):
                 events.append(Event(at, "ticks", None, {"at": at.isoformat()}, partition))
