@@ -1,4 +1,4 @@
-"""Alert rules and dashboard: valid, tested against recorded series, and made of metrics there are."""
+"""Alert rules and dashboard: valid, tested on recorded series, made of metrics that there are."""
 
 import json
 import re
