@@ -47,6 +47,10 @@ test-faults: setup ## Crash, freeze and cut off workers and brokers for a while 
 test-months: setup ## Let months pass: quiet weeks, holidays, deploys, upgrades (SEED=n, ROUNDS=n)
 	@$(BIN)/python -m tests.months.suite $(if $(SEED),--seed $(SEED)) $(if $(ROUNDS),--rounds $(ROUNDS))
 
+# By hand, side by side: .venv/bin/python -m tests.faults.outages --help
+test-outages: setup ## Ten outages in a row under six groups (SEED=n, CLUSTER=--cluster)
+	@$(BIN)/python -m tests.faults.outages $(if $(SEED),--seed $(SEED)) $(CLUSTER)
+
 bench: setup ## Measure this worker beside its peers on one prefilled topic
 	@$(BIN)/python -m tests.bench $(ARGS)
 

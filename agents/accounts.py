@@ -34,7 +34,7 @@ class AccountsAgent:
         first = polled.records[0].offset
         if first + clock.accounts_base <= clock.accounts_offset:
             clock.accounts_base = clock.accounts_offset + 1 - first
-        for record, account in readable(polled, self._topics, decode_account):
+        for record, account in readable(polled, self._topics, self._rules.zone, decode_account):
             key = record.key or b""
             if account is None:
                 if state.peek(CUSTOMERS, key) is not None:
@@ -56,7 +56,7 @@ class AccountsAgent:
     def fold_recharges(self, polled: Chunk) -> None:
         """Tell whose money arrived, and whose balance still is low."""
         state, rules = polled.state, self._rules
-        for record, recharge in readable(polled, self._topics, decode_recharge):
+        for record, recharge in readable(polled, self._topics, self._rules.zone, decode_recharge):
             key = record.key or b""
             if not fold_recharge(state, key, recharge.recharge_id):
                 continue
@@ -80,10 +80,10 @@ class AccountsAgent:
     def fold_ticks(self, polled: Chunk) -> None:
         """Let time pass: remind, and forget what is over."""
         state = polled.state
-        for record, tick in readable(polled, self._topics, decode_tick):
+        for record, tick in readable(polled, self._topics, self._rules.zone, decode_tick):
             if clocks.is_ahead(tick, record.timestamp):
                 reason = "at: is more than 24 hours after the record's own timestamp"
-                bury(polled, self._topics, record, reason)
+                bury(polled, self._topics, self._rules.zone, record, reason)
                 continue
             passed = clocks.fold(state, tick, record.timestamp)
             if passed is None:

@@ -56,7 +56,8 @@ class AnnouncementsAgent:
 
     def fold_announcements(self, polled: Chunk) -> None:
         """Copy what is for everyone into every partition."""
-        for record, announcement in readable(polled, self._topics, decode_announcement):
+        topics, zone = self._topics, self._rules.zone
+        for record, announcement in readable(polled, topics, zone, decode_announcement):
             if announcement.is_for_everyone:
                 cause = cause_of(polled.tp, record.offset)
                 # It comes back after each portion: half a megabyte of content needn't.

@@ -6,7 +6,7 @@ it keeps for speed.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import msgspec
 from msgspec.structs import replace
@@ -15,7 +15,9 @@ from agents import reminders
 from agents.rules import Rules
 from agents.telling import bury, tell
 from streams.decoding import CallsParsed, valid_calls
+from streams.engine.state import State
 from streams.engine.types import Chunk, Output, Record
+from streams.records import Call
 from streams.topics import Topics
 from tables import balances, batches, interests, runs, texts
 from tables.accounts import batch_of, on_complete, page_of
@@ -30,20 +32,27 @@ from tables.tallies import Tally
 _MOST_BYTES = 1 << 18
 _FEW_CALLS = 100
 
+OnCounted = Callable[[State, bytes, Call, int, int], None]
+"""Gets each call that is neither invalid nor a repeat: the state, the key, the call, the instant it
+ended, the latest tick."""
+
 _encode_segment = msgspec.msgpack.Encoder().encode
 
 
 class CallsAgent:
     """Folds `call-records`."""
 
-    def __init__(self, rules: Rules, topics: Topics) -> None:
+    def __init__(self, rules: Rules, topics: Topics, on_counted: OnCounted | None = None) -> None:
+        """`on_counted`: of who counts runs under other rules beside these."""
         self._rules = rules
         self._topics = topics
+        self._on_counted = on_counted
         self._parsed = CallsParsed()
 
     def fold(self, polled: Chunk) -> None:
         """Fold one poll of one partition."""
         state, rules, topics, parsed = polled.state, self._rules, self._topics, self._parsed
+        on_counted = self._on_counted
         length, window, retention = rules.run_length, rules.run_window, rules.batch_retention
         here, clock = polled.tp.partition, latest_tick(state)
         keys = dict.fromkeys(record.key for record in polled.records if record.key is not None)
@@ -53,7 +62,7 @@ class CallsAgent:
         failed_at: defaultdict[str, list[int]] = defaultdict(list)
 
         def on_invalid(record: Record, reason: str) -> None:
-            bury(polled, topics, record, reason)
+            bury(polled, topics, rules.zone, record, reason)
 
         for record, key, call, submitted, ended, balance in valid_calls(
             polled.records, parsed, on_invalid
@@ -70,7 +79,7 @@ class CallsAgent:
                 batch = batch_of(state, key, tally, submitted, size, clock, retention)
             if batch.size != call.batch_size:
                 reason = f"batch_size: {call.batch_size} is not {batch.size}, its batch's first"
-                bury(polled, topics, record, reason)
+                bury(polled, topics, rules.zone, record, reason)
                 continue
 
             index = call.batch_index
@@ -84,6 +93,8 @@ class CallsAgent:
                 done = texts.batch_completed(call, customer, submitted, ended, rules.zone)
                 tell(polled, topics, done, here, cause=record.offset)
 
+            if on_counted is not None:
+                on_counted(state, key, call, ended, clock)
             result, run = call.result, tally.run
             if result != "F":
                 if run.count:
@@ -113,7 +124,8 @@ class CallsAgent:
                 continue
             if not calls or calls[-1] is not None:
                 calls.append(None)
-            if result != "F" and interests.is_wanted(result, tally.intent_classes):
+            wanted = tally.intent_classes
+            if wanted and result != "F" and interests.is_wanted(result, wanted):
                 customer = state.peek(CUSTOMERS, key)
                 found = texts.interested_customer(call, customer, ended, rules.zone)
                 tell(polled, topics, found, here, cause=record.offset)

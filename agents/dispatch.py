@@ -5,13 +5,14 @@ WeChat and SMS are HTTP: their commands go on to the outboxes of the group, so t
 that is away holds up nothing but its own messages.
 """
 
-from datetime import UTC, datetime, tzinfo
+from datetime import tzinfo
 
 from agents.telling import readable
 from streams import metrics
 from streams.decoding import decode_notification
 from streams.engine.types import Chunk, Output, Record
 from streams.records import Delivery, InboxMessage, Notification, encode
+from streams.times import format_moment
 from streams.topics import Topics
 
 _BULK = "announcement"
@@ -31,7 +32,7 @@ class DispatchAgent:
 
     def fold(self, polled: Chunk) -> None:
         """Fold one poll of one partition."""
-        for record, command in readable(polled, self._topics, decode_notification):
+        for record, command in readable(polled, self._topics, self._zone, decode_notification):
             if command.scenario != _BULK:
                 polled.hurry()
             if command.channel == "inbox":
@@ -72,7 +73,7 @@ class DispatchAgent:
             scenario=command.scenario,
             status="sent",
             attempts=1,
-            at=datetime.now(UTC).astimezone(self._zone).isoformat(timespec="milliseconds"),
+            at=format_moment(polled.now, self._zone),
         )
         key = account_id.encode()
         polled.emit(Output(self._topics.inbox_messages, None, key, encode(message)))

@@ -6,14 +6,16 @@ is cut.
 
 import logging
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime, tzinfo
+from datetime import tzinfo
 
+from agents.clock import wall_clock
 from agents.dead_letters import TRUNCATED, dead_letter, own_headers
 from agents.dispatch import COORDINATES
 from streams.decoding import InvalidRecordError, decode_notification
 from streams.engine.refused import RefusedRecord
 from streams.engine.types import Output
 from streams.records import Delivery, Notification, encode
+from streams.times import format_moment
 from streams.topics import Topics
 
 _log = logging.getLogger(__name__)
@@ -37,20 +39,21 @@ def instead_of(topics: Topics, zone: tzinfo) -> Callable[[RefusedRecord], list[O
         if refused.topic == topics.dead_letters:
             return _cut(refused)
         _log.error("%s refuses a record: %s", refused.topic, refused.reason)
-        outputs = [_letter(topics, refused)]
+        at = format_moment(wall_clock(), zone)
+        outputs = [_letter(topics, refused, at)]
         if refused.topic in outboxes:
             try:
                 command = decode_notification(refused.key, refused.value)
             except InvalidRecordError:
                 return outputs
-            failed = _failed(command, refused, zone)
+            failed = _failed(command, refused, at)
             outputs.append(Output(topics.deliveries, None, refused.key, encode(failed)))
         return outputs
 
     return instead
 
 
-def _letter(topics: Topics, refused: RefusedRecord) -> Output:
+def _letter(topics: Topics, refused: RefusedRecord, at: str) -> Output:
     came = list(refused.headers)
     where = (refused.topic, str(refused.partition), str(_NO_OFFSET))
     passed_on = came[-len(COORDINATES) :]
@@ -65,11 +68,12 @@ def _letter(topics: Topics, refused: RefusedRecord) -> Output:
         key=refused.key,
         value=refused.value,
         reason=f"value: {refused.topic} doesn't take it ({refused.reason})",
+        at=at,
         headers=came,
     )
 
 
-def _failed(command: Notification, refused: RefusedRecord, zone: tzinfo) -> Delivery:
+def _failed(command: Notification, refused: RefusedRecord, at: str) -> Delivery:
     return Delivery(
         notification_id=command.notification_id,
         channel=command.channel,
@@ -77,7 +81,7 @@ def _failed(command: Notification, refused: RefusedRecord, zone: tzinfo) -> Deli
         scenario=command.scenario,
         status="failed",
         attempts=0,
-        at=datetime.now(UTC).astimezone(zone).isoformat(timespec="milliseconds"),
+        at=at,
         error=f"{refused.topic} doesn't take it ({refused.reason})",
     )
 

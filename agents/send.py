@@ -25,8 +25,9 @@ from agents.settle import Job, Lookup, RevokedError, Settler
 from streams.decoding import InvalidRecordError, decode_notification
 from streams.engine.outbox import Finish, OutboxRecord
 from streams.engine.types import Output
-from streams.metrics import DELIVERIES, PENDING
+from streams.metrics import DELIVERIES, EVENT_TO_SENT_SECONDS, PENDING
 from streams.records import Delivery, Notification, encode
+from streams.times import SECOND, format_moment, parse_instant
 
 _log = logging.getLogger(__name__)
 
@@ -105,6 +106,7 @@ class SendAgent:
         self._deliveries = deliveries
         self._dead_letters = dead_letters
         self._zone = zone
+        self._now = now
         self._grace_s = grace_s
         self._patience = Patience(f"sending by {channel.name}", random)
         self._settler = Settler(
@@ -223,7 +225,9 @@ class SendAgent:
                         on_recipient,
                         is_again=attempts_of(record.headers) > 0,
                     )
-                    outputs = self._outputs(partition, record, await self._settle(lane.job))
+                    ended = await self._settle(lane.job)
+                    self._note_sent(command, ended)
+                    outputs = self._outputs(partition, record, ended)
                     is_revoked = lane.job.is_revoked
                     lane.job = None
                 lane.waiting.popleft()
@@ -244,8 +248,21 @@ class SendAgent:
             # The one broad net: a bug costs one message, not the stream. Only its kind is told,
             # because the text of a client's error may hold a secret.
             kind = type(error).__name__
-            _log.error("%s: %s at %s", self._channel.name, kind, job.coordinates)
+            topic, partition, offset = job.coordinates.rsplit("-", 2)
+            where = {"topic": topic, "partition": int(partition), "offset": int(offset)}
+            _log.error(
+                "%s: %s at %s",
+                self._channel.name,
+                kind,
+                job.coordinates,
+                extra=where | {"notification_id": job.command.notification_id},
+            )
             return [self._settler.describe(job, Refused(f"internal error: {kind}"))]
+
+    def _note_sent(self, command: Notification, ended: list[Delivery] | None) -> None:
+        if any(delivery.status == "sent" for delivery in ended or ()):
+            waited = (self._now() - parse_instant(command.occurred_at)) / SECOND
+            EVENT_TO_SENT_SECONDS.labels(self._channel.name).observe(max(waited, 0.0))
 
     def _outputs(
         self, partition: int, record: OutboxRecord, deliveries: list[Delivery] | None
@@ -274,6 +291,7 @@ class SendAgent:
             key=record.key,
             value=record.value,
             reason=reason,
+            at=format_moment(self._now(), self._zone),
             headers=_own_headers(record.headers),
         )
 

@@ -21,8 +21,9 @@ from agents.holds import UNLIKELY, is_miss
 from agents.outcomes import Held, Outcome, Refused, Sent, Skipped, TryLater, Unclear
 from agents.patience import Patience
 from streams.engine import fault_points
+from streams.metrics import LEDGER_SECONDS
 from streams.records import Account, Delivery, Notification
-from streams.times import SECOND, format_instant
+from streams.times import SECOND, format_moment
 
 UNCERTAIN = "uncertain"
 FIRST_PAUSE_SECONDS = 1.0
@@ -109,7 +110,8 @@ class Settler:
         Raises RevokedError.
         """
         notification_id = job.command.notification_id
-        known = await self._ask(lambda: self._ledger.read(notification_id))
+        with LEDGER_SECONDS.time():
+            known = await self._ask(lambda: self._ledger.read(notification_id))
         if known is not None:
             if known.coordinates != job.coordinates:
                 if not (job.is_again and known.has_failed):
@@ -135,7 +137,7 @@ class Settler:
             scenario=command.scenario,
             status="sent",
             attempts=job.entry.attempts,
-            at=format_instant(self._now(), self._zone),
+            at=format_moment(self._now(), self._zone),
         )
         if isinstance(end, Sent):
             delivery.provider_id = end.provider_id

@@ -6,6 +6,7 @@ as `extra`.
 
 import logging
 import sys
+import time
 from datetime import datetime
 from typing import Any, Literal
 
@@ -23,6 +24,37 @@ _QUIET = {
     "mode": logging.WARNING,
     "asyncio": logging.WARNING,
 }
+
+
+# What `streams/kafka/reconnecting.py` says in fewer words.
+_SAID_ELSEWHERE = (
+    "Unable connect to",
+    "Unable to update metadata",
+    "Unable to request metadata",
+    "NodeNotReadyError",
+    "KafkaConnectionError",
+    "Heartbeat session expired",
+)
+_SAY_AGAIN_SECONDS = 60.0
+
+
+class _FewWords(logging.Filter):
+    """Lets each thing that aiokafka says in a loop through once a minute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if not record.name.startswith("aiokafka"):
+            return True
+        if any(words in record.getMessage() for words in _SAID_ELSEWHERE):
+            return False
+        now, kind = time.monotonic(), f"{record.name} {record.msg}"
+        if now - self._said.get(kind, -_SAY_AGAIN_SECONDS) < _SAY_AGAIN_SECONDS:
+            return False
+        self._said[kind] = now
+        return True
 
 
 class _Json(logging.Formatter):
@@ -51,6 +83,9 @@ def set_up_logs(*, is_verbose: bool = False, log_format: Literal["text", "json"]
         stream=sys.stderr,
         force=True,
     )
+    if not is_verbose:
+        for handler in logging.getLogger().handlers:
+            handler.addFilter(_FewWords())
     if log_format == "json":
         for handler in logging.getLogger().handlers:
             handler.setFormatter(_Json())

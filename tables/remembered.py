@@ -16,10 +16,9 @@ from tables.customers import Customer
 from tables.lines import LineRun
 from tables.recharges import Recharges
 from tables.runs import Run
-from tables.store import BATCHES, CUSTOMERS, LINES, PAGES, TALLIES
+from tables.store import BATCHES, CUSTOMERS, LINES, PAGES, TALLIES, owner_of
 
 _unpack_instant = Packer(">q").unpack
-_LONGEST_SUFFIX = len(page_key(b"", 0, 0))
 
 
 @dataclass(frozen=True)
@@ -48,11 +47,8 @@ class Remembered:
 
 
 def belongs_to(full: bytes, key: bytes) -> bool:
-    """May a key of the changelog, with its prefix, be of this account or line, or the clock?"""
-    if len(full) == 1:
-        return True
-    is_long_enough = 0 <= len(full) - 1 - len(key) <= _LONGEST_SUFFIX
-    return is_long_enough and full.startswith(key, 1)
+    """Is a key of the changelog, with its prefix, of this account or line, or the clock's?"""
+    return len(full) == 1 or owner_of(full[:1], full[1:]) == key
 
 
 def remembered_of(

@@ -31,10 +31,11 @@ CLUSTER = "kafka-cluster"
 
 class StrictKafka(Kafka):
     """`bootstrap_servers` is for somebody who may do everything, `restricted` for `USER`, who may
-    do what no ACL forbids; there are none at first."""
+    do what no ACL forbids; there are none at first. `misleading` answers, and says that the broker
+    is where nobody is."""
 
     def __init__(self, directory: Path, settings: dict[str, str | int] | None = None) -> None:
-        self._restricted_port = free_port()
+        self._restricted_port, self._misleading_port = free_port(), free_port()
         plain = "org.apache.kafka.common.security.plain.PlainLoginModule"
         super().__init__(
             directory,
@@ -47,7 +48,8 @@ class StrictKafka(Kafka):
                 "super.users": "User:ANONYMOUS",
                 "allow.everyone.if.no.acl.found": "true",
                 "listener.security.protocol.map": (
-                    "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,RESTRICTED:SASL_PLAINTEXT"
+                    "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,RESTRICTED:SASL_PLAINTEXT,"
+                    "MISLEADING:PLAINTEXT"
                 ),
                 "inter.broker.listener.name": "PLAINTEXT",
                 "listener.name.restricted.sasl.enabled.mechanisms": "PLAIN",
@@ -59,7 +61,18 @@ class StrictKafka(Kafka):
         )
 
     def listeners(self) -> dict[str, str]:
-        return super().listeners() | {"RESTRICTED": self.restricted}
+        return super().listeners() | {
+            "RESTRICTED": self.restricted,
+            "MISLEADING": self.misleading,
+        }
+
+    def advertised(self) -> dict[str, str]:
+        return super().advertised() | {"MISLEADING": f"{HOST}:1"}
+
+    @property
+    def misleading(self) -> str:
+        """Where a client is told to go elsewhere, where nobody is."""
+        return f"{HOST}:{self._misleading_port}"
 
     @property
     def restricted(self) -> str:
@@ -116,7 +129,7 @@ class StrictKafka(Kafka):
 
 _TAGS = ("tags", TaggedFields)
 _TEXT = CompactString("utf-8")
-_ACL_SECONDS = 0.3
+_ACL_SECONDS = 0.5
 """An authorizer knows what was just changed."""
 _RESOURCES = {"topic": 2, "group": 3, "cluster": 4, "transactional-id": 5}
 _OPERATIONS = {
@@ -233,12 +246,13 @@ async def leave_hanging(
             )
         await (producer.commit_transaction() if is_commit else producer.abort_transaction())
         for record in hanging:
-            await _write_late(producer, record)
+            await write_late(producer, record)
     finally:
         await producer.stop()
 
 
-async def _write_late(producer: AIOKafkaProducer, record: Written) -> None:
+async def write_late(producer: AIOKafkaProducer, record: Written) -> None:
+    """Write one record with a transaction that is over."""
     tp, manager = TopicPartition(*record.tp), producer._txn_manager
     batch = producer.create_batch()
     batch.append(key=record.key, value=record.value, timestamp=record.timestamp_ms)
@@ -260,3 +274,4 @@ async def _write_late(producer: AIOKafkaProducer, record: Written) -> None:
         error = for_code(error_code)
         await asyncio.sleep(0.05)
     assert error is NoError
+    manager.increment_sequence_number(tp, 1)

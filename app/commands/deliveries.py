@@ -35,6 +35,7 @@ COLUMNS = (
     "title",
     "notification_id",
 )
+_FEW = ("at", "account_id", "scenario", "channel", "status", "error", "title", "notification_id")
 
 
 def deliveries(
@@ -65,7 +66,8 @@ def deliveries(
         until=last,
         limit=checked_limit(limit, MOST_ROWS),
     )
-    print_rows(ask(lambda installation: _find(installation, wanted)), COLUMNS, chosen(output))
+    rows = ask(lambda installation: _find(installation, wanted))
+    print_rows(rows, COLUMNS, chosen(output), few=_FEW)
 
 
 async def _find(installation: "Installation", wanted: "Wanted") -> list[dict[str, Any]]:

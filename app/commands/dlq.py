@@ -37,6 +37,7 @@ COLUMNS = (
     "attempts",
     "handled",
 )
+_FEW = ("letter", "at", "topic", "reason", "key", "attempts", "handled")
 _PLAN = ("letter", "action", "why", "topic", "key", "attempts", "reason")
 
 TopicOption = Annotated[
@@ -68,7 +69,7 @@ def list_(
 
     wanted = _wanted(topic, reason, since, until, limit, with_handled=all_)
     rows = ask(lambda installation: find_letters(installation, wanted, reveal=reveal))
-    print_rows(rows, COLUMNS, chosen(output))
+    print_rows(rows, COLUMNS, chosen(output), few=_FEW)
 
 
 @dlq.command("show")

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
 import httpx
+from aiokafka.errors import IncompatibleBrokerVersion, KafkaError
 from redis.asyncio import Redis
 
 from agents.outcomes import Held, TryLater
@@ -26,6 +27,10 @@ from app.kafka.topics import check_internal, common_count
 from app.settings import Settings, variable
 from app.store import open_redis
 from app.store_check import Verdict, examine_redis
+from streams.engine.hanging import HangingTransactions
+from streams.kafka.log_reader import LogReader
+from streams.kafka.rights import principal_of
+from streams.kafka.transactions import partitions_of
 
 KAFKA_SECONDS = 10.0
 HTTP_SECONDS = 10.0
@@ -79,7 +84,8 @@ async def _print(settings: Settings) -> int:
 
 async def examine(settings: Settings) -> AsyncIterator[Finding]:
     """Yield the findings, in the order in which things are needed."""
-    yield await _kafka(settings)
+    async for finding in _kafka(settings):
+        yield finding
     redis, http = open_redis(settings.redis_url), open_http()
     try:
         for verdict, text in await examine_redis(redis):
@@ -98,25 +104,54 @@ async def examine(settings: Settings) -> AsyncIterator[Finding]:
         await redis.aclose()
 
 
-async def _kafka(settings: Settings) -> Finding:
+async def _kafka(settings: Settings) -> AsyncIterator[Finding]:
     topics = settings.topics
+    wanted = [*topics.contract(), *topics.internal()]
     try:
         async with open_admin(settings, timeout_s=KAFKA_SECONDS) as admin:
             standing = await admin.partition_counts()
-        common_count(topics, standing)
-        check_internal(topics, standing)
+            common_count(topics, standing)
+            check_internal(topics, standing)
+            missing = [topic.name for topic in wanted if topic.name not in standing]
+            for line in await admin.missing_rights(settings, topics):
+                yield Finding("fail", "rights", line)
+            if trouble := await admin.session_trouble(settings):
+                yield Finding("fail", "group", trouble)
     except CommandError as error:
-        return Finding("fail", "kafka", str(error))
-    wanted = [*topics.contract(), *topics.internal()]
-    missing = [topic.name for topic in wanted if topic.name not in standing]
+        yield Finding("fail", "kafka", str(error))
+        return
     if missing:
-        return Finding(
+        yield Finding(
             "warn",
             "kafka",
             f"{len(missing)} topics are missing ({', '.join(missing[:3])}…): a worker creates "
             "them, or `dialwatch topics create`",
         )
-    return Finding("ok", "kafka", f"it answers, and all {len(wanted)} topics fit together")
+        return
+    yield Finding("ok", "kafka", f"it answers, and all {len(wanted)} topics fit together")
+    async for finding in _hanging(settings):
+        yield finding
+
+
+async def _hanging(settings: Settings) -> AsyncIterator[Finding]:
+    """Transactions that hang: nobody reads past them."""
+    topics, options = settings.topics, settings.kafka_client_options()
+    names = [topic.name for topic in (*topics.contract(), *topics.internal())]
+    reader = LogReader(options)
+    hanging = HangingTransactions(
+        reader, settings.group, topics.changelog, topics.outputs(), principal_of(options)
+    )
+    try:
+        async with asyncio.timeout(KAFKA_SECONDS):
+            await reader.open(names)
+            for one in await hanging.find(partitions_of(reader.client, names)):
+                yield Finding("fail", "kafka", hanging.advice(one))
+    except IncompatibleBrokerVersion:
+        return  # an older Kafka
+    except (KafkaError, TimeoutError, OSError) as error:
+        yield Finding("warn", "kafka", f"hanging transactions can't be looked for: {error!r}")
+    finally:
+        await reader.close()
 
 
 async def _wechat(

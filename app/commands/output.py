@@ -6,6 +6,7 @@ Data on stdout and nothing else; no decoration where it isn't a terminal.
 import csv
 import io
 import os
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
@@ -17,6 +18,8 @@ import msgspec
 _PIPE_WIDTH = 240
 # Longer entries of a list get a line each.
 _SHORT = 20
+# Of a second: nobody reads it in a table.
+_FRACTION = re.compile(r"^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)\.\d+(?=[+Z-])")
 
 
 class Output(StrEnum):
@@ -33,11 +36,19 @@ def chosen(output: Output | None) -> Output:
     return output or (Output.TABLE if sys.stdout.isatty() else Output.JSONL)
 
 
-def print_rows(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], output: Output) -> None:
-    """Print a list. `columns`: of CSV and of the table, in their order."""
+def print_rows(
+    rows: Sequence[Mapping[str, Any]],
+    columns: Sequence[str],
+    output: Output,
+    *,
+    few: Sequence[str] = (),
+) -> None:
+    """Print a list. `columns`: of CSV, in their order; `few`: those that a terminal has room for,
+    none: the same."""
     match output:
         case Output.TABLE:
-            _print_table([[_cell(row[name]) for name in columns] for row in rows], columns)
+            shown = few or columns
+            _print_table([[_cell(row[name]) for name in shown] for row in rows], shown)
         case Output.CSV:
             _print_csv(rows, columns)
         case Output.JSON:
@@ -108,7 +119,7 @@ def _cell(value: Any) -> str:
     if isinstance(value, list):
         apart = "\n" if any(len(str(one)) > _SHORT for one in value) else ", "
         return apart.join(map(_cell, value)) or "–"
-    text = str(_plain(value))
+    text = _FRACTION.sub(r"\1", str(_plain(value)))
     return "".join(one if one.isprintable() else "�" for one in text)
 
 

@@ -23,6 +23,7 @@ from typing import Any
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import (
+    IncompatibleBrokerVersion,
     InvalidReplicationFactorError,
     KafkaError,
     NotControllerError,
@@ -34,10 +35,11 @@ from aiokafka.errors import (
 )
 
 from app.errors import CommandError, KafkaAwayError
+from app.kafka.rights import find_missing
 from app.settings import Settings, variable
 from streams.engine.types import TP
 from streams.kafka.protocol import AlterTopicConfigs
-from streams.topics import Topic
+from streams.topics import Topic, Topics
 
 log = logging.getLogger(__name__)
 
@@ -81,29 +83,47 @@ async def _connect(settings: Settings, timeout_s: float | None) -> AIOKafkaAdmin
                 return client
             except _AWAY as error:
                 await client.close()
-                reason = _plain(complaints[-1] if complaints else repr(error))
+                reason = _plain(complaints[-1] if complaints else repr(error)) or "no answer"
         is_hopeless = "AuthenticationFailed" in reason  # a command needn't wait for a right
         if timeout_s is not None and (is_hopeless or now() - begun >= timeout_s):
             raise KafkaAwayError(
                 f"Kafka doesn't answer at {settings.kafka_bootstrap_servers} ({reason}): "
                 f"start it, or set {_BROKERS} and the security settings beside it"
+                f"{_hint(settings.kafka_security_protocol, reason)}"
             )
         # A command that gives up soon says so once; a person at a terminal wants to know before.
         if now() >= next_word and (timeout_s is None or sys.stderr.isatty()):
             log.warning(
-                "Kafka doesn't answer at %s (%s); waiting for it",
+                "Kafka doesn't answer at %s (%s); waiting for it%s",
                 settings.kafka_bootstrap_servers,
                 reason,
+                _hint(settings.kafka_security_protocol, reason),
             )
             next_word = now() + SAY_AGAIN_SECONDS
         await asyncio.sleep(RETRY_SECONDS)
+
+
+def _hint(protocol: str, reason: str) -> str:
+    """Return what to look at where a port may speak another protocol than ours; else nothing."""
+    if "refused" in reason or "AuthenticationFailed" in reason or "resolve" in reason:
+        return ""
+    if "SSL" in protocol:
+        return (
+            f"; where that port speaks no TLS, set {variable('kafka_security_protocol')} to "
+            "PLAINTEXT or SASL_PLAINTEXT"
+        )
+    if "closed" in reason or "reset" in reason:
+        return (
+            f"; where that port wants TLS or a password, set {variable('kafka_security_protocol')}"
+        )
+    return ""
 
 
 def _plain(complaint: str) -> str:
     """Return what is wrong without the clients' way of saying it: "Connection refused"."""
     found = re.search(r"\[Errno (-?\d+)\] ([^'\"]*)", complaint)
     if found is None:
-        return re.sub(r'^Unable connect to "[^"]*": (\[Error \d+\] )?', "", complaint)
+        return re.sub(r'^Unable connect to "[^"]*": ?(\[Error \d+\] )?', "", complaint)
     number = int(found[1])  # below zero: the resolver's, which has its own words
     return os.strerror(number) if number > 0 else found[2].strip(" ()")
 
@@ -183,6 +203,45 @@ class ClusterAdmin:
             for error_code, message, _, name in answer.resources
             if error_code
         }
+
+    async def missing_rights(self, settings: Settings, topics: Topics) -> list[str]:
+        """Return a line for each thing that Kafka forbids and a worker needs; of what an older
+        Kafka can't tell, none."""
+        deadline = asyncio.get_running_loop().time() + REQUEST_SECONDS
+        with self._away():
+            while True:
+                try:
+                    return await find_missing(self.client, settings, topics)
+                except (IncompatibleBrokerVersion, NotImplementedError):
+                    return []
+                except KafkaError as error:
+                    # A coordinator that moves, or is there for the first time.
+                    if not error.retriable or asyncio.get_running_loop().time() > deadline:
+                        raise
+                await asyncio.sleep(RETRY_SECONDS / 4)
+
+    async def session_trouble(self, settings: Settings) -> str | None:
+        """Return what is wrong with the session's length for the brokers; None: nothing, or they
+        may not be asked."""
+        keys = ("group.min.session.timeout.ms", "group.max.session.timeout.ms")
+        node = self.client.get_random_node()
+        resource = ConfigResource(ConfigResourceType.BROKER, str(node), dict.fromkeys(keys))
+        with self._away():
+            (answer,) = await self._client.describe_configs([resource])
+        (described,) = answer.to_object()["resources"]
+        limits = {
+            one["config_names"]: float(one["config_value"]) / 1000
+            for one in described["config_entries"]
+        }
+        if len(limits) < len(keys):
+            return None
+        least, most = (limits[key] for key in keys)
+        if least <= settings.session_timeout_seconds <= most:
+            return None
+        return (
+            f"the brokers take sessions of {least:g} to {most:g} s: set "
+            f"{variable('session_timeout_seconds')} to one of these"
+        )
 
     async def members(self, group: str) -> list[tuple[str, str, str, bytes]]:
         """Return a group's members: member id, client id, host, and the assignment's bytes."""

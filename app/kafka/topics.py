@@ -5,18 +5,21 @@ worker takes the topics as they stand, as long as they fit together: what is mis
 fit, and the settings of the group's own topics are brought to what keeps their records.
 """
 
+import asyncio
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from app.errors import KafkaAwayError, WrongTopicsError
-from app.kafka.admin import ClusterAdmin, open_admin
+from app.errors import CommandError, KafkaAwayError, WrongTopicsError
+from app.kafka.admin import SAY_AGAIN_SECONDS, ClusterAdmin, open_admin
 from app.settings import Settings, variable
 from streams.topics import Topic, Topics
 
 log = logging.getLogger(__name__)
 
 CREATE_TIMEOUT_SECONDS = 15.0
+FIRST_PAUSE_SECONDS = 0.5
+MOST_PAUSE_SECONDS = 5.0
 
 
 async def create_topics(
@@ -50,14 +53,20 @@ async def ensure_topics(settings: Settings) -> Topics:
        settings'. They differ: WrongTopicsError.
     3. Internal topics that stand must have that number, else WrongTopicsError: the group's state
        was partitioned otherwise.
-    4. Create what is missing with it. Other workers may be doing the same.
-    5. Set what the group's own topics need; lacking the right, say so.
+    4. What a worker needs and Kafka forbids: CommandError.
+    5. Create what is missing with that number. Other workers may be doing the same.
+    6. Set what the group's own topics need; lacking the right, say so.
     """
+    now, pause_s, next_word = asyncio.get_running_loop().time, FIRST_PAUSE_SECONDS, 0.0
     while True:
         try:
             return await _ensure(settings)
         except KafkaAwayError as error:
-            log.warning("%s; trying on", error)
+            if now() >= next_word:
+                log.warning("%s; trying on", error)
+                next_word = now() + SAY_AGAIN_SECONDS
+        await asyncio.sleep(pause_s)
+        pause_s = min(pause_s * 2, MOST_PAUSE_SECONDS)
 
 
 async def _ensure(settings: Settings) -> Topics:
@@ -73,6 +82,9 @@ async def _ensure(settings: Settings) -> Topics:
             )
         wanted = [*topics.contract(), *topics.internal()]
         check_internal(topics, standing)
+        missing = await admin.missing_rights(settings, topics)
+        if missing:
+            raise CommandError(missing[0])
         await admin.create(
             [topic for topic in wanted if topic.name not in standing], settings.replication_factor
         )

@@ -14,6 +14,7 @@ from app.local.jars import Progress, fetch
 from app.local.service import HOST, Service, connect, free_port
 
 JAVA_AT_LEAST = 17
+FORMAT_SECONDS = 180.0
 NODE_ID = 1
 DATA, PROPERTIES_FILE, LOGGING_FILE = "data", "server.properties", "log4j2.yaml"
 
@@ -153,13 +154,14 @@ class Kafka(Service):
             "CONTROLLER": f"{HOST}:{self._controller_port}",
         }
 
+    def advertised(self) -> dict[str, str]:
+        """Return where clients are told to go, by listener."""
+        return {name: place for name, place in self.listeners().items() if name != "CONTROLLER"}
+
     def _write_properties(self) -> None:
-        listeners = {name: f"{name}://{place}" for name, place in self.listeners().items()}
         settings = self._settings | {
-            "listeners": ",".join(listeners.values()),
-            "advertised.listeners": ",".join(
-                place for name, place in listeners.items() if name != "CONTROLLER"
-            ),
+            "listeners": _listed(self.listeners()),
+            "advertised.listeners": _listed(self.advertised()),
             "controller.quorum.voters": self.voters(),
             "log.dirs": DATA,
         }
@@ -171,17 +173,27 @@ class Kafka(Service):
         # With "=", because an id may begin with "-".
         tool += [f"--cluster-id={self.cluster_id()}", "-c", PROPERTIES_FILE]
         with self.log.open("ab") as log:
-            formatted = subprocess.run(
-                tool,
-                cwd=self.directory,
-                env=self.environment,
-                stdout=log,
-                stderr=log,
-                check=False,
-                timeout=60,
-            )
+            try:
+                formatted = subprocess.run(
+                    tool,
+                    cwd=self.directory,
+                    env=self.environment,
+                    stdout=log,
+                    stderr=log,
+                    check=False,
+                    timeout=FORMAT_SECONDS,
+                )
+            except subprocess.TimeoutExpired:
+                raise LocalStackError(
+                    f"Kafka didn't set up {self._data} within {FORMAT_SECONDS:.0f} s: try again "
+                    "when this machine has less to do"
+                ) from None
         if formatted.returncode:
             raise LocalStackError(f"Kafka cannot use {self._data}: {self.last_words()}")
+
+
+def _listed(listeners: dict[str, str]) -> str:
+    return ",".join(f"{name}://{place}" for name, place in listeners.items())
 
 
 def find_java() -> Path:

@@ -44,7 +44,7 @@ from app.store import store_errors
 from app.web.listener import read_body
 from streams.metrics import DELIVERIES
 from streams.records import Delivery, WechatEvent, encode
-from streams.times import SECOND, format_instant, parse_instant
+from streams.times import SECOND, format_moment, parse_instant
 from streams.topics import Topics
 
 _log = logging.getLogger(__name__)
@@ -231,7 +231,7 @@ class _Callback:
             scenario=receipt.scenario,
             status=status,
             attempts=receipt.attempts,
-            at=format_instant(wall_clock(), self._settings.zone),
+            at=format_moment(wall_clock(), self._settings.zone),
             provider_id=msgid,
             error=error,
         )

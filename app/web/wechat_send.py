@@ -94,7 +94,14 @@ def add_sending_routes(
         except (MessageSizeTooLargeError, RecordListTooLargeError):
             return _answer(413, "the body is longer than a record of Kafka's may be")
         except (KafkaError, TimeoutError) as error:
-            _log.warning("a command could not be published: %s", type(error).__name__)
+            _log.warning(
+                "a command could not be published: %s",
+                type(error).__name__,
+                extra={
+                    "topic": topics.notifications,
+                    "notification_id": command.notification_id,
+                },
+            )
             return _answer(503, _UNKNOWN)
         return web.json_response({"code": 0, "msg": "ok", "data": command.notification_id})
 

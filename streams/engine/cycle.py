@@ -55,8 +55,10 @@ MAX_CYCLE_KEYS = 20_000
 MAX_CYCLE_OUTPUTS = 20_000
 MAX_CYCLE_BYTES = 16 << 20
 # Emitted by a bulk source in one cycle, of one partition: what is dispatched next goes through
-# the same queue as the alerts.
-BULK_OUTPUTS = 1_000
+# the same queue as the alerts, and while there are any each cycle is to be short.
+BULK_OUTPUTS = 2_000
+BULK_OUTPUTS_BESIDE_ALERTS = 250
+BESIDE_SECONDS = 1.0
 LEAST_ROOM = 50
 # So long at most the network waits for the folds: a commit is half a dozen round trips.
 _SLICE_S = 0.01
@@ -151,6 +153,8 @@ class Cycle:
         self._turns += together.values()
         self._turn = 0
         """Whose turn is next. A cycle that is full doesn't begin the round anew."""
+        self._hurried = -BESIDE_SECONDS
+        """When somebody began to wait last."""
         self._share = 1 / max(len(self._partitions), 1)
         self._buffered = 0
         self.most_buffered = max(_MIN_BUFFERED, _MAX_BUFFERED // max(len(states), 1))
@@ -326,13 +330,14 @@ class Cycle:
         records: Sequence[Record] = buffer.take(min(max(portion, 1), MOST_IN_PORTION), until)
         state = self._states.get(tp.partition, self._no_state)
         loaded, emitted = state.loaded(), transaction.emitted
-        share = BULK_OUTPUTS if source.is_bulk else int(self._share * MAX_CYCLE_OUTPUTS)
+        share = self._bulk_outputs() if source.is_bulk else int(self._share * MAX_CYCLE_OUTPUTS)
         end = emitted + max(share, LEAST_ROOM)
 
         def room() -> int:
             return 0 if transaction.is_full else end - transaction.emitted
 
-        chunk = Chunk(tp, records, state, self._emit, self._hurry, room)
+        now = time.time_ns() // 1000
+        chunk = Chunk(tp, records, state, self._emit, self._hurry, now, room)
         source.fold(chunk)
         if chunk.unfinished:
             records = records[: len(records) - len(chunk.unfinished)]
@@ -349,15 +354,19 @@ class Cycle:
             transaction.records += len(records)
             metrics.RECORDS.labels(tp.topic).inc(len(records))
 
+    def _bulk_outputs(self) -> int:
+        is_calm = time.monotonic() - self._hurried > BESIDE_SECONDS
+        return BULK_OUTPUTS if is_calm else BULK_OUTPUTS_BESIDE_ALERTS
+
     def _running(self) -> _Transaction:
         if self._transaction is None:
             self._transaction = _Transaction()
         return self._transaction
 
     def _hurry(self) -> None:
-        transaction = self._running()
+        transaction, self._hurried = self._running(), time.monotonic()
         if transaction.hurried is None:
-            transaction.hurried = time.monotonic()
+            transaction.hurried = self._hurried
 
     def _emit(self, output: Output) -> None:
         topic, partition, key, value, headers = output

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from aiokafka.errors import (
+    GroupAuthorizationFailedError,
     IllegalGenerationError,
     KafkaError,
     MessageSizeTooLargeError,
@@ -24,6 +25,7 @@ from aiokafka.errors import (
     RecordListTooLargeError,
     RecordTooLargeError,
     TopicAuthorizationFailedError,
+    TransactionalIdAuthorizationFailed,
     UnknownMemberIdError,
 )
 
@@ -47,7 +49,7 @@ from streams.engine.types import TP, Output, Record, Source
 from streams.kafka.log_reader import LogReader
 from streams.kafka.producer import Destination, ProducerRecord, TransactionalProducer
 from streams.kafka.protocol import CommittedOffset, Membership
-from streams.kafka.rights import principal_of
+from streams.kafka.rights import forbidden, principal_of
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +65,9 @@ _REFUSED = (
     RecordListTooLargeError,
     RecordTooLargeError,
     PolicyViolationError,
+    GroupAuthorizationFailedError,
     TopicAuthorizationFailedError,
+    TransactionalIdAuthorizationFailed,
 )
 """Trying again changes nothing: the worker stops before its offsets pass what it can't write."""
 
@@ -71,6 +75,9 @@ _FINISH_COMMIT_S = 8.0
 _LOOKS_FOR_TOPIC = 3
 _LOOK_AGAIN_S = 1.0
 _RECOVER_AGAIN_S = 1.0
+_PAUSE_GROWS = 1.2
+_MOST_PAUSE_S = 5.0
+_SAY_AGAIN_S = 60.0
 _RECOVER_CALMLY_S = 10.0
 # Longer than any transaction stays pending: 10 s until it times out, 10 more until Kafka looks.
 _NO_PROGRESS_S = 30.0
@@ -170,6 +177,7 @@ class Engine:
     def add_source(self, source: Source) -> None:
         """Fold a topic."""
         self.sources[source.topic] = source
+        metrics.expect(source.topic)
 
     def add_outbox(self, outbox: Outbox) -> None:
         """Serve a topic whose work can't be folded."""
@@ -323,7 +331,8 @@ class Engine:
         await self._reader.close()
 
     async def _take_over(self) -> None:
-        complained_of = ""
+        complained_of, next_word, pause_s = "", 0.0, _RECOVER_AGAIN_S
+        now = asyncio.get_running_loop().time
         while True:
             try:
                 async with asyncio.timeout(_NO_PROGRESS_S) as limit:
@@ -331,7 +340,8 @@ class Engine:
                 return
             except (KafkaError, TimeoutError, OSError) as error:
                 if isinstance(error, _REFUSED):
-                    self.crash(error)
+                    told = forbidden(error, self.config.client_options, operation="Read")
+                    self.crash(told or error)
                     return
                 if self._tidying is not None:
                     self._tidying.cancel()
@@ -341,9 +351,10 @@ class Engine:
                         _NO_PROGRESS_S,
                         _last_function(error.__cause__),
                     )
-                elif repr(error) != complained_of:
-                    complained_of = repr(error)
-                    log.warning("can't take partitions over yet, trying on: %s", complained_of)
+                elif type(error).__name__ != complained_of or now() >= next_word:
+                    # What it says of the same may differ each time: in which order it tried.
+                    complained_of, next_word = type(error).__name__, now() + _SAY_AGAIN_S
+                    log.warning("can't take partitions over yet, trying on: %r", error)
                 await self._producer.end()
                 await self._reader.close()
             except asyncio.CancelledError:
@@ -355,7 +366,8 @@ class Engine:
             except Exception as error:  # a task's exception would be seen by nobody
                 self.crash(error)
                 return
-            await asyncio.sleep(_RECOVER_AGAIN_S)
+            await asyncio.sleep(pause_s)
+            pause_s = min(pause_s * _PAUSE_GROWS, _MOST_PAUSE_S)
 
     async def _try_take_over(self, limit: asyncio.Timeout) -> None:
         def on_progress() -> None:
@@ -395,7 +407,8 @@ class Engine:
             {tp: state.position for tp, state in changelogs.items()},
             self.config.log_patience_s,
         )
-        restored = await self._reader.restore(changelogs, ends, on_progress)
+        with metrics.RESTORE_SECONDS.time():
+            restored = await self._reader.restore(changelogs, ends, on_progress)
         for state in states.values():
             state.discard()  # what senders looked up meanwhile is of before
         self.states = states
@@ -410,6 +423,7 @@ class Engine:
             restored,
             asyncio.get_running_loop().time() - began,
         )
+        metrics.TAKEOVER_SECONDS.observe(asyncio.get_running_loop().time() - began)
         self._cycle = Cycle(
             sources=sources,
             outboxes=outboxes,
@@ -624,9 +638,14 @@ class Engine:
     # -- a commit that failed -------------------------------------------------------------------
 
     def _on_commit_failed(self, error: Exception) -> None:
+        metrics.ABORTED.inc()
         log.warning("a commit failed, nothing of it counts: %r", error)
         if self._membership is None:
             return  # it is being revoked anyway
+        told = forbidden(error, self.config.client_options, operation="Write")
+        if told is not None:
+            self.crash(told)
+            return
         if isinstance(error, _REFUSED):
             refused = ProduceRefusedError(
                 f"Kafka refuses what must be written ({error!r}): the worker stops before its "

@@ -143,6 +143,15 @@ class HangingTransactions:
             return bool(hanging.transaction.tp.topic == self._changelog)
         return bool(re.fullmatch(f"{re.escape(self._group)}-[0-9a-f]+", hanging.owner))
 
+    def advice(self, hanging: Hanging) -> str:
+        """Return a line about one that hangs, and who ends it."""
+        if self.is_ours(hanging) and hanging.verdict is not Verdict.UNKNOWN:
+            return (
+                f"{_described([hanging])}; Kafka had {hanging.verdict.value} it: a worker that "
+                "starts, or takes over, ends it so"
+            )
+        return tell(hanging)
+
     async def mend(self, owner: str | None = None) -> bool:
         """End what hangs of this group's, or of one transactional id's alone. Was there any?
 

@@ -52,6 +52,8 @@ class Chunk:
     """Produce with this cycle's transaction. Needs no answer: it is done or nothing is."""
     hurry: Callable[[], None]
     """Commit this cycle at once: somebody waits for what it says."""
+    now: int = 0
+    """This moment as an instant, by the clock of whoever runs the fold: folds read none."""
     room: Callable[[], int] = _no_limit
     """How many more records may be emitted of this chunk before others have their turn. A fold
     that can emit many for one record stops where none is left."""

@@ -75,9 +75,9 @@ _WAIT_FOR_COORDINATOR_S = 30.0
 _ABORT_S = 5.0
 _STOP_S = 3.0
 _LONG_COMMIT_S = 10.0
-_DOUBTFUL_S = 1.0
-"""A transaction's step that takes longer may have waited for a coordinator that was started anew,
-and that may have completed the transaction before without its markers."""
+_DOUBTFUL_S = 3.0
+"""An end that takes longer may have waited for a coordinator that was started anew, and that may
+have completed the transaction without its markers."""
 
 _RETRIABLE = (
     ConcurrentTransactions,
@@ -147,6 +147,8 @@ class TransactionalProducer:
         self._counts: dict[str, int] = {}
         self.longest: dict[str, int] = {}
         """`max.message.bytes` of the topics learnt of which it is known."""
+        self._is_doubtful = False
+        """Was a coordinator away, or started anew, since the last question began?"""
         self._committed: list[Destination] | None = None
         """Where the last transaction wrote; None: this producer has committed none, or aborted
         since."""
@@ -259,6 +261,8 @@ class TransactionalProducer:
         """Return the records that are too long for their topic without a doubt."""
         found = {}
         for destination, pairs in records.items():
+            if destination[0] not in self._counts:
+                continue  # the changelog, many and short: the broker says it
             most = self.longest.get(destination[0], _LONGEST_RECORD)
             too_long = [place for place, record in enumerate(pairs) if size_of(record) > most]
             if too_long:
@@ -358,16 +362,16 @@ class TransactionalProducer:
 
         Raises TopicAuthorizationFailedError with the topic that may not be written.
         """
-        manager, began = producer._txn_manager, asyncio.get_running_loop().time()
-        await self._add(destinations, group)
+        while True:
+            self._is_doubtful = False
+            await self._add(destinations, group)
+            if not self._is_doubtful or self._committed is None:
+                break
+            # What hangs of the last one would be ended together with this one, committed or not.
+            await self._write_markers_again(group)
+        manager = producer._txn_manager
         manager._txn_partitions.update(TopicPartition(*to) for to in destinations)
         manager.consumer_group_added(group)
-        if self._committed is None or asyncio.get_running_loop().time() - began < _DOUBTFUL_S:
-            return
-        # What hangs of the last one would be ended together with this one, committed or not.
-        await self._write_markers_again(group)
-        self._is_lost = True
-        raise KafkaConnectionError("the brokers were away between two transactions")
 
     async def _write_markers_again(self, group: str) -> None:
         """Have the last transaction's markers written once more, wherever they are missing: with
@@ -413,40 +417,45 @@ class TransactionalProducer:
         narrowed: tuple[range, int] | None,
         written: list[tuple[Destination, range, asyncio.Future[Any]]],
     ) -> None:
-        topic, partition = destination
+        topic, _ = destination
         most = min(_MAX_BATCH_BYTES, self.longest.get(topic, _MAX_BATCH_BYTES))
         suspects, most_of_suspects = narrowed or (range(0), most)
-        begin, count = 0, 0
+        parts = (
+            (0, suspects.start, most),
+            (suspects.start, suspects.stop, most_of_suspects),
+            (suspects.stop, len(pairs), most),
+        )
+        for first, end, most_bytes in parts:
+            if first == end:
+                continue
+            begin, count = first, 0
+            # BatchBuilder.append costs twice what its C builder does, for every changed key.
+            batch = BatchBuilder(most_bytes, 0, is_transactional=True)
+            append = batch._builder.append
+            for key, value, headers in pairs[first:end] if suspects else pairs:
+                if append(count, None, key, value, headers) is None:
+                    await self._send(producer, destination, batch, begin, count, written)
+                    begin += count
+                    batch = BatchBuilder(most_bytes, 0, is_transactional=True)
+                    # The first record of a batch is taken whatever its size: the broker decides.
+                    append, count = batch._builder.append, 0
+                    append(count, None, key, value, headers)
+                count += 1
+            await self._send(producer, destination, batch, begin, count, written)
 
-        async def send() -> None:
-            nonlocal begin, count
-            if not count:
-                return
-            batch._relative_offset = count
-            future = await producer.send_batch(batch, topic, partition=partition)
-            written.append((destination, range(begin, begin + count), future))
-            begin, count = begin + count, 0
-
-        # BatchBuilder.append costs twice what its C builder does, for every changed key.
-        batch = BatchBuilder(most, 0, is_transactional=True)
-        append = batch._builder.append
-        for place, (key, value, headers) in enumerate(pairs):
-            if suspects and place in (suspects.start, suspects.stop):
-                await send()
-                batch = BatchBuilder(
-                    most_of_suspects if place in suspects else most, 0, is_transactional=True
-                )
-                append = batch._builder.append
-            if append(count, None, key, value, headers) is None:
-                await send()
-                batch = BatchBuilder(
-                    most_of_suspects if place in suspects else most, 0, is_transactional=True
-                )
-                # The first record of a batch is taken whatever its size: the broker decides.
-                append = batch._builder.append
-                append(0, None, key, value, headers)
-            count += 1
-        await send()
+    @staticmethod
+    async def _send(
+        producer: AIOKafkaProducer,
+        destination: Destination,
+        batch: BatchBuilder,
+        begin: int,
+        count: int,
+        written: list[tuple[Destination, range, asyncio.Future[Any]]],
+    ) -> None:
+        topic, partition = destination
+        batch._relative_offset = count
+        future = await producer.send_batch(batch, topic, partition=partition)
+        written.append((destination, range(begin, begin + count), future))
 
     async def _send_offsets(
         self, producer: AIOKafkaProducer, offsets: dict[TP, int], membership: Membership
@@ -483,6 +492,7 @@ class TransactionalProducer:
                     pause = _RETRY_S  # the markers of the transaction before are on their way
                 else:
                     self._coordinators.clear()
+                    self._is_doubtful = True
             await asyncio.sleep(pause)
             pause = min(pause * 2, 0.5)
 

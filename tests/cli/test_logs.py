@@ -1,5 +1,6 @@
 """DIALWATCH_LOG_FORMAT: what a worker says, as lines for people or as JSON for machines."""
 
+import asyncio
 import io
 import json
 import logging
@@ -10,8 +11,11 @@ from pathlib import Path
 import pytest
 
 from app.logs import set_up_logs
+from app.sandbox.faults import Faults
+from app.sandbox.run import running_sandbox
 from tests.cli.test_commands import dialwatch
 from tests.installation import Installation
+from tests.samples import account, call
 
 
 @pytest.fixture
@@ -61,6 +65,25 @@ def test_what_stops_a_worker_is_a_line_of_the_log_too(tmp_path: Path) -> None:
     (line,) = ended.stderr.splitlines()
     assert json.loads(line)["level"] == "error"
     assert "DIALWATCH_DATADIR" in json.loads(line)["message"]
+
+
+@pytest.mark.broker
+async def test_what_a_message_met_is_logged_with_whose_it_is(installation: Installation) -> None:
+    with running_sandbox() as (sandbox, environment):
+        sandbox.faults = Faults(answer=48004)
+        worker = installation.worker(DIALWATCH_LOG_FORMAT="json", **environment)
+        await installation.publish(
+            [account("acme", intent_classes=["A"]), call("acme", 0, result="A")]
+        )
+        told = await installation.wait_for("notifications", lambda seen: len(seen) == 2)
+        (wanted,) = [one["notification_id"] for one in told if one["channel"] == "wechat"]
+        for _ in range(100):
+            lines = [json.loads(line) for line in worker.log.read_text("utf-8").splitlines()]
+            met = [line for line in lines if "wechat answered 48004" in line["message"]]
+            if met:
+                break
+            await asyncio.sleep(0.1)
+        assert met[0]["notification_id"] == wanted
 
 
 @pytest.mark.broker

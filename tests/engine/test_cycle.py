@@ -176,7 +176,7 @@ def loud(outputs: int, size: int = 1) -> Any:
 async def test_a_record_that_emits_a_hundred_thousand_takes_as_many_cycles_as_it_needs(
     is_bulk: bool,
 ) -> None:
-    outputs = 3_000 if is_bulk else 50_000
+    outputs = 6_000 if is_bulk else 50_000
     engine = Engine(Source("loud", loud(outputs), is_bulk=is_bulk), CALLS)
     engine.feed("loud", 1, ["a", "b"])
     engine.feed("calls", 1, ["x"], timestamp=9)
@@ -186,6 +186,18 @@ async def test_a_record_that_emits_a_hundred_thousand_takes_as_many_cycles_as_it
     assert max(engine.producer.emitted) <= most
     # Whoever is not concerned didn't wait for the end of it.
     assert engine.producer.history[1][TP("calls", 1)] == 1
+
+
+async def test_what_nobody_waits_for_has_a_smaller_share_beside_alerts() -> None:
+    def alerting(chunk: Chunk) -> None:
+        chunk.hurry()
+
+    engine = Engine(Source("alerts", alerting), Source("loud", loud(1_000), is_bulk=True))
+    engine.feed("loud", 1, ["a"])
+    engine.feed("alerts", 1, ["x"])
+    await engine.run(2)
+    assert sum(engine.producer.emitted) == 1_000
+    assert engine.producer.emitted[0] <= cycle.BULK_OUTPUTS_BESIDE_ALERTS
 
 
 async def test_bytes_count_too() -> None:

@@ -1,7 +1,7 @@
 """What was committed is never begun anew by itself, and what is missing is said: a real Kafka."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -10,15 +10,42 @@ import pytest
 from aiokafka import AIOKafkaProducer
 
 from app.kafka.topics import create_topics
+from streams.engine.outbox import Finish, OutboxRecord
 from streams.engine.positions import MissingRecordsError
 from streams.engine.state import Table
-from streams.engine.types import TP, Chunk
-from streams.kafka.log_reader import ChangelogCutError
+from streams.engine.types import TP, Chunk, Source
+from streams.kafka.log_reader import ChangelogCutError, LogReader
 from tests import kafka_admin
-from tests.engine.inprocess import InProcess, eventually
+from tests.engine.inprocess import InProcess, eventually, ignore
 from tests.installation import Installation, Published
 
 COUNTS = Table(b"x", int)
+
+
+class Waiting:
+    """An outbox that finishes what it is told to."""
+
+    max_pending = 100
+
+    def __init__(self, topic: str) -> None:
+        self.topic = topic
+        self.begun: dict[int, str] = {}
+        self.finish: Finish
+
+    def bind(self, finish: Finish) -> None:
+        self.finish = finish
+
+    def on_assigned(self, partition: int) -> None:
+        self.begun = {}
+
+    def take(self, partition: int, records: Sequence[OutboxRecord]) -> None:
+        self.begun |= {record.offset: record.value.decode() for record in records}
+
+    def pending(self, partition: int) -> int:
+        return 0
+
+    async def on_revoked(self, partitions: Collection[int]) -> None:
+        pass
 
 
 class Counting(InProcess):
@@ -27,6 +54,9 @@ class Counting(InProcess):
     def __init__(self, installation: Installation, directory: Path, **config: Any) -> None:
         self.folded: list[str] = []
         super().__init__(installation, "w", directory, self._fold, **config)
+        self.outbox = Waiting(installation.topics.sms_outbox)
+        self.engine.add_outbox(self.outbox)
+        self.engine.add_source(Source(installation.topics.line_segments, ignore, order=3))
 
     def _fold(self, polled: Chunk) -> None:
         for record in polled.records:
@@ -250,6 +280,82 @@ async def test_a_state_that_was_emptied_stops_it(small: Installation, tmp_path: 
     assert f"kafka-topics --delete --topic {small.topics.changelog}" in said
     await kafka_admin.make_anew(small, small.topics.changelog)  # as the line says
     assert "--all-topics --to-current" in await refusal(small, tmp_path)
+
+
+async def queue(installation: Installation, topic: str, *values: str) -> None:
+    producer = AIOKafkaProducer(bootstrap_servers=installation.brokers)
+    await producer.start()
+    for value in values:
+        await producer.send_and_wait(topic, value.encode(), key=b"acme", partition=0)
+    await producer.stop()
+
+
+@pytest.mark.broker
+async def test_queues_are_emptied_of_what_the_group_is_done_with(
+    small: Installation, tmp_path: Path
+) -> None:
+    topics = small.topics
+    await queue(small, topics.line_segments, "1", "2", "3")
+    await queue(small, topics.sms_outbox, "a", "b", "c")
+    await small.publish(calls("x"))
+    async with life(small, tmp_path, tidy_every_s=0.2) as worker:
+        await eventually(lambda: len(worker.outbox.begun) == 3, "begun")
+        for offset in (0, 2):
+            worker.outbox.finish(0, offset, [])
+
+        async def is_emptied() -> bool:
+            segments = await kafka_admin.bounds(small, topics.line_segments)
+            outbox = await kafka_admin.bounds(small, topics.sms_outbox)
+            return (segments, outbox) == ((3, 3), (1, 3))  # b waits, and c behind it
+
+        await eventually(is_emptied, "emptied")
+        assert await kafka_admin.bounds(small, topics.calls) == (0, 1)  # the dialer's
+    async with life(small, tmp_path) as worker:
+        await eventually(lambda: worker.outbox.begun == {1: "b"}, "b is begun again")
+
+
+@pytest.mark.broker
+async def test_an_outbox_made_anew_with_something_unfinished_skips_nothing_silently(
+    small: Installation, tmp_path: Path
+) -> None:
+    outbox = small.topics.sms_outbox
+    await queue(small, outbox, "a", "b", "c")
+    async with life(small, tmp_path) as worker:
+        await eventually(lambda: len(worker.outbox.begun) == 3, "begun")
+        worker.outbox.finish(0, 1, [])
+    await kafka_admin.make_anew(small, outbox)
+    await queue(small, outbox, "d", "e", "f", "g")
+    said = await refusal(small, tmp_path)
+    assert f"{outbox} was deleted or made anew" in said
+    await kafka_admin.reset_offsets(small, {TP(outbox, 0): 0})
+    async with life(small, tmp_path) as worker:
+        await eventually(lambda: [*worker.outbox.begun.values()] == list("defg"), "all are begun")
+
+
+@pytest.mark.broker
+async def test_a_changelog_end_that_is_not_visible_yet_is_waited_for(
+    small: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The marker of the last transaction: the broker may show the end before it for a moment.
+    looked = []
+
+    async def late(reader: LogReader, tps: Iterable[TP]) -> dict[TP, int]:
+        found = await ends(reader, tps)
+        looked.append(1)
+        return {
+            tp: end - (tp.topic == small.topics.changelog and len(looked) <= 5)
+            for tp, end in found.items()
+        }
+
+    async with life(small, tmp_path) as worker:
+        await small.publish(calls("a"))
+        await worker.until_folded("a")
+        await eventually(lambda: worker.engine.states[0].position > 0, "committed")
+        ends = LogReader.ends
+        monkeypatch.setattr(LogReader, "ends", late)
+        worker.engine._on_commit_failed(TimeoutError())  # the same partitions, taken over again
+        await eventually(lambda: len(looked) > 5 and worker.engine.is_ready, "taken over again")
+        assert worker.crashes == []
 
 
 @pytest.mark.broker

@@ -3,12 +3,17 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import NotLeaderForPartitionError
+from aiokafka.errors import (
+    IllegalGenerationError,
+    NodeNotReadyError,
+    NotLeaderForPartitionError,
+)
 
 from streams.engine.hanging import (
     HangingTransactionError,
@@ -19,21 +24,15 @@ from streams.engine.hanging import (
 )
 from streams.engine.types import TP
 from streams.kafka.log_reader import LogReader
+from streams.kafka.producer import TransactionalProducer
+from streams.kafka.protocol import Membership
 from streams.kafka.rights import principal_of
 from streams.kafka.transactions import OpenTransaction, Span, TransactionState
 from tests.installation import Installation
-from tests.strict_kafka import CLUSTER, USER, StrictKafka, Written, leave_hanging
+from tests.strict_kafka import CLUSTER, USER, StrictKafka, Written, leave_hanging, write_late
 
 LATE = b"late"
 LONG_AGO_MS = 1_700_000_000_000
-
-
-@pytest.fixture(scope="module")
-def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StrictKafka]:
-    server = StrictKafka(tmp_path_factory.mktemp("strict"))
-    server.start()
-    yield server
-    server.kill()
 
 
 @pytest.fixture
@@ -217,6 +216,49 @@ async def test_another_systems_hanging_transaction_in_an_input_is_told_and_is_la
             return
         await asyncio.sleep(0.2)
     raise AssertionError(worker.get("/metrics")[1])
+
+
+@pytest.mark.broker
+async def test_what_hangs_of_a_live_workers_last_transaction_is_not_aborted_with_its_next(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inbox = (installation.topics.inbox_messages, 0)
+    producer = TransactionalProducer(
+        f"{installation.name}-{OWN_ID}", {"bootstrap_servers": installation.brokers}
+    )
+    membership = Membership(installation.name, 1, "nobody")
+
+    async def without_group(*_: object) -> None:
+        pass
+
+    async def left_out(*_: object) -> None:
+        raise IllegalGenerationError
+
+    monkeypatch.setattr(producer, "_send_offsets", without_group)
+    try:
+        await producer.open()
+        await producer.commit({inbox: [(b"acme", b"in time", [])]}, {}, membership)
+        await write_late(producer._open_producer, Written(TP(*inbox), b"acme", LATE))
+        _away_once(producer, monkeypatch)
+        monkeypatch.setattr(producer, "_send_offsets", left_out)
+        with pytest.raises(IllegalGenerationError):
+            await producer.commit({inbox: [(b"acme", b"next", [])]}, {}, membership)
+        await producer.end()
+        values = [one.value for one in await installation.read("inbox-messages")]
+        assert values == [b"in time", LATE]
+    finally:
+        await producer.close()
+
+
+def _away_once(producer: TransactionalProducer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The coordinator is away when it is asked next."""
+    ask = producer._ask_coordinator
+
+    async def asked(*question: Any) -> Any:
+        monkeypatch.setattr(producer, "_ask_coordinator", ask)
+        raise NodeNotReadyError
+
+    monkeypatch.setattr(producer, "_ask_coordinator", asked)
 
 
 def _open(epoch: int = 3, partition: int = 0) -> OpenTransaction:

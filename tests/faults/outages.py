@@ -16,86 +16,74 @@ import shutil
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
-from app.local.kafka import Kafka
 from app.local.stack import Stack
 from streams.kafka.producer import within
 from tests.faults.cluster import Cluster
-from tests.faults.suite import Round
+from tests.faults.suite import Round, away, log_of
 
 GROUPS = 6
 PARTITIONS = 2
 CALLS = 300
 MOVES_ON_SECONDS = 120.0
 """On a machine that does other things too; 5 to 15 s where it doesn't."""
-SETTLE_SECONDS = 900.0
+SETTLE_SECONDS = 600.0
 LENGTHS_S = (5.0, 10.0, 20.0, 45.0, 45.0, 90.0, 180.0)
-START_SECONDS = 300.0
-
-
-async def away(brokers: list[Kafka], length_s: float, *, is_slow: bool = False) -> None:
-    """Kill brokers at once; start them again after a while, on the same data."""
-    for broker in brokers:
-        broker.kill()
-    await asyncio.sleep(length_s)
-    for broker in brokers:
-        broker.start_seconds = START_SECONDS
-    start = _start_slowly if is_slow else _start
-    await asyncio.gather(*(start(broker) for broker in brokers))
-
-
-async def _start(broker: Kafka) -> None:
-    await asyncio.to_thread(broker.start)
-
-
-async def _start_slowly(broker: Kafka) -> None:
-    """With a quarter of the time it would need: what happens before it serves takes long."""
-    starting = asyncio.create_task(_start(broker))
-    while not starting.done():
-        broker.pause()
-        await asyncio.sleep(0.3)
-        broker.resume()
-        await asyncio.sleep(0.1)
-    await starting
+BEGINS_EVERY_SECONDS = 8.0
+MOST_LINES = 60
+"""That a worker says about one outage."""
 
 
 async def moves_on(round_: Round, within_s: float = MOVES_ON_SECONDS) -> float:
-    """Wait until a group has folded every call that there is now; return how long that took.
+    """Wait until a group's worker is ready and has folded every call and every notification that
+    there is now; return how long that took.
 
     Fails when it doesn't, or when its worker has ended.
     """
     began = time.monotonic()
-    tps = [
-        TopicPartition(round_.installation.topics.calls, number)
-        for number in range(round_.installation.partitions)
-    ]
-    ends: dict[TopicPartition, int] = {}
+    topics = round_.installation.topics
+    ends: dict[TopicPartition, int] | None = None
     while True:
         round_.check_workers()
-        consumer = AIOKafkaConsumer(
-            bootstrap_servers=round_.installation.brokers,
-            group_id=round_.installation.name,
-            enable_auto_commit=False,
-        )
-        try:
-            await consumer.start()
-            ends = ends or await consumer.end_offsets(tps)
-            if all([(await consumer.committed(tp) or 0) >= ends[tp] for tp in tps]):
+        with suppress(KafkaError, OSError):
+            if ends is None:
+                ends = await _ends(round_, [topics.calls, topics.notifications])
+            if await asyncio.to_thread(round_.workers[0].is_serving) and await _is_past(
+                round_, ends
+            ):
                 return time.monotonic() - began
-        except (KafkaError, OSError):
-            pass
-        finally:
-            await within(10.0, consumer.stop())
         if time.monotonic() - began > within_s:
-            worker = round_.workers[0]
             raise AssertionError(
-                f"{round_.installation.name} doesn't move on: {worker.last_words()}"
+                f"{round_.installation.name} doesn't move on: {round_.workers[0].last_words()}"
             )
         await asyncio.sleep(0.5)
+
+
+async def _ends(round_: Round, names: list[str]) -> dict[TopicPartition, int]:
+    """Return the offsets behind the last committed records."""
+    return {
+        TopicPartition(name, record.partition): record.offset + 1
+        for name in names
+        for record in await round_.installation.read_named(name)
+    }
+
+
+async def _is_past(round_: Round, ends: dict[TopicPartition, int]) -> bool:
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=round_.installation.brokers,
+        group_id=round_.installation.name,
+        enable_auto_commit=False,
+    )
+    try:
+        await consumer.start()
+        return all([(await consumer.committed(tp) or 0) >= end for tp, end in ends.items()])
+    finally:
+        await within(10.0, consumer.stop())
 
 
 async def of_one_broker(servers: Stack | Cluster, rng: random.Random) -> str:
@@ -136,15 +124,27 @@ async def run(
         )
         for number in range(groups)
     ]
-    running = [asyncio.create_task(round_.run(until_over)) for round_ in rounds]
+
+    async def play(round_: Round, begins_after_s: float) -> None:
+        await asyncio.sleep(begins_after_s)  # seventeen topics each: one group after the other
+        await round_.run(until_over)
+
+    running = [
+        asyncio.create_task(play(round_, number * BEGINS_EVERY_SECONDS))
+        for number, round_ in enumerate(rounds)
+    ]
 
     async def strike() -> None:
-        await asyncio.gather(*(round_.begun.wait() for round_ in rounds))
+        await asyncio.gather(*(round_.streaming.wait() for round_ in rounds))
         await asyncio.gather(*(round_.ready(round_.workers[0], 120.0) for round_ in rounds))
         for number in range(outages):
             await asyncio.sleep(rng.uniform(5.0, 8.0))
+            said = [len(log_of(round_.workers[0]).splitlines()) for round_ in rounds]
             told = await (of_a_cluster if is_cluster else of_one_broker)(servers, rng)
             taken = await asyncio.gather(*(moves_on(round_) for round_ in rounds))
+            for round_, before in zip(rounds, said, strict=True):
+                lines = log_of(round_.workers[0]).splitlines()[before:]
+                assert len(lines) <= MOST_LINES, lines[-MOST_LINES:]
             print(
                 f"{time.strftime('%H:%M:%S')} seed {seed} outage {number + 1}: {told}; "
                 f"all {groups} groups moved on within {max(taken):.0f} s",

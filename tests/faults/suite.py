@@ -40,9 +40,12 @@ CHUNK = 10
 PAUSE_SECONDS = 0.03
 WAITING_PAUSE_SECONDS = 0.15
 """Between chunks when there are calls enough and the fault isn't over."""
-SETTLE_SECONDS = 90.0
+SETTLE_SECONDS = 360.0
+"""The longest outage, a slow start and 90 s."""
 STRIKE_SECONDS = 60.0
 PUBLISH_MS = 600_000
+START_SECONDS = 300.0
+"""Of a broker after an outage, which may be slow."""
 PAUSE_LIMIT_SECONDS = SESSION_SECONDS + 5.0
 """A dead worker's partitions are worked on again in this time: 2 s beyond the session in quiet,
 a little more on a machine that does other things."""
@@ -95,8 +98,8 @@ class Round:
             "DIALWATCH_WECHAT_RATE": "2000",
         }
         self.workers: list[WorkerProcess] = []
-        self.begun = asyncio.Event()
-        """Are the topics there, and the workers started?"""
+        self.streaming = asyncio.Event()
+        """Set in the last leg, in which calls come until the fault is over."""
         self.notes: list[str] = []
         """What is worth telling beside the verdict."""
         self.is_watched = True
@@ -115,7 +118,6 @@ class Round:
                 ]
                 for worker in self.workers:
                     worker.launch()
-                self.begun.set()
                 striking = asyncio.create_task(fault(self))
                 try:
                     await self.publish(striking)
@@ -157,6 +159,8 @@ class Round:
                     await self._send(producer, events)
                     await self.stand_still()
                 until = self.calls * (leg + 1) // LEGS
+                if leg == LEGS - 1:
+                    self.streaming.set()
                 halfway = (self.history.calls + until) // 2
                 is_announced = leg == 1
                 while self.history.calls < until or (leg == LEGS - 1 and not striking.done()):
@@ -470,6 +474,56 @@ async def kill_broker(round_: Round) -> None:
     await asyncio.to_thread(round_.servers.kafka.start)
 
 
+def outage(length_s: float, *, is_slow: bool = False) -> Fault:
+    """The broker is away for a while, with transactions open, and comes back with the same data."""
+
+    async def strike(round_: Round) -> None:
+        await round_.streaming.wait()
+        await _all_ready(round_)
+        await _some_time(round_, 0.5, 3.0)
+        await away([round_.servers.kafka], length_s, is_slow=is_slow)
+
+    return strike
+
+
+def outage_of(count: int, length_s: float) -> Fault:
+    """The same of some of a cluster's brokers at once: two of three are too few for
+    min.insync.replicas."""
+
+    async def strike(round_: Round) -> None:
+        await round_.streaming.wait()
+        await _all_ready(round_)
+        brokers: list[Kafka] = round_.servers.brokers  # type: ignore[attr-defined]
+        await away(round_.rng.sample(brokers, count), length_s)
+
+    return strike
+
+
+async def away(brokers: list[Kafka], length_s: float, *, is_slow: bool = False) -> None:
+    """Kill brokers at once; start them again after a while, on the same data."""
+    for broker in brokers:
+        broker.kill()
+        broker.start_seconds = START_SECONDS
+    await asyncio.sleep(length_s)
+    start = _start_slowly if is_slow else _start
+    await asyncio.gather(*(start(broker) for broker in brokers))
+
+
+async def _start(broker: Kafka) -> None:
+    await asyncio.to_thread(broker.start)
+
+
+async def _start_slowly(broker: Kafka) -> None:
+    """With a quarter of the time it would need: what happens before it serves takes long."""
+    starting = asyncio.create_task(_start(broker))
+    while not starting.done():
+        broker.pause()
+        await asyncio.sleep(0.3)
+        broker.resume()
+        await asyncio.sleep(0.1)
+    await starting
+
+
 async def full_disk(round_: Round) -> None:
     """No file of the broker can grow any more: it gives up, and comes back when there is room."""
     await _all_ready(round_)
@@ -501,20 +555,22 @@ async def unknown_outcome(round_: Round) -> None:
 
 
 async def refused_produce(round_: Round) -> None:
-    """Kafka refuses what must be written: workers stop before their offsets pass it, and say so."""
+    """Kafka refuses the state, of which no record can be done without: workers stop before their
+    offsets pass it, and say so."""
     await _all_ready(round_)
     await _some_time(round_, 0.5, 2.0)
-    topic = round_.installation.topics.notifications
+    topic = round_.installation.topics.changelog
     round_.is_watched = False
-    await round_.installation.configure(topic, {"max.message.bytes": "100"})
+    await round_.installation.configure(
+        topic, {"cleanup.policy": "compact", "max.message.bytes": "70"}
+    )
     for worker in round_.workers:
         code = await round_.gone(worker, STRIKE_SECONDS)
         last = log_of(worker).strip().splitlines()[-1]
         assert code == 1, f"exit {code}: {last}"
         assert "max.message.bytes" in last, last
-    await round_.installation.configure(topic, {"max.message.bytes": "1048588"})
     for worker in round_.workers:
-        round_.launch(worker)
+        round_.launch(worker)  # which sets its topics right
     round_.is_watched = True
 
 
@@ -635,6 +691,8 @@ FAULTS: dict[str, Kind] = {
     "rolling-restart": Kind(rolling_restart),
     "pause-broker": Kind(pause_broker),
     "kill-broker": Kind(kill_broker),
+    **{f"outage-{length_s}": Kind(outage(length_s)) for length_s in (5, 45, 180)},
+    "outage-slow-start": Kind(outage(10, is_slow=True)),
     "unknown-outcome": Kind(unknown_outcome),
     "refused-produce": Kind(refused_produce),
     "redis-away": Kind(redis_away),
@@ -644,6 +702,8 @@ FAULTS: dict[str, Kind] = {
     "kill-at-random-64": Kind(kill_at_random, partitions=64),
     "roll-brokers": Kind(roll_brokers, needs_cluster=True),
     "kill-brokers": Kind(kill_brokers, needs_cluster=True),
+    "outage-2-of-3": Kind(outage_of(2, 20), needs_cluster=True),
+    "outage-3-of-3": Kind(outage_of(3, 45), needs_cluster=True),
 }
 if hasattr(resource, "prlimit"):
     FAULTS["full-disk"] = Kind(full_disk)

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 from tests.faults.history import ZONE, Event, History
 
-BEGAN = datetime(2025, 1, 6, 10, 0, tzinfo=ZONE)
+BEGAN = datetime(2019, 1, 7, 10, 0, tzinfo=ZONE)
 SHORT_REST, LONG_RESTS = 1, (10, 31)
 """Days. After a short one runs and batches go on; after a long one all of them are over."""
 

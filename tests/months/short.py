@@ -19,7 +19,7 @@ ENGINE = {"max_poll_interval_s": MAX_POLL_SECONDS, "tidy_every_s": 1.0}
 CONSTANTS = {
     "app.ledger:KEPT_SECONDS": 120,
     "app.channels.wechat.receipts:_RECEIPT_SECONDS": 120,
-    "app.channels.wechat.subscriptions:_REFUSAL_SECONDS": 20,
+    "app.channels.wechat.subscriptions:REFUSAL_SECONDS": 20,
     "app.web.view:STUCK_SECONDS": MAX_POLL_SECONDS,
 }
 

@@ -20,7 +20,7 @@ def letter(topic: str, key: bytes | None, value: bytes | None, **given: Any) -> 
         "dead-letters",
         **(
             {"topic": topic, "partition": 0, "offset": 0, "key": key, "value": value}
-            | {"reason": "x: is wrong"}
+            | {"reason": "x: is wrong", "at": AT}
             | given
         ),
     )

@@ -130,7 +130,7 @@ OLD: dict[str, tuple[type[Any], str]] = {
     "CLOCKS": (OldClock, "920703"),
     "UNFINISHED": (OldUnfinished, "9209920407"),
 }
-NEW_TABLES = {"LINE_ACCOUNTS", "MORE_RECHARGES"}
+NEW_TABLES = {"LINE_ACCOUNTS", "MORE_RECHARGES", "POSITIONS"}
 """0.1.0 keeps their values as it finds them: it knows no table to look them up in."""
 
 

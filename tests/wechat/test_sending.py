@@ -169,7 +169,7 @@ async def test_repeats_at_the_same_moment_and_of_a_restarted_worker_name_one_not
 async def test_the_description_is_of_what_is_served(client: Client) -> None:
     said = json.loads(await (await client.get("/openapi.json")).text())
     operation = said["paths"]["/wechat/send"]["post"]
-    assert set(operation["responses"]) == {"200", "400", "401", "403", "503"}
+    assert set(operation["responses"]) == {"200", "400", "401", "403", "413", "503"}
     described = said["components"]["schemas"]["SendMsgReqVO"]
     _, components = msgspec.json.schema_components([SendRequest])
     served = components["SendRequest"]

@@ -167,7 +167,7 @@ class WechatChannel:
             with suppress(StoreAwayError):
                 await self._subscriptions.on_refusal(message.recipient)
         if isinstance(result, Refused | Held | TryLater) and isinstance(answer, Answer):
-            _log_refusal(answer, result)
+            _log_refusal(answer, result, message)
         return result
 
     def _is_own_jump(self, message: Message) -> bool:
@@ -185,10 +185,16 @@ class WechatChannel:
         return await self._receipts.remember(provider_id, receipt)
 
 
-def _log_refusal(answer: Answer, result: Refused | Held | TryLater) -> None:
+def _log_refusal(answer: Answer, result: Refused | Held | TryLater, message: Message) -> None:
     # The request id is what Tencent's support asks for.
     request_id = rid((answer.body or {}).get("errmsg", ""))
-    _log.info("wechat answered %s (rid %s)", result.error_code, request_id)
+    _log.info(
+        "wechat answered %s (rid %s)",
+        result.error_code,
+        request_id,
+        # Of all but the longest ids the message's is the notification's.
+        extra={"notification_id": message.message_id},
+    )
 
 
 def build_client(settings: "Settings", http: httpx.AsyncClient) -> WechatClient:
