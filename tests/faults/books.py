@@ -160,7 +160,7 @@ _NAMES = (
 
 
 def _first_differences(found: dict[Any, Any], right: dict[Any, Any]) -> str:
-    keys = [key for key in [*found, *right] if found.get(key) != right.get(key)]
+    keys = [key for key in {**found, **right} if found.get(key) != right.get(key)]
     return ", ".join(f"{key} is {found.get(key)}, not {right.get(key)}" for key in keys[:3])
 
 
