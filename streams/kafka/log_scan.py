@@ -8,6 +8,7 @@ consumer/fetcher.py and Kafka's record batch format, version 2.
 
 import asyncio
 import re
+from bisect import bisect_right
 from collections.abc import (
     AsyncIterator,
     Awaitable,
@@ -52,6 +53,7 @@ _MOST_WINDOW = 500_000
 # firstTimestamp, maxTimestamp, producerId, producerEpoch, baseSequence, recordsCount
 _HEADER = Packed(">qiibIhiqqqhii")
 _COMPRESSED, _TRANSACTIONAL, _CONTROL = 0x07, 0x10, 0x20
+_MAGIC_AT, _ATTRIBUTES_AT = 16, 22  # of the attributes the byte that says something
 # A marker's key is two numbers, version and type, after five varints of one byte each.
 _MARKER_TYPE = Packed(">h")
 _MARKER_TYPE_AT = _HEADER.size + 7
@@ -131,17 +133,15 @@ class LogScan:
         try:
             while True:
                 piece, position = await fetching
-                batches = list(batches_of(piece.raw))
-                after = batches[-1].next_offset if batches else position
-                is_last = after >= min(end, piece.stable_end) or not batches
+                shape = outline(piece.raw)
+                starts = shape.starts
+                after = batch_at(piece.raw, starts[-1]).next_offset if starts else position
+                is_last = after >= min(end, piece.stable_end) or not starts
                 if not is_last:
                     fetching = self._start(tp, after, _COMMITTED)
-                kept = [
-                    batch
-                    for batch in committed(batches, piece.aborted)
-                    if batch.next_offset > begin and batch.base_offset < end
-                ]
-                for batch in holding(piece.raw, kept, wanted):
+                for batch in kept_of(piece, shape, wanted):
+                    if batch.next_offset <= begin or batch.base_offset >= end:
+                        continue
                     records = [
                         record
                         for record in records_of(piece.raw, batch)
@@ -239,27 +239,71 @@ class LogScan:
         return self._cluster
 
 
-def batches_of(raw: bytes) -> Iterator[Batch]:
-    """Yield the whole batches of a piece of log; the last one may be cut off."""
-    start, length = 0, len(raw)
+class Outline(NamedTuple):
+    """Where the whole batches of a piece begin: all that it takes to pass them over."""
+
+    starts: list[int]
+    end: int
+    """Of the last one; behind it one may be cut off."""
+    has_compressed: bool
+
+
+def outline(raw: bytes) -> Outline:
+    """Walk through a piece of log without unpacking anything: a log of single records has as many
+    batches, and a marker for each."""
+    starts, start, length, has_compressed = [], 0, len(raw), False
     while start + _HEADER.size <= length:
-        (base, size, _, magic, _, attributes, last, first_at, _, producer, _, _, count) = (
-            _HEADER.unpack_from(raw, start)
-        )
-        end = start + 12 + size
+        end = start + 12 + int.from_bytes(raw[start + 8 : start + 12], "big")
         if end > length:
-            return
-        if magic != 2:
+            break
+        if raw[start + _MAGIC_AT] != 2:
             raise KafkaError("records older than Kafka 0.11's format: dialwatch can't read them")
-        is_abort = (
-            bool(attributes & _CONTROL)
-            and end >= start + _MARKER_TYPE_AT + 2
-            and _MARKER_TYPE.unpack_from(raw, start + _MARKER_TYPE_AT)[0] == _ABORT
-        )
-        yield Batch(
-            start, end, base, base + last + 1, first_at, producer, count, attributes, is_abort
-        )
+        if raw[start + _ATTRIBUTES_AT] & _COMPRESSED:
+            has_compressed = True
+        starts.append(start)
         start = end
+    return Outline(starts, start, has_compressed)
+
+
+def batch_at(raw: bytes, start: int) -> Batch:
+    """Return the batch that begins there, which is whole."""
+    (base, size, _, _, _, attributes, last, first_at, _, producer, _, _, count) = (
+        _HEADER.unpack_from(raw, start)
+    )
+    end = start + 12 + size
+    is_abort = (
+        bool(attributes & _CONTROL)
+        and end >= start + _MARKER_TYPE_AT + 2
+        and _MARKER_TYPE.unpack_from(raw, start + _MARKER_TYPE_AT)[0] == _ABORT
+    )
+    return Batch(start, end, base, base + last + 1, first_at, producer, count, attributes, is_abort)
+
+
+def batches_of(raw: bytes) -> Iterator[Batch]:
+    """Yield the whole batches of a piece of log."""
+    return (batch_at(raw, start) for start in outline(raw).starts)
+
+
+def kept_of(piece: Piece, shape: Outline, wanted: Collection[Wanted]) -> Iterator[Batch]:
+    """Yield the committed batches in which one of the wanted texts stands; no text: all."""
+    raw = piece.raw
+    if not wanted or piece.aborted or shape.has_compressed:
+        every = (batch_at(raw, start) for start in shape.starts)
+        yield from holding(raw, committed(every, piece.aborted), wanted)
+        return
+    for start in sorted({start for text in wanted for start in _hits(raw, shape, text)}):
+        batch = batch_at(raw, start)
+        if not batch.is_control:
+            yield batch
+
+
+def _hits(raw: bytes, shape: Outline, text: Wanted) -> Iterator[int]:
+    """Yield where the batches begin in which a text stands."""
+    at = _find(raw, text, 0)
+    while 0 <= at < shape.end:
+        number = bisect_right(shape.starts, at)
+        yield shape.starts[number - 1]
+        at = _find(raw, text, shape.starts[number]) if number < len(shape.starts) else -1
 
 
 def committed(batches: Iterable[Batch], aborted: Iterable[tuple[int, int]]) -> Iterator[Batch]:

@@ -1,6 +1,7 @@
 """Lag counts what a reader still gets or waits for; a scan sees what a committed reader sees."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -122,6 +123,18 @@ async def test_what_is_looked_for_is_found_in_any_batch_compressed_or_not(
                 await asyncio.gather(*sent)
         everything = await values(connected, tp)
         assert len(everything) == 150
+        alone = TP(installation.topics.calls, 3)
+        async with writing(installation, "b") as one:
+            for number in range(30):  # a batch and a marker for each
+                async with one.transaction():
+                    await put(one, alone, b"%d." % number)
+            await one.begin_transaction()
+            await put(one, alone, b"7. aborted")
+            await one.abort_transaction()
+        await settles(connected, alone, 0, 30)
+        assert await values(connected, alone, (b"7.", b"20.")) == [b"7.", b"17.", b"20.", b"27."]
+        assert await values(connected, alone, (re.compile(rb"\b[12]\."),)) == [b"1.", b"2."]
+        assert await values(connected, alone, (b"nowhere",)) == []
         # Batches without the text are left out unless they can't be looked into.
         assert await values(connected, tp, (b"None-17",)) == everything
         assert set(await values(connected, tp, (b"nowhere",))) == set(everything[50:])
