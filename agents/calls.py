@@ -6,7 +6,7 @@ it keeps for speed.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import msgspec
 from msgspec.structs import replace
@@ -15,7 +15,9 @@ from agents import reminders
 from agents.rules import Rules
 from agents.telling import bury, tell
 from streams.decoding import CallsParsed, valid_calls
+from streams.engine.state import State
 from streams.engine.types import Chunk, Output, Record
+from streams.records import Call
 from streams.topics import Topics
 from tables import balances, batches, interests, runs, texts
 from tables.accounts import batch_of, on_complete, page_of
@@ -30,20 +32,27 @@ from tables.tallies import Tally
 _MOST_BYTES = 1 << 18
 _FEW_CALLS = 100
 
+OnCounted = Callable[[State, bytes, Call, int, int], None]
+"""Gets each call that is neither invalid nor a repeat: the state, the key, the call, the instant it
+ended, the latest tick."""
+
 _encode_segment = msgspec.msgpack.Encoder().encode
 
 
 class CallsAgent:
     """Folds `call-records`."""
 
-    def __init__(self, rules: Rules, topics: Topics) -> None:
+    def __init__(self, rules: Rules, topics: Topics, on_counted: OnCounted | None = None) -> None:
+        """`on_counted`: of who counts runs under other rules beside these."""
         self._rules = rules
         self._topics = topics
+        self._on_counted = on_counted
         self._parsed = CallsParsed()
 
     def fold(self, polled: Chunk) -> None:
         """Fold one poll of one partition."""
         state, rules, topics, parsed = polled.state, self._rules, self._topics, self._parsed
+        on_counted = self._on_counted
         length, window, retention = rules.run_length, rules.run_window, rules.batch_retention
         here, clock = polled.tp.partition, latest_tick(state)
         keys = dict.fromkeys(record.key for record in polled.records if record.key is not None)
@@ -84,6 +93,8 @@ class CallsAgent:
                 done = texts.batch_completed(call, customer, submitted, ended, rules.zone)
                 tell(polled, topics, done, here, cause=record.offset)
 
+            if on_counted is not None:
+                on_counted(state, key, call, ended, clock)
             result, run = call.result, tally.run
             if result != "F":
                 if run.count:

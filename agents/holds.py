@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from agents.clock import Clock, wall_clock
 from agents.outcomes import Held, Outcome, Sent, TryLater, Unclear
-from streams.metrics import HOLDS
+from streams.metrics import HOLD_SINCE, HOLDS
 from streams.times import SECOND, format_instant
 
 _log = logging.getLogger(__name__)
@@ -253,13 +253,16 @@ class Holds:
 
     def _show(self) -> None:
         """Tell log and metrics."""
-        details = {hold.reason: hold.detail for hold in self._in_force().values()}
+        in_force = self._in_force().values()
+        details = {hold.reason: hold.detail for hold in in_force}
+        since = {hold.reason: hold.since_instant / SECOND for hold in in_force}
         for reason in details.keys() - self._shown:
             _log.warning("%s is on hold: %s (%s)", self._channel, reason, details[reason])
         for reason in self._shown - details.keys():
             _log.info("%s is no longer on hold: %s", self._channel, reason)
         for reason in details.keys() | self._shown:
             HOLDS.labels(self._channel, reason).set(reason in details)
+            HOLD_SINCE.labels(self._channel, reason).set(since.get(reason, 0))
         self._shown = set(details)
 
 

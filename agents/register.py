@@ -2,7 +2,7 @@
 
 from agents.accounts import AccountsAgent
 from agents.announcements import AnnouncementsAgent
-from agents.calls import CallsAgent
+from agents.calls import CallsAgent, OnCounted
 from agents.dispatch import DispatchAgent
 from agents.lines import LinesAgent
 from agents.rules import Rules
@@ -10,15 +10,17 @@ from streams.engine.types import Source
 from streams.topics import Topics
 
 
-def watching(rules: Rules, topics: Topics) -> list[Source]:
+def watching(rules: Rules, topics: Topics, on_counted: OnCounted | None = None) -> list[Source]:
     """Return the sources of everything that is noticed, in the order of a partition's reading:
-    customers before their calls, and time only when all that is older is folded."""
+    customers before their calls, and time only when all that is older is folded.
+
+    `on_counted`: see `CallsAgent`."""
     accounts = AccountsAgent(rules, topics)
     announcements = AnnouncementsAgent(rules, topics)
     return [
         Source(topics.accounts, accounts.fold_accounts, order=0, is_read_first=True),
         Source(topics.recharges, accounts.fold_recharges, order=1, is_timed=True),
-        Source(topics.calls, CallsAgent(rules, topics).fold, order=2, is_timed=True),
+        Source(topics.calls, CallsAgent(rules, topics, on_counted).fold, order=2, is_timed=True),
         Source(topics.line_segments, LinesAgent(rules, topics).fold, order=3),
         Source(topics.ticks, accounts.fold_ticks, order=4, is_clock=True),
         Source(topics.announcements, announcements.fold_announcements, order=5),

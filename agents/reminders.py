@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from agents.rules import Rules
 from streams.engine.state import State
+from streams.metrics import SUPPRESSED
 from streams.records import Notification
 from streams.times import HOUR
 from tables import balances, customers, texts
@@ -106,9 +107,10 @@ def on_fall(
     """Tell that a balance fell below the customer's threshold, unless that day's was told."""
     _index(state, rules).note_low(key)
     customer = state.peek(CUSTOMERS, key)
-    if customer is None or not balances.tell(
-        balance, rules.local_day(at), rules.local_day(latest_tick(state))
-    ):
+    if customer is None:
+        return []
+    if not balances.tell(balance, rules.local_day(at), rules.local_day(latest_tick(state))):
+        SUPPRESSED.labels("low_balance", "told_today").inc()
         return []
     return texts.low_balance(key.decode(), customer, balance.latest or 0, at, rules.zone)
 

@@ -25,9 +25,9 @@ from agents.settle import Job, Lookup, RevokedError, Settler
 from streams.decoding import InvalidRecordError, decode_notification
 from streams.engine.outbox import Finish, OutboxRecord
 from streams.engine.types import Output
-from streams.metrics import DELIVERIES, PENDING
+from streams.metrics import DELIVERIES, EVENT_TO_SENT_SECONDS, PENDING
 from streams.records import Delivery, Notification, encode
-from streams.times import format_moment
+from streams.times import SECOND, format_moment, parse_instant
 
 _log = logging.getLogger(__name__)
 
@@ -225,7 +225,9 @@ class SendAgent:
                         on_recipient,
                         is_again=attempts_of(record.headers) > 0,
                     )
-                    outputs = self._outputs(partition, record, await self._settle(lane.job))
+                    ended = await self._settle(lane.job)
+                    self._note_sent(command, ended)
+                    outputs = self._outputs(partition, record, ended)
                     is_revoked = lane.job.is_revoked
                     lane.job = None
                 lane.waiting.popleft()
@@ -256,6 +258,11 @@ class SendAgent:
                 extra=where | {"notification_id": job.command.notification_id},
             )
             return [self._settler.describe(job, Refused(f"internal error: {kind}"))]
+
+    def _note_sent(self, command: Notification, ended: list[Delivery] | None) -> None:
+        if any(delivery.status == "sent" for delivery in ended or ()):
+            waited = (self._now() - parse_instant(command.occurred_at)) / SECOND
+            EVENT_TO_SENT_SECONDS.labels(self._channel.name).observe(max(waited, 0.0))
 
     def _outputs(
         self, partition: int, record: OutboxRecord, deliveries: list[Delivery] | None

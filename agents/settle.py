@@ -21,6 +21,7 @@ from agents.holds import UNLIKELY, is_miss
 from agents.outcomes import Held, Outcome, Refused, Sent, Skipped, TryLater, Unclear
 from agents.patience import Patience
 from streams.engine import fault_points
+from streams.metrics import LEDGER_SECONDS
 from streams.records import Account, Delivery, Notification
 from streams.times import SECOND, format_moment
 
@@ -109,7 +110,8 @@ class Settler:
         Raises RevokedError.
         """
         notification_id = job.command.notification_id
-        known = await self._ask(lambda: self._ledger.read(notification_id))
+        with LEDGER_SECONDS.time():
+            known = await self._ask(lambda: self._ledger.read(notification_id))
         if known is not None:
             if known.coordinates != job.coordinates:
                 if not (job.is_again and known.has_failed):

@@ -103,7 +103,7 @@ def console() -> int:
     """Run the console, one web server for the whole installation, until SIGTERM or SIGINT."""
     from app.commands.console import run_console  # noqa: PLC0415
 
-    return run_console(load_settings())
+    return run_console(_logged_settings())
 
 
 @topics.command("create")
@@ -135,34 +135,91 @@ def expand(
 
 @program.command(short_help="Fold the topics again and print what comes out.")
 def replay(
+    files: Annotated[
+        Path | None, typer.Option(help="Read this export (a directory) in place of Kafka.")
+    ] = None,
     since: Annotated[
-        str | None, typer.Option(help="Only commands that occurred at or after this time.")
+        str | None, typer.Option(help="Only commands that occurred at or after this time, or -7d.")
     ] = None,
     until: Annotated[
-        str | None, typer.Option(help="Only commands that occurred before this time.")
+        str | None, typer.Option(help="Only commands that occurred before this time, or -7d.")
     ] = None,
     run_length: Annotated[
-        int | None, typer.Option(min=1, help="What if: this many results in a row.")
+        str | None, typer.Option(help="What if: so many results in a row; several: 50,100,200.")
+    ] = None,
+    window_hours: Annotated[
+        str | None, typer.Option(help="What if: a longer pause ends a run; several: 6,24.")
     ] = None,
     scenario: Annotated[
         list[str] | None, typer.Option(help="Only this scenario; may be given again.")
     ] = None,
     account: Annotated[str | None, typer.Option(help="Only this account's commands.")] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(help="`notifications`: how the commands differ from those really told."),
+    ] = None,
+    summary: Annotated[
+        bool, typer.Option("--summary", help="Counts in place of the commands.")
+    ] = False,
+    report: Annotated[
+        Path | None, typer.Option(help="Write the counts into this HTML file, with charts.")
+    ] = None,
+    output: Annotated[
+        Literal["jsonl", "csv", "parquet", "table"], typer.Option(help="How rows are printed.")
+    ] = "jsonl",
+    to: Annotated[Path | None, typer.Option(help="Into this file in place of stdout.")] = None,
+    jobs: Annotated[int, typer.Option(min=1, max=64, help="Fold with so many processes.")] = 1,
+    sms_price: Annotated[
+        float | None, typer.Option(min=0, help="What one SMS costs, for --summary and --report.")
+    ] = None,
 ) -> int:
     """Fold the topics again and print the commands that come out, as JSON lines.
 
-    Sends nothing and writes nothing.
+    Sends nothing and writes nothing into Kafka. docs/analysts.md shows what can be asked.
     """
     from app.commands.replay import run_replay  # noqa: PLC0415
 
     return run_replay(
         load_settings(),
+        files=files,
         since=since,
         until=until,
         run_length=run_length,
+        window_hours=window_hours,
         scenario=scenario,
         account=account,
+        against=against,
+        summary=summary,
+        report=report,
+        output=output,
+        to=to,
+        jobs=jobs,
+        sms_price=sms_price,
     )
+
+
+@program.command(short_help="Write topics into files, for notebooks and replays.")
+def export(
+    topics: Annotated[list[str], typer.Argument(metavar="TOPIC...", help="By contract name.")],
+    to: Annotated[Path, typer.Option(help="The directory; what it holds is gone on with.")],
+    since: Annotated[
+        str | None, typer.Option(help="Only records with this timestamp or later, or -7d.")
+    ] = None,
+    until: Annotated[
+        str | None, typer.Option(help="Only records with an earlier timestamp, or -7d.")
+    ] = None,
+    format_: Annotated[
+        Literal["parquet", "jsonl"], typer.Option("--format", help="Of the files.")
+    ] = "parquet",
+) -> int:
+    """Write records as they lie in Kafka into files: one for each partition and local day.
+
+    TO/call-records/3/2026-11-24.parquet, with the columns topic, partition, offset, timestamp,
+    key, value, headers. The same command again adds what came since.
+    """
+    from app.commands.export import run_export  # noqa: PLC0415
+
+    return run_export(load_settings(), topics, to=to, since=since, until=until, format_=format_)
 
 
 @program.command(short_help="Run a real Kafka, Valkey and stand-ins until Ctrl-C.")

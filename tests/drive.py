@@ -5,8 +5,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 from zoneinfo import ZoneInfo
 
+from agents.register import watching
 from agents.rules import Rules
-from app.commands.replay import Caused, Refold
+from streams.engine.memory import MemoryEngine, MemoryRecord
 from streams.engine.types import TP, Output
 from streams.topics import Topics
 from tests.installation import Published
@@ -14,50 +15,38 @@ from tests.installation import Published
 PARTITIONS = 1
 
 
-class _Refold(Refold):
-    """Keeps what goes out to topics that a replay doesn't print."""
-
-    def __init__(self, *given: Any) -> None:
-        super().__init__(*given)
-        self.others: list[Output] = []
-        self.told: list[Output] = []
-
-    def emit(self, output: Output) -> None:
-        if output.topic != self._topics.notifications:
-            self.others.append(output)
-        else:
-            self.told.append(output)
-        super().emit(output)
-
-
 class Drive:
     """One installation with one partition. Records are folded in the order they are given."""
 
     def __init__(self, **rules: Any) -> None:
         self.commands: list[dict[str, Any]] = []
-        self.refold = _Refold(
-            Rules(**({"zone": ZoneInfo("Asia/Shanghai")} | rules)),
-            Topics("", "g", PARTITIONS),
-            lambda raw: self.commands.append(json.loads(raw)),
+        self.told: list[Output] = []
+        """The commands as they are published."""
+        self.letters: list[Output] = []
+        """The dead letters."""
+        topics = Topics("", "g", PARTITIONS)
+        self.engine = MemoryEngine(
+            watching(Rules(**({"zone": ZoneInfo("Asia/Shanghai")} | rules)), topics),
+            PARTITIONS,
+            self._keep,
         )
+        self._topics = topics
         self._offset = 0
+
+    def _keep(self, _: TP, output: Output) -> None:
+        if output.topic == self._topics.notifications:
+            self.told.append(output)
+            self.commands.append(json.loads(output.value or b""))
+        else:
+            self.letters.append(output)
 
     @property
     def dead_letters(self) -> int:
-        return self.refold.invalid
-
-    @property
-    def letters(self) -> list[Output]:
-        """The dead letters."""
-        return [one for one in self.refold.others if one.topic == "dead-letters"]
+        return len(self.letters)
 
     def reasons(self) -> list[str]:
         """Why the dead letters are dead."""
         return [dict(one.headers)["dialwatch.reason"].decode() for one in self.letters]
-
-    def segments(self) -> list[Output]:
-        """What the polls said of lines."""
-        return [one for one in self.refold.others if one.topic == "g-line-segments"]
 
     def take(self, records: Iterable[Published], timestamp: int = -1) -> list[dict[str, Any]]:
         """Fold records and what they cause; return the commands that came out of these.
@@ -65,34 +54,35 @@ class Drive:
         `timestamp`: of the records (ms), -1: they have none.
         """
         before = len(self.commands)
-        self._fold(records, self.refold.fold, timestamp)
+        self._fold(records, self.engine.fold, timestamp)
         return self.commands[before:]
 
-    def take_at_once(self, records: Sequence[Published]) -> None:
-        """Fold records of one topic as one poll, and what they cause."""
-        polled: list[Any] = []
-        self._fold(records, lambda _, read: polled.extend(read))
-        self.refold.fold(TP(records[0].topic, 0), polled)
+    def take_at_once(self, records: Sequence[Published]) -> list[MemoryRecord]:
+        """Fold records of one topic as one poll, and what they cause; return what they said into
+        the group's own topics."""
+        self.engine.fold_one(TP(records[0].topic, 0), self._records(records))
+        said = [record for _, record in self.engine.waiting]
+        while self.engine.waiting:
+            self.engine.fold_next()
+        return said
 
     def restart(self) -> None:
         """Commit, and forget what was only worked out from the state."""
-        for state in self.refold.states:
-            state.seal()
-            state.apply()
+        self.engine.end_cycle()
+        for state in self.engine.states:
             state.discard()
 
     def defer(self, records: Iterable[Published]) -> None:
         """Fold records; what they cause in the group's own topics waits."""
-        self._fold(records, self.refold.fold_one)
+        self._fold(records, self.engine.fold_one)
 
     def deferred(self) -> int:
         """How many records of the group's own topics wait."""
-        return len(self.refold.waiting)
+        return len(self.engine.waiting)
 
     def go_on(self) -> None:
         """Fold the next record that waits."""
-        caused, record = self.refold.waiting.popleft()
-        self.refold.fold_one(caused, [record])
+        self.engine.fold_next()
 
     def _fold(
         self,
@@ -100,19 +90,25 @@ class Drive:
         fold: Callable[[TP, list[Any]], None],
         timestamp: int = -1,
     ) -> None:
-        for topic, key, value, _ in records:
+        for one in records:
+            fold(TP(one.topic, 0), self._records([one], timestamp))
+
+    def _records(self, records: Iterable[Published], timestamp: int = -1) -> list[MemoryRecord]:
+        made = []
+        for _, key, value, _ in records:
             raw = value
             if value is not None and not isinstance(value, bytes):
                 raw = json.dumps(value).encode()
-            record = Caused(
-                self._offset, timestamp, key.encode() if isinstance(key, str) else key, raw
+            made.append(
+                MemoryRecord(
+                    self._offset, timestamp, key.encode() if isinstance(key, str) else key, raw
+                )
             )
             self._offset += 1
-            fold(TP(topic, 0), [record])
+        return made
 
     def keys(self) -> int:
         """How many values the state holds."""
-        (state,) = self.refold.states
-        state.seal()
-        state.apply()
+        self.engine.end_cycle()
+        (state,) = self.engine.states
         return len(state)

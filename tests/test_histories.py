@@ -12,8 +12,9 @@ from zoneinfo import ZoneInfo
 import pytest
 from aiokafka.partitioner import murmur2
 
+from agents.register import watching
 from agents.rules import Rules
-from app.commands.replay import Caused, Refold
+from streams.engine.memory import MemoryEngine, MemoryRecord
 from streams.engine.types import TP, Chunk, Output
 from streams.topics import Topics
 from tests.oracle import Oracle, comparable, normalized
@@ -155,7 +156,7 @@ STOPS: list[int] = []
 """How often a fold left something, in each history."""
 
 
-class Crowded(Refold):
+class Crowded(MemoryEngine):
     """Leaves each fold room for a few records; what it leaves is folded again."""
 
     def __init__(self, cuts: random.Random, *given: Any) -> None:
@@ -164,14 +165,14 @@ class Crowded(Refold):
         self.stops = 0
 
     def fold_one(self, tp: TP, records: list[Any]) -> None:
-        left = records
+        left, self._at = records, tp
         while left:
             room, emitted = self.cuts.choice([1, 2, 5]), 0
 
             def emit(output: Output) -> None:
                 nonlocal emitted
                 emitted += 1
-                self.emit(output)
+                self._emit(output)
 
             chunk = Chunk(
                 tp,
@@ -190,22 +191,31 @@ def fold(events: list[Dated], rules: Rules, cuts: random.Random) -> tuple[list[A
     """Return the commands and the number of dead letters; `cuts` says in which portions."""
     topics = Topics("", "g", PARTITIONS)
     commands: list[Any] = []
-    refold = Crowded(cuts, rules, topics, lambda raw: commands.append(json.loads(raw)))
+    letters: list[Output] = []
+
+    def keep(_: TP, output: Output) -> None:
+        if output.topic == topics.notifications:
+            commands.append(json.loads(output.value or b""))
+        else:
+            letters.append(output)
+
+    engine = Crowded(cuts, watching(rules, topics), PARTITIONS, keep)
     portion: list[Any] = []
     before: TP | None = None
     for offset, (topic, key, value, partition, at) in enumerate(events):
         tp = TP(topic, partition)
         if portion and before is not None and (tp != before or cuts.random() < 0.3):
-            refold.fold(before, portion)
+            engine.fold(before, portion)
             portion = []
         raw = value if value is None or isinstance(value, bytes) else json.dumps(value).encode()
         timestamp = int(at.timestamp() * 1000)
-        portion.append(Caused(offset, timestamp, None if key is None else key.encode(), raw))
+        record = MemoryRecord(offset, timestamp, None if key is None else key.encode(), raw)
+        portion.append(record)
         before = tp
     if before is not None:
-        refold.fold(before, portion)
-    STOPS.append(refold.stops)
-    return commands, refold.invalid
+        engine.fold(before, portion)
+    STOPS.append(engine.stops)
+    return commands, len(letters)
 
 
 def cause_of(command: dict[str, Any]) -> Any:

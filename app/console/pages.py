@@ -1,6 +1,7 @@
 """From JSON to pages: templates, links, languages, colours and small charts. Looks nothing up."""
 
 import json
+import re
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -15,6 +16,7 @@ from app.console.charts import bars, peak, steps
 from app.console.indexer import Indexer
 from app.console.words import chosen_language, translator
 from app.settings import Settings
+from app.web.words import ranges
 from streams.records import SCENARIOS
 from tables.explained import Language
 
@@ -25,6 +27,7 @@ _PLACES = {
     "line": "lines",
     "letter": "dead-letters",
 }
+_TIME = re.compile(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d:\d\d)(?:\.\d+)?(?:Z|[+-]\d\d:\d\d)")
 _THEMES = ("light", "dark", "auto")
 
 
@@ -41,7 +44,13 @@ class Pages:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        self._templates.filters |= {"number": _number, "when": _when, "pretty": _pretty}
+        self._templates.filters |= {
+            "number": _number,
+            "when": _when,
+            "pretty": _pretty,
+            "spoken": _spoken,
+            "ranges": ranges,
+        }
         self._templates.globals |= {
             "address": self.address,
             "bars": bars,
@@ -115,6 +124,11 @@ def _when(text: str | None) -> Markup | str:
         return "–"
     shown = text[:19].replace("T", " ")
     return Markup('<time datetime="{}">{}</time>').format(text, shown)
+
+
+def _spoken(sentence: str) -> str:
+    """Return a sentence with its times as the page writes them."""
+    return _TIME.sub(r"\1 \2", sentence)
 
 
 def _pretty(value: Any) -> str:

@@ -97,6 +97,7 @@ class WebServer:
 
     async def _metrics(self, request: web.Request) -> web.Response:
         self._view.lags()
+        metrics.READY.set(self._view.not_ready() is None)
         body = generate_latest(REGISTRY)
         return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
@@ -108,8 +109,8 @@ class WebServer:
             now=datetime.now(view.settings.zone),
             uptime=duration(time.monotonic() - view.began),
             noticed=matrix(counted(metrics.NOTIFICATIONS)),
-            deliveries=counted(metrics.DELIVERIES),
-            dead_letters=counted(metrics.DEAD_LETTERS),
+            deliveries=[row for row in counted(metrics.DELIVERIES) if row[1]],
+            dead_letters=[row for row in counted(metrics.DEAD_LETTERS) if row[1]],
             rebalances=int(metrics.REBALANCES._value.get()),
         )
         return web.Response(text=page, content_type="text/html")

@@ -177,6 +177,7 @@ class Engine:
     def add_source(self, source: Source) -> None:
         """Fold a topic."""
         self.sources[source.topic] = source
+        metrics.expect(source.topic)
 
     def add_outbox(self, outbox: Outbox) -> None:
         """Serve a topic whose work can't be folded."""
@@ -406,7 +407,8 @@ class Engine:
             {tp: state.position for tp, state in changelogs.items()},
             self.config.log_patience_s,
         )
-        restored = await self._reader.restore(changelogs, ends, on_progress)
+        with metrics.RESTORE_SECONDS.time():
+            restored = await self._reader.restore(changelogs, ends, on_progress)
         for state in states.values():
             state.discard()  # what senders looked up meanwhile is of before
         self.states = states
@@ -421,6 +423,7 @@ class Engine:
             restored,
             asyncio.get_running_loop().time() - began,
         )
+        metrics.TAKEOVER_SECONDS.observe(asyncio.get_running_loop().time() - began)
         self._cycle = Cycle(
             sources=sources,
             outboxes=outboxes,
@@ -635,6 +638,7 @@ class Engine:
     # -- a commit that failed -------------------------------------------------------------------
 
     def _on_commit_failed(self, error: Exception) -> None:
+        metrics.ABORTED.inc()
         log.warning("a commit failed, nothing of it counts: %r", error)
         if self._membership is None:
             return  # it is being revoked anyway

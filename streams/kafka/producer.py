@@ -261,6 +261,8 @@ class TransactionalProducer:
         """Return the records that are too long for their topic without a doubt."""
         found = {}
         for destination, pairs in records.items():
+            if destination[0] not in self._counts:
+                continue  # the changelog, many and short: the broker says it
             most = self.longest.get(destination[0], _LONGEST_RECORD)
             too_long = [place for place, record in enumerate(pairs) if size_of(record) > most]
             if too_long:
@@ -415,40 +417,45 @@ class TransactionalProducer:
         narrowed: tuple[range, int] | None,
         written: list[tuple[Destination, range, asyncio.Future[Any]]],
     ) -> None:
-        topic, partition = destination
+        topic, _ = destination
         most = min(_MAX_BATCH_BYTES, self.longest.get(topic, _MAX_BATCH_BYTES))
         suspects, most_of_suspects = narrowed or (range(0), most)
-        begin, count = 0, 0
+        parts = (
+            (0, suspects.start, most),
+            (suspects.start, suspects.stop, most_of_suspects),
+            (suspects.stop, len(pairs), most),
+        )
+        for first, end, most_bytes in parts:
+            if first == end:
+                continue
+            begin, count = first, 0
+            # BatchBuilder.append costs twice what its C builder does, for every changed key.
+            batch = BatchBuilder(most_bytes, 0, is_transactional=True)
+            append = batch._builder.append
+            for key, value, headers in pairs[first:end] if suspects else pairs:
+                if append(count, None, key, value, headers) is None:
+                    await self._send(producer, destination, batch, begin, count, written)
+                    begin += count
+                    batch = BatchBuilder(most_bytes, 0, is_transactional=True)
+                    # The first record of a batch is taken whatever its size: the broker decides.
+                    append, count = batch._builder.append, 0
+                    append(count, None, key, value, headers)
+                count += 1
+            await self._send(producer, destination, batch, begin, count, written)
 
-        async def send() -> None:
-            nonlocal begin, count
-            if not count:
-                return
-            batch._relative_offset = count
-            future = await producer.send_batch(batch, topic, partition=partition)
-            written.append((destination, range(begin, begin + count), future))
-            begin, count = begin + count, 0
-
-        # BatchBuilder.append costs twice what its C builder does, for every changed key.
-        batch = BatchBuilder(most, 0, is_transactional=True)
-        append = batch._builder.append
-        for place, (key, value, headers) in enumerate(pairs):
-            if suspects and place in (suspects.start, suspects.stop):
-                await send()
-                batch = BatchBuilder(
-                    most_of_suspects if place in suspects else most, 0, is_transactional=True
-                )
-                append = batch._builder.append
-            if append(count, None, key, value, headers) is None:
-                await send()
-                batch = BatchBuilder(
-                    most_of_suspects if place in suspects else most, 0, is_transactional=True
-                )
-                # The first record of a batch is taken whatever its size: the broker decides.
-                append = batch._builder.append
-                append(0, None, key, value, headers)
-            count += 1
-        await send()
+    @staticmethod
+    async def _send(
+        producer: AIOKafkaProducer,
+        destination: Destination,
+        batch: BatchBuilder,
+        begin: int,
+        count: int,
+        written: list[tuple[Destination, range, asyncio.Future[Any]]],
+    ) -> None:
+        topic, partition = destination
+        batch._relative_offset = count
+        future = await producer.send_batch(batch, topic, partition=partition)
+        written.append((destination, range(begin, begin + count), future))
 
     async def _send_offsets(
         self, producer: AIOKafkaProducer, offsets: dict[TP, int], membership: Membership

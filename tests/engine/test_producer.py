@@ -13,8 +13,10 @@ from streams.kafka.producer import (
     ProducerRecord,
     RefusedRecordsError,
     TransactionalProducer,
+    longest_records,
 )
 from streams.kafka.protocol import Membership
+from tests.engine.inprocess import eventually
 from tests.installation import Installation
 
 
@@ -100,6 +102,19 @@ def _records(*values: bytes) -> list[ProducerRecord]:
     return [(b"k", value, []) for value in values]
 
 
+async def _take_at_most(
+    installation: Installation, producer: TransactionalProducer, topic: str, most: int
+) -> None:
+    await installation.configure(topic, {"max.message.bytes": str(most)})
+
+    async def is_set() -> bool:
+        found = await longest_records(producer._open_producer.client, [topic])
+        return found == {topic: most}
+
+    await eventually(is_set, "the broker knows")
+    await asyncio.sleep(1.0)  # and the log a moment later
+
+
 @pytest.mark.broker
 async def test_after_a_send_that_failed_the_next_commit_works(
     installation: Installation,
@@ -138,10 +153,10 @@ async def test_after_a_send_that_failed_the_next_commit_works(
 async def test_which_records_are_refused_is_found_out_and_the_rest_committed(
     installation: Installation, member: Membership, producer: TransactionalProducer
 ) -> None:
-    # Unlike as with a topic that we may ask about, only the broker says it.
+    # Nothing was learned of the topic, as without the right to ask: only the broker says it.
     topic = installation.topics.inbox_messages
-    await installation.configure(topic, {"max.message.bytes": "20000"})
-    await asyncio.sleep(0.5)
+    await _take_at_most(installation, producer, topic, 20_000)
+    assert producer.longest == {}
     offsets = {TP(installation.topics.calls, 0): 0}
     values = [b"%d" % number for number in range(300)]
     values[150] = b"x" * 30_000
@@ -162,8 +177,7 @@ async def test_a_topic_that_takes_only_small_batches_gets_small_ones(
     installation: Installation, member: Membership, producer: TransactionalProducer
 ) -> None:
     topic = installation.topics.inbox_messages
-    await installation.configure(topic, {"max.message.bytes": "20000"})
-    await asyncio.sleep(0.5)
+    await _take_at_most(installation, producer, topic, 20_000)
     await producer.learn([topic, installation.topics.deliveries])
     assert producer.longest == {topic: 20_000, installation.topics.deliveries: 4 << 20}
     values = [b"%0500d" % number for number in range(100)]

@@ -555,20 +555,22 @@ async def unknown_outcome(round_: Round) -> None:
 
 
 async def refused_produce(round_: Round) -> None:
-    """Kafka refuses what must be written: workers stop before their offsets pass it, and say so."""
+    """Kafka refuses the state, of which no record can be done without: workers stop before their
+    offsets pass it, and say so."""
     await _all_ready(round_)
     await _some_time(round_, 0.5, 2.0)
-    topic = round_.installation.topics.notifications
+    topic = round_.installation.topics.changelog
     round_.is_watched = False
-    await round_.installation.configure(topic, {"max.message.bytes": "100"})
+    await round_.installation.configure(
+        topic, {"cleanup.policy": "compact", "max.message.bytes": "70"}
+    )
     for worker in round_.workers:
         code = await round_.gone(worker, STRIKE_SECONDS)
         last = log_of(worker).strip().splitlines()[-1]
         assert code == 1, f"exit {code}: {last}"
         assert "max.message.bytes" in last, last
-    await round_.installation.configure(topic, {"max.message.bytes": "1048588"})
     for worker in round_.workers:
-        round_.launch(worker)
+        round_.launch(worker)  # which sets its topics right
     round_.is_watched = True
 
 

@@ -10,60 +10,55 @@ from typing import Any
 
 import pytest
 
-from app.commands.replay import Caused, _Log, fold_in_time, read_up_to
-from streams.engine.types import TP
+from app.analysis.logs import Log
+from streams.engine.memory import MemoryRecord
+from streams.engine.order import next_of
+from streams.engine.types import TP, Source
 from tests.cli.test_commands import dialwatch
 from tests.drive import Drive
 from tests.installation import PARTITIONS, Installation, Published
 from tests.samples import account, announcement, call, recharge, ticks
 
 
-def log(topic: str, order: int, *timestamps: int) -> _Log:
-    records: list[Any] = [
-        Caused(number, at, None, f"{topic}{at}".encode()) for number, at in enumerate(timestamps)
-    ]
-    return _Log(TP(topic, 0), order, len(records), records, is_read=True)
+def log(topic: str, order: int, *timestamps: int) -> Log:
+    made = Log(TP(topic, 0), Source(topic, lambda _: None, order, is_timed=True))
+    made.is_ended = True
+    made.add(
+        [MemoryRecord(n, at, None, f"{topic}{at}".encode()) for n, at in enumerate(timestamps)]
+    )
+    return made
 
 
-def folded(logs: list[_Log], up_to: int | None) -> list[str]:
+def merged(*logs: Log) -> list[str]:
     seen: list[str] = []
-
-    def fold(tp: TP, records: Any) -> None:
-        seen.extend(record.value.decode() for record in records)
-
-    fold_in_time(logs, up_to, fold)
+    while (turn := next_of(logs)) is not None:
+        seen += [record.value.decode() for record in turn[0].take(100, turn[1])]
     return seen
 
 
 def test_a_partition_is_folded_in_the_order_of_time() -> None:
-    calls, ticks_ = log("c", 2, 1, 3, 5, 9), log("t", 4, 3, 6)
     # Of one millisecond the call goes before the tick.
-    assert folded([calls, ticks_], None) == ["c1", "c3", "t3", "c5", "t6", "c9"]
+    merged_ = merged(log("c", 2, 1, 3, 5, 9), log("t", 4, 3, 6))
+    assert merged_ == ["c1", "c3", "t3", "c5", "t6", "c9"]
 
 
-def test_nothing_is_folded_beyond_what_others_may_still_bring() -> None:
-    calls, ticks_ = log("c", 2, 1, 3, 5, 9), log("t", 4, 3, 6)
-    assert folded([calls, ticks_], 5) == ["c1", "c3", "t3", "c5"]
-    assert folded([calls, ticks_], None) == ["t6", "c9"]
-
-
-def test_timestamps_that_go_backwards_dont_stop_it() -> None:
-    calls, ticks_ = log("c", 2, 9, 8, 1), log("t", 4, 7)
-    seen = []
-    while calls.records or ticks_.records:
-        up_to = read_up_to(one for one in (calls, ticks_) if one.records)
-        more = folded([calls, ticks_], up_to)
-        assert more
-        seen += more
-    assert seen == ["t7", "c9", "c8", "c1"]
+def test_timestamps_that_go_backwards_stop_nothing() -> None:
+    assert merged(log("c", 2, 9, 8, 1), log("t", 4, 7, 8, 10)) == [
+        "t7",
+        "t8",
+        "c9",
+        "c8",
+        "c1",
+        "t10",
+    ]
 
 
 def test_announcements_may_have_more_partitions_than_the_others() -> None:
     drive = Drive()
     drive.take([account("acme")])
     said = announcement("up")
-    record: Any = Caused(0, 0, b"up", json.dumps(said.value).encode())
-    drive.refold.fold(TP("announcements", 7), [record])
+    record: Any = MemoryRecord(0, 0, b"up", json.dumps(said.value).encode())
+    drive.engine.fold(TP("announcements", 7), [record])
     assert len(drive.commands) == 2
 
 

@@ -43,7 +43,7 @@ WISHES = {
 def causes(drive: Drive) -> dict[str, set[str]]:
     """By scenario, what its commands name as their cause."""
     found: dict[str, set[str]] = {}
-    for told in drive.refold.told:
+    for told in drive.told:
         scenario = json.loads(told.value or b"")["scenario"]
         found.setdefault(scenario, set()).add(dict(told.headers)["dialwatch.cause"].decode())
     return found
@@ -91,8 +91,10 @@ def test_a_segment_that_was_cut_keeps_the_offsets_of_its_calls(
     monkeypatch.setattr("agents.calls._FEW_CALLS", 2)
     drive = Drive(run_length=4)
     results = ["E", "W", "W", "W", "W"]
-    drive.take_at_once([call("acme", index, result=one) for index, one in enumerate(results)])
-    assert len(drive.segments()) == 3
+    segments = drive.take_at_once(
+        [call("acme", index, result=one) for index, one in enumerate(results)]
+    )
+    assert len(segments) == 3
     assert causes(drive)["line_error_run"] == {"call-records/0/4"}
 
 

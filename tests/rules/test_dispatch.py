@@ -7,8 +7,8 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from agents.dispatch import DispatchAgent
-from app.commands.replay import Caused
 from streams.decoding import decode_notification
+from streams.engine.memory import MemoryRecord
 from streams.engine.state import State
 from streams.engine.types import TP, Chunk, Output
 from streams.records import Notification
@@ -39,7 +39,7 @@ EXTRAS = {
 def dispatched(command: Any, key: bytes | None = b"acme") -> list[Output]:
     raw = command if isinstance(command, bytes) else json.dumps(command).encode()
     outputs: list[Output] = []
-    records: list[Any] = [Caused(5, 0, key, raw)]
+    records: list[Any] = [MemoryRecord(5, 0, key, raw)]
     batch = Chunk(TP(TOPICS.notifications, 3), records, State(3), outputs.append, lambda: None)
     DispatchAgent(TOPICS, ZoneInfo("Asia/Shanghai")).fold(batch)
     return outputs

@@ -31,7 +31,7 @@ def test_each_account_that_has_a_record_then_is_told_once_when_workers_come_and_
     seed: int,
 ) -> None:
     rng, drive = random.Random(seed), Drive()
-    (state,) = drive.refold.states
+    (state,) = drive.engine.states
     before = [f"a{n:04}" for n in range(0, 7000, 2)]
     drive.take(account(name, channels=INBOX) for name in before)
     said = announcement("up")
@@ -80,15 +80,15 @@ def test_a_portion_is_as_large_as_there_is_room_for(room: int) -> None:
     drive = Drive()
     drive.take(account(f"a{n:04}", channels=INBOX) for n in range(500))
     drive.defer([announcement("up"), announcement("again")])
-    state, source = drive.refold.states[0], drive.refold._sources["g-fan-outs"]
+    state, source = drive.engine.states[0], drive.engine._sources["g-fan-outs"]
     portions = []
     while drive.deferred():
-        tp, record = drive.refold.waiting.popleft()
+        tp, record = drive.engine.waiting.popleft()
         before = len(drive.commands)
         left: list[Any] = [record]
         source.fold(
             Chunk(
-                tp, left, state, drive.refold.emit, lambda: None,
+                tp, left, state, drive.engine._emit, lambda: None,
                 room=lambda: room - (len(drive.commands) - before),  # noqa: B023 (called at once)
             )
         )  # fmt: skip

@@ -26,7 +26,7 @@ GONE = Published("accounts", "acme", None)
 
 
 def state_of(drive: Drive) -> State:
-    (state,) = drive.refold.states
+    (state,) = drive.engine.states
     return state
 
 

@@ -9,9 +9,10 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
+from agents.register import watching
 from agents.rules import Rules
-from app.commands.replay import Caused, Refold
-from streams.engine.types import TP
+from streams.engine.memory import MemoryEngine, MemoryRecord
+from streams.engine.types import TP, Output
 from streams.topics import Topics
 
 FIXTURE = Path(__file__).with_name("0.1.0.json.gz")
@@ -22,20 +23,23 @@ PARTITIONS = 3
 @pytest.mark.parametrize("number", range(len(CASES)))
 def test_the_state_and_the_unread_records_of_0_1_0_go_on(number: int) -> None:
     case, told = CASES[number], list[str]()
-    refold = Refold(
-        Rules(zone=ZoneInfo(case["zone"]), reminder_time=time(2, 30), **case["rules"]),
-        Topics("", "g", PARTITIONS),
-        lambda raw: told.append(json.loads(raw)["notification_id"]),
-    )
+    topics = Topics("", "g", PARTITIONS)
+
+    def keep(_: TP, output: Output) -> None:
+        if output.topic == topics.notifications:
+            told.append(json.loads(output.value or b"")["notification_id"])
+
+    rules = Rules(zone=ZoneInfo(case["zone"]), reminder_time=time(2, 30), **case["rules"])
+    engine = MemoryEngine(watching(rules, topics), PARTITIONS, keep)
     for partition, key, value in case["state"]:
-        refold.states[partition].restore([(bytes.fromhex(key), bytes.fromhex(value))])
+        engine.states[partition].restore([(bytes.fromhex(key), bytes.fromhex(value))])
     for topic, partition, key, value in case["unread"]:
-        record = Caused(0, 0, bytes.fromhex(key), bytes.fromhex(value))
-        refold.fold(TP(topic, partition), [record])
+        record = MemoryRecord(0, 0, bytes.fromhex(key), bytes.fromhex(value))
+        engine.fold(TP(topic, partition), [record])
     for offset, (topic, key, value, partition) in enumerate(case["events"], case["offset"]):
         raw = None if value is None else value.encode()
-        record = Caused(offset, -1, None if key is None else key.encode(), raw)
-        refold.fold(TP(topic, partition), [record])
+        record = MemoryRecord(offset, -1, None if key is None else key.encode(), raw)
+        engine.fold(TP(topic, partition), [record])
     # The same causes, under the same ids: what 0.1.0 told already is known by them.
     assert sorted(told) == sorted(case["told"])
 

@@ -17,7 +17,7 @@ from app.channels.wechat.client import WechatClient
 from app.channels.wechat.outcomes import token_outcome
 from app.channels.wechat.token_store import LOCK_SECONDS, TokenRecord, TokenStore, Trouble
 from app.http import Answer, NoAnswer
-from streams.metrics import TOKEN_SECONDS
+from streams.metrics import TOKEN_AGE_SECONDS, TOKEN_SECONDS
 from streams.times import SECOND
 
 # WeChat hands out the next token only in the last five minutes of this one, during which both
@@ -73,6 +73,7 @@ class Tokens:
         self._look_at = 0
         """Instant of the next look, while somebody else renews."""
         TOKEN_SECONDS.set_function(self._remaining_s)
+        TOKEN_AGE_SECONDS.set_function(self._age_s)
 
     async def get(self) -> str | Held:
         """Return a token that should be good, or why there is none."""
@@ -120,6 +121,10 @@ class Tokens:
     def _remaining_s(self) -> float:
         known = self._known
         return 0.0 if known is None else max((known.expires_at - self._now()) / SECOND, 0.0)
+
+    def _age_s(self) -> float:
+        known = self._known
+        return 0.0 if known is None else max((self._now() - known.issued_at) / SECOND, 0.0)
 
     def _is_ending(self, record: TokenRecord) -> bool:
         # One that came with little life left isn't renewed at once and again.

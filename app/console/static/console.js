@@ -131,6 +131,7 @@ if (actions) {
   function count() {
     const number = chosen().length;
     document.querySelector("#count b").textContent = number;
+    actions.hidden = !number;
     for (const button of actions.querySelectorAll("button")) button.disabled = !number;
     if (all) {
       all.checked = number > 0 && number === boxes().length;
@@ -166,7 +167,6 @@ if (actions) {
     go.disabled = isDone || !Number(go.dataset.count) || (verb === "discard" && !why.value.trim());
   }
 
-  actions.hidden = false;
   document.getElementById("without-script").hidden = true;
   document.addEventListener("change", (event) => {
     if (event.target === all) for (const box of boxes()) box.checked = all.checked;

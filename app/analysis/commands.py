@@ -1,0 +1,89 @@
+"""Commands as an analysis looks at them: which are wanted, and what is in one."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from app.analysis.variants import Variant
+from streams.times import parse_instant
+
+
+class Command(msgspec.Struct, gc=False):
+    """A command, as far as an analysis looks at it."""
+
+    notification_id: str
+    scenario: str
+    account_id: str | None
+    channel: str
+    occurred_at: str
+    title: str = ""
+    content: str = ""
+    page: str | None = None
+    cause: dict[str, Any] = {}
+
+
+decode_command = msgspec.json.Decoder(Command).decode
+_encode = msgspec.json.Encoder().encode
+COLUMNS: dict[str, type] = {
+    "notification_id": str, "scenario": str, "account_id": str, "channel": str, "occurred_at": str,
+    "title": str, "content": str, "page": str, "cause": str,
+}  # fmt: skip
+VARIANT_COLUMNS: dict[str, type] = {"run_length": int, "window_hours": float}
+
+
+def row_of(command: bytes) -> tuple[Any, ...]:
+    """Return a command by `COLUMNS`; the cause as JSON."""
+    said = decode_command(command)
+    return (
+        said.notification_id, said.scenario, said.account_id, said.channel, said.occurred_at,
+        said.title, said.content, said.page, _encode(said.cause).decode(),
+    )  # fmt: skip
+
+
+def beside_of(variant: Variant) -> bytes:
+    """Return what stands beside a variant's command: the beginning of a JSON object."""
+    hours = str(variant.hours).encode()
+    return b'"run_length":%d,"window_hours":%b,' % (variant.run_length, hours)
+
+
+def with_variant(variant: Variant, command: bytes) -> bytes:
+    """Return a command beside the variant that tells it, as JSON."""
+    return b'{%b"command":%b}' % (beside_of(variant), command)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which commands are looked at; everything is folded."""
+
+    since: int | None = None
+    until: int | None = None
+    """Of the event that caused it: from (inclusive) and up to (exclusive), as instants."""
+    scenarios: frozenset[str] = frozenset()
+    account: str | None = None
+
+    @property
+    def is_all(self) -> bool:
+        return self == Wanted()
+
+    def has(self, said: Command, at: int) -> bool:
+        """Whether a command that occurred at an instant is wanted."""
+        return (
+            (self.since is None or at >= self.since)
+            and (self.until is None or at < self.until)
+            and (not self.scenarios or said.scenario in self.scenarios)
+            and (self.account is None or said.account_id == self.account)
+        )
+
+    def is_outside(self, span: tuple[int, int] | None) -> bool:
+        """Does the range lie wholly outside of a span of instants (None: nothing spans)?"""
+        if span is None or (self.since is None and self.until is None):
+            return self.since is not None or self.until is not None
+        return (self.since is not None and span[1] < self.since) or (
+            self.until is not None and span[0] >= self.until
+        )
+
+
+def instant_of_command(said: Command) -> int:
+    """Return when a command occurred."""
+    return parse_instant(said.occurred_at)

@@ -1,0 +1,104 @@
+"""Several processes, each with a share of the partitions, and their slices in one order.
+
+A process sends its slices through a pipe (no socket) and waits where the others are behind. Slices
+don't depend on who folds what, so neither does what comes out.
+"""
+
+import multiprocessing
+import queue
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from heapq import merge
+from typing import Any
+
+from app.analysis.logs import Reading
+from app.analysis.refold import Question, Slice, Watch
+from app.errors import CommandError
+from app.memory import tune_memory
+
+Opening = Callable[[], Reading]
+"""Opens what is read, in whichever process it is called. Travels between processes."""
+
+# So much is sent at once, and so much of a process that is ahead waits here.
+_MOST_SLICES, _MOST_RECORDS = 500, 100_000
+_MOST_WAITING = 16
+
+
+def slices_of(question: Question, reading: Reading, opening: Opening, jobs: int) -> Iterator[Slice]:
+    """Yield the slices of all partitions in order, folded by so many processes. `reading`: what is
+    open here, for one process. Raises CommandError."""
+    partitions = range(question.topics.partitions)
+    if jobs == 1:
+        yield from Watch(question, reading, partitions).slices()
+        return
+    context = multiprocessing.get_context("spawn")
+    streams = []
+    processes = []
+    stop = threading.Event()
+    try:
+        for number in range(min(jobs, len(partitions))):
+            ours, theirs = context.Pipe(duplex=False)
+            share = partitions[number::jobs]
+            process = context.Process(
+                target=_work, args=(theirs, question, opening, share, number == 0), daemon=True
+            )
+            process.start()
+            theirs.close()
+            processes.append(process)
+            streams.append(_received(ours, stop))
+        yield from merge(*streams, key=lambda one: (one.key, one.place))
+    finally:
+        stop.set()
+        for process in processes:
+            process.terminate()
+            process.join()
+
+
+def _work(
+    pipe: Any, question: Question, opening: Opening, share: Sequence[int], is_first: bool
+) -> None:
+    """Fold a share of the partitions. Runs in a process of its own."""
+    tune_memory()
+    try:
+        reading = opening()
+        try:
+            waiting: list[Slice] = []
+            records = 0
+            for one in Watch(question, reading, share, is_first=is_first).slices():
+                waiting.append(one)
+                records += one.records
+                if len(waiting) >= _MOST_SLICES or records >= _MOST_RECORDS:
+                    pipe.send(waiting)
+                    waiting, records = [], 0
+            pipe.send(waiting)
+            pipe.send(None)
+        finally:
+            reading.close()
+    except CommandError as error:
+        pipe.send(error)
+    except (BrokenPipeError, KeyboardInterrupt):
+        pass  # nobody listens any more
+
+
+def _received(pipe: Any, stop: threading.Event) -> Iterator[Slice]:
+    """Yield what a process sends; a thread takes it out of the pipe, so that it can go on."""
+    waiting: queue.Queue[Any] = queue.Queue(_MOST_WAITING)
+
+    def receive() -> None:
+        while not stop.is_set():
+            try:
+                got = pipe.recv()
+            except (EOFError, OSError):
+                got = CommandError("a process of the replay ended: run it again with --jobs 1")
+            waiting.put(got)
+            if got is None or isinstance(got, CommandError):
+                return
+
+    threading.Thread(target=receive, daemon=True).start()
+    while True:
+        got = waiting.get()
+        if got is None:
+            return
+        if isinstance(got, CommandError):
+            raise got
+        yield from got

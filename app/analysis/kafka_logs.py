@@ -1,0 +1,142 @@
+"""Reading topics for a replay: without a group, up to the ends they have when it begins."""
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
+
+from app.analysis.logs import Log
+from app.errors import KafkaAwayError
+from app.kafka.admin import open_admin
+from app.settings import Settings
+from streams.engine.types import TP
+from streams.kafka import fetching
+
+CONNECT_SECONDS = 15.0
+_POLL_MS = 20
+_FETCH_BYTES = 4 << 20
+
+
+class KafkaLogs:
+    """A `Reading` of an installation's topics. Has an event loop of its own."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Connect. Raises KafkaAwayError."""
+        self._settings = settings
+        self._runner = asyncio.Runner()
+        self._consumer: Any = None
+        self._ends: dict[TP, int] = {}
+        self._counts: dict[str, int] = self._run(self._partition_counts())
+        self._run(self._open())
+
+    def counts(self) -> dict[str, int]:
+        return self._counts
+
+    def begin(self, logs: Iterable[Log], starts: Mapping[TP, int] | None = None) -> int:
+        """See `Reading`. `starts`: from which offset on, where that isn't the beginning."""
+        by_tp = {TopicPartition(*log.tp): log for log in logs}
+        return int(self._run(self._begin(by_tp, starts or {})))
+
+    def bounds(self, tps: Iterable[TP]) -> dict[TP, tuple[int, int]]:
+        """Return where logs begin and end."""
+        return dict(self._run(self._bounds([TopicPartition(*tp) for tp in tps])))
+
+    def offsets_at(self, tps: Iterable[TP], timestamp: int) -> dict[TP, int | None]:
+        """Return each log's first offset with such a timestamp (ms) or a later one; None: none."""
+        return dict(self._run(self._offsets_at(list(tps), timestamp)))
+
+    def missing(self) -> list[str]:
+        """Accounts are compacted: what is deleted there says nothing any more."""
+        topics = self._settings.topics
+        said = []
+        for topic in (topics.calls, topics.recharges, topics.ticks, topics.announcements):
+            bounds = self.bounds(TP(topic, number) for number in range(self._counts.get(topic, 0)))
+            late = sorted(tp.partition for tp, (begin, _) in bounds.items() if begin)
+            if late:
+                said.append(
+                    f"the beginning of {topic} was deleted (partitions {', '.join(map(str, late))})"
+                    ": what batches and runs were before it isn't known"
+                )
+        return said
+
+    def fill(self, hungry: list[Log]) -> None:
+        if hungry:
+            self._run(self._fill({TopicPartition(*log.tp): log for log in hungry}))
+
+    def close(self) -> None:
+        try:
+            if self._consumer is not None:
+                self._runner.run(self._consumer.stop())
+        finally:
+            self._runner.close()
+
+    def _run(self, work: Any) -> Any:
+        try:
+            return self._runner.run(work)
+        except KafkaError as error:
+            raise KafkaAwayError(
+                f"Kafka went away during the replay ({type(error).__name__}): run it again"
+            ) from None
+
+    async def _partition_counts(self) -> dict[str, int]:
+        async with open_admin(self._settings, timeout_s=CONNECT_SECONDS) as admin:
+            return await admin.partition_counts()
+
+    async def _open(self) -> None:
+        fetching.install()
+        self._consumer = AIOKafkaConsumer(
+            **self._settings.kafka_client_options(),
+            isolation_level="read_committed",
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            max_partition_fetch_bytes=_FETCH_BYTES,
+            fetch_max_bytes=16 * _FETCH_BYTES,
+            fetch_max_wait_ms=_POLL_MS,
+            check_crcs=False,
+        )
+        await self._consumer.start()
+
+    async def _bounds(self, tps: list[TopicPartition]) -> dict[TP, tuple[int, int]]:
+        if not tps:
+            return {}
+        begins = await self._consumer.beginning_offsets(tps)
+        ends = await self._consumer.end_offsets(tps)
+        return {TP(*tp): (begins[tp], ends[tp]) for tp in tps}
+
+    async def _offsets_at(self, tps: list[TP], timestamp: int) -> dict[TP, int | None]:
+        found = await self._consumer.offsets_for_times(
+            {TopicPartition(*tp): timestamp for tp in tps}
+        )
+        return {TP(*tp): None if at is None else at.offset for tp, at in found.items()}
+
+    async def _begin(self, logs: dict[TopicPartition, Log], starts: Mapping[TP, int]) -> int:
+        consumer = self._consumer
+        consumer.assign(list(logs))
+        bounds = await self._bounds(list(logs))
+        records = 0
+        for tp, log in logs.items():
+            begin, end = bounds[log.tp]
+            start = max(starts.get(log.tp, begin), begin)
+            self._ends[log.tp] = end
+            log.is_ended = start >= end
+            consumer.seek(tp, start)
+            records += max(end - start, 0)
+        return records
+
+    async def _fill(self, logs: dict[TopicPartition, Log]) -> None:
+        consumer = self._consumer
+        while logs:
+            for tp, read in (await consumer.getmany(*logs, timeout_ms=_POLL_MS)).items():
+                end = self._ends[TP(*tp)]
+                records = read
+                if read[-1].offset >= end:
+                    records = [one for one in read if one.offset < end]
+                if records:
+                    logs[tp].add(records)
+            for tp, log in list(logs.items()):
+                # Behind the last record there may be a marker: only the position knows.
+                log.is_ended = await consumer.position(tp) >= self._ends[log.tp]
+                if not log.is_hungry:
+                    del logs[tp]

@@ -1,0 +1,127 @@
+"""What an analysis prints: rows as JSON lines, CSV, Parquet or a table, on stdout or into a file.
+
+Rows are written as they come; a file is written beside its place and takes it when it is whole.
+"""
+
+import csv
+import io
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+from unicodedata import east_asian_width
+
+from app.analysis.parquet import RowsWriter
+from app.errors import SettingsError
+
+Format = Literal["jsonl", "csv", "parquet", "table"]
+_WIDEST = 60
+
+
+class Rows:
+    """Where rows go. `columns`: a name and a width in the table (0: as wide as it is)."""
+
+    def __init__(self, out: BinaryIO, format_: Format, columns: dict[str, type]) -> None:
+        self.format = format_
+        self.written = 0
+        self._out = out
+        self._columns = columns
+        self._text = io.StringIO()
+        self._csv = csv.writer(self._text, lineterminator="\n")
+        self._parquet = RowsWriter(out, columns) if format_ == "parquet" else None
+        self._table: list[list[str]] = []
+        self._widths: list[int] = []
+        if format_ == "csv":
+            self._csv.writerow(columns)
+
+    def put_json(self, document: bytes) -> None:
+        """Write one row, given as JSON. Only where the format is jsonl."""
+        self._out.write(document + b"\n")
+        self.written += 1
+
+    def put(self, row: Sequence[Any]) -> None:
+        """Write one row, given by columns. Where the format is anything but jsonl."""
+        self.written += 1
+        if self._parquet is not None:
+            self._parquet.put(row)
+        elif self.format == "csv":
+            self._csv.writerow("" if value is None else value for value in row)
+            if self._text.tell() > 1 << 16:
+                self._flush_text()
+        else:
+            self._table.append(["" if value is None else str(value) for value in row])
+            if len(self._table) >= 500:
+                self._flush_table()
+
+    def end(self) -> None:
+        """Write what waits."""
+        if self._parquet is not None:
+            self._parquet.end()
+        elif self.format == "csv":
+            self._flush_text()
+        elif self.format == "table":
+            self._flush_table()
+        self._out.flush()
+
+    def _flush_text(self) -> None:
+        self._out.write(self._text.getvalue().encode())
+        self._text.seek(0)
+        self._text.truncate()
+
+    def _flush_table(self) -> None:
+        """Columns are as wide as the first rows need: nobody waits for the last."""
+        lines = self._table
+        if not self._widths:
+            lines = [list(self._columns), *lines]
+            self._widths = [
+                min(max(map(_width, column)), _WIDEST) for column in zip(*lines, strict=True)
+            ]
+        for line in lines:
+            cells = [_fit(one, width) for one, width in zip(line, self._widths, strict=True)]
+            self._out.write("  ".join(cells).rstrip().encode() + b"\n")
+        self._table = []
+
+
+def _width(text: str) -> int:
+    return sum(2 if east_asian_width(one) in "WF" else 1 for one in text)
+
+
+def _fit(text: str, width: int) -> str:
+    text = text.replace("\n", " ")
+    while _width(text) > width:
+        text = text[: -2 if text.endswith("…") else -1] + "…"
+    return text + " " * (width - _width(text))
+
+
+def check_output(format_: Format, to: Path | None) -> None:
+    """Raise SettingsError where a format and a place don't go together."""
+    if format_ == "parquet" and to is None:
+        raise SettingsError(["--output parquet: needs --to FILE"])
+    if to is not None:
+        check_place("--to", to)
+
+
+def check_place(option: str, file: Path) -> None:
+    """Raise SettingsError where a file can't be written."""
+    if file.is_dir():
+        raise SettingsError([f"{option}: {file} is a directory: name a file in it"])
+    if not file.absolute().parent.is_dir():
+        raise SettingsError([f"{option}: there is no directory {file.absolute().parent}: make it"])
+
+
+@contextmanager
+def written(to: Path | None) -> Iterator[BinaryIO]:
+    """Yield stdout, or a file beside `to` that takes its place at the end; where something goes
+    wrong nothing is left of it."""
+    if to is None:
+        yield sys.stdout.buffer
+        return
+    beside = to.with_name(f".{to.name}.{os.getpid()}.part")
+    try:
+        with beside.open("wb") as out:
+            yield out
+        beside.replace(to)
+    finally:
+        beside.unlink(missing_ok=True)

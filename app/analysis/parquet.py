@@ -1,0 +1,116 @@
+"""Parquet, by polars, which is imported only where it is used: row groups out and in.
+
+Memory holds a row group, never a file. polars writes a file from one frame, so row groups are
+written as files of their own first and then streamed into one.
+"""
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any, BinaryIO
+
+from app.errors import CommandError
+
+ROW_GROUP = 16_384
+
+
+def load_polars() -> ModuleType:
+    """Return polars. Raises CommandError where it isn't installed."""
+    try:
+        import polars  # noqa: PLC0415 (a worker never needs it)
+    except ImportError:
+        raise CommandError(
+            "Parquet and data frames need polars: install dialwatch[analysis], or `make setup`"
+        ) from None
+    return polars
+
+
+class GroupsWriter:
+    """One Parquet file that grows by row groups, put together at its end."""
+
+    def __init__(self, directory: Path | None = None) -> None:
+        """`directory`: for what is on its way; None: the system's for temporary files."""
+        self._polars = load_polars()
+        self._directory = tempfile.TemporaryDirectory(prefix="dialwatch-", dir=directory)
+        self._files: list[Path] = []
+
+    def add(self, frame: Any) -> None:
+        """Take a frame of about a row group."""
+        file = Path(self._directory.name) / f"{len(self._files)}.parquet"
+        frame.write_parquet(file, compression="zstd", compression_level=1)
+        self._files.append(file)
+
+    def end(self, file: Path, before: Path | None = None) -> None:
+        """Write everything into one file, after what stands in another one."""
+        files = [*([before] if before is not None else []), *self._files]
+        lazy = self._polars.concat([self._polars.scan_parquet(one, glob=False) for one in files])
+        lazy.sink_parquet(file, compression="zstd", row_group_size=ROW_GROUP, maintain_order=True)
+        self.discard()
+
+    def discard(self) -> None:
+        """Forget everything."""
+        self._directory.cleanup()
+
+
+class RowsWriter:
+    """Rows into a Parquet file that is open for writing."""
+
+    def __init__(self, out: BinaryIO, columns: dict[str, type]) -> None:
+        polars = load_polars()
+        types = {str: polars.String, int: polars.Int64, float: polars.Float64}
+        self._schema = {name: types[kind] for name, kind in columns.items()}
+        self._polars = polars
+        self._out = out
+        self._groups = GroupsWriter()
+        self._rows: list[Sequence[Any]] = []
+        self._is_empty = True
+
+    def put(self, row: Sequence[Any]) -> None:
+        """Take one row."""
+        self._rows.append(row)
+        if len(self._rows) >= ROW_GROUP:
+            self._flush()
+
+    def end(self) -> None:
+        """Write the file."""
+        if self._rows or self._is_empty:
+            self._flush()
+        with tempfile.TemporaryDirectory(prefix="dialwatch-") as directory:
+            whole = Path(directory) / "whole.parquet"
+            self._groups.end(whole)
+            with whole.open("rb") as file:
+                while block := file.read(1 << 20):
+                    self._out.write(block)
+
+    def _flush(self) -> None:
+        self._groups.add(self._polars.DataFrame(self._rows, schema=self._schema, orient="row"))
+        self._rows, self._is_empty = [], False
+
+
+def row_groups(file: Path, columns: Sequence[str], most: int = ROW_GROUP) -> Iterator[Any]:
+    """Yield a file's rows as frames of at most so many. Raises CommandError where the file isn't
+    whole."""
+    polars = load_polars()
+    try:
+        lazy = polars.scan_parquet(file, glob=False)
+        count = lazy.select(polars.len()).collect().item()
+        for begin in range(0, count, most):
+            yield lazy.select(columns).slice(begin, most).collect()
+    except polars.exceptions.ColumnNotFoundError:
+        raise CommandError(
+            f"{file} isn't of an export: it lacks some of the columns {', '.join(columns)}"
+        ) from None
+    except (polars.exceptions.PolarsError, OSError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise CommandError(
+            f"{file} is no whole Parquet file ({reason}): delete it and export it again"
+        ) from None
+
+
+def offsets_of(file: Path) -> tuple[int, int]:
+    """Return the first and last offset of an export's file. Raises CommandError."""
+    first = last = -1
+    for frame in row_groups(file, ["offset"], most=1 << 30):
+        first, last = frame["offset"][0], frame["offset"][-1]
+    return first, last

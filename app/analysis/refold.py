@@ -1,0 +1,353 @@
+"""Folding all partitions again, in an order that hangs on the records alone.
+
+1. `Watch` folds the partitions it is given, each in the worker's order (`streams/engine/order.py`),
+   side by side in slices of time, and yields what each slice said: commands, and segments of lines.
+2. `LineWatch` takes the slices of all partitions in order and counts the lines, whose calls come
+   from several partitions.
+
+Slices are cut by timestamps and counts, never by what a poll happened to bring: however records are
+read, and by how many processes (`app/analysis/jobs.py`), the same commands come out in one order.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any, NamedTuple
+
+import msgspec
+
+from agents.register import watching
+from agents.rules import Rules
+from app.analysis.logs import Log, Reading
+from app.analysis.variants import NEVER, AccountRuns, Lengths, Variant
+from streams.engine.memory import MemoryEngine, MemoryRecord
+from streams.engine.order import FOREVER, next_of
+from streams.engine.state import State
+from streams.engine.types import TP, Output
+from streams.records import Call
+from streams.topics import Topics
+from tables.lines import LineSegment
+from tables.store import CLOCKS
+
+SLICE_MS = 1000
+# A second may hold as much as it likes: a slice ends after so many records of a partition too.
+_SLICE_RECORDS = 4096
+ALL = -1
+"""In place of a variant's number: what each variant says."""
+
+Key = tuple[int, int]
+_END: Key = (FOREVER, 0)
+_decode_segment = msgspec.msgpack.Decoder(LineSegment).decode
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is to be found out by folding again."""
+
+    rules: Rules
+    topics: Topics
+    variants: tuple[Variant, ...]
+    has_lengths: bool = False
+    """Whether it is to be known how long runs get."""
+    has_places: bool = False
+    """Whether it is to be known which lines have calls in several partitions, and when accounts
+    changed last."""
+
+    @property
+    def windows(self) -> list[float]:
+        """The windows of the variants, each once, in hours."""
+        return list(dict.fromkeys(variant.window_hours for variant in self.variants))
+
+
+class Slice(NamedTuple):
+    """What one slice of one partition said. Travels between processes."""
+
+    key: Key
+    """Which second, and which part of it: those of all partitions are in this order."""
+    place: tuple[int, int]
+    """Within it: fan-outs' partitions, then calls' partitions."""
+    told: Sequence[tuple[int, bytes]] = ()
+    """A variant's number, or `ALL`, and a command."""
+    segments: Sequence[tuple[bytes, bytes]] = ()
+    """Of lines: key and value."""
+    ticks: Sequence[tuple[int, bytes]] = ()
+    """Kafka's timestamp and the value."""
+    records: int = 0
+    invalid: int = 0
+    lengths: Any = None
+    """With the last one: how long accounts' runs got."""
+    changed: Any = None
+    """With the last one: when each account's record came, in ms."""
+
+
+class _Part:
+    """One partition on its way."""
+
+    def __init__(self, place: tuple[int, int], logs: list[Log]) -> None:
+        self.place = place
+        self.logs = logs
+        self.key: Key = (-FOREVER, 0)
+        """Of the next record."""
+        self.head: tuple[Log, int] | None = None
+        self.records = 0
+        """In this second."""
+        self.begin_slice()
+
+    def begin_slice(self) -> None:
+        self.told: list[tuple[int, bytes]] = []
+        self.segments: list[tuple[bytes, bytes]] = []
+        self.ticks: list[tuple[int, bytes]] = []
+        self.folded = self.invalid = 0
+
+    def look(self) -> None:
+        """Find whose turn it is, and in which slice. No log may be hungry."""
+        head = self.head = next_of(self.logs)
+        if head is None or head[0].at is None:
+            self.key = _END
+            return
+        second = head[0].at // SLICE_MS
+        if second > self.key[0]:
+            self.records = 0
+            self.key = (second, 0)
+        else:
+            self.key = (self.key[0], self.records // _SLICE_RECORDS)
+
+    def take(self, ticks: str) -> tuple[Log, list[Any]]:
+        """Take the next records of this slice. `ticks`: a topic of which it is one at a time."""
+        assert self.head is not None  # noqa: S101 (whoever takes has looked)
+        log, until = self.head
+        most = 1 if log.tp.topic == ticks else _SLICE_RECORDS - self.records % _SLICE_RECORDS
+        records = log.take(most, min(until, self.key[0] * SLICE_MS + SLICE_MS - 1))
+        self.records += len(records)
+        self.folded += len(records)
+        return log, records
+
+    @property
+    def is_hungry(self) -> bool:
+        return any(log.is_hungry for log in self.logs)
+
+
+class Watch:
+    """The folds of some partitions, or of all."""
+
+    def __init__(
+        self,
+        question: Question,
+        reading: Reading,
+        partitions: Iterable[int],
+        *,
+        is_first: bool = True,
+    ) -> None:
+        """`is_first`: of several, the one that says what is wrong with announcements."""
+        self._topics = question.topics
+        self._reading = reading
+        self._partitions = sorted(partitions)
+        self._is_first = is_first
+        self._runs: AccountRuns | None = None
+        self._lengths = Lengths(question.windows) if question.has_lengths else None
+        self._changed: dict[bytes, int] | None = {} if question.has_places else None
+        (only, *others) = question.variants
+        rules = only.rules(question.rules)
+        if others:
+            self._runs = AccountRuns(question.rules, question.variants, self._tell)
+            rules = Variant(NEVER, only.window_hours).rules(question.rules)
+        on_counted = self._count if others or self._lengths else None
+        self._sources = {one.topic: one for one in watching(rules, self._topics, on_counted)}
+        segments = self._sources.pop(self._topics.line_segments)
+        self._segments, self._fan_outs = segments.topic, self._topics.fan_outs
+        self._notifications = self._topics.notifications
+        self._engine = MemoryEngine(
+            self._sources.values(), self._topics.partitions, self._on_output
+        )
+        self._everyone: defaultdict[int, list[tuple[int, bytes]]] = defaultdict(list)
+        """What announcements say, by partition of the account."""
+        self._part = _Part((0, 0), [])
+
+    def slices(self) -> Iterator[Slice]:
+        """Fold everything; yield what each slice said, in order."""
+        self._fold_accounts()
+        topics = self._topics
+        parts = [
+            _Part((1, number), [
+                self._log(topic, number) for topic in (topics.recharges, topics.calls, topics.ticks)
+            ])
+            for number in self._partitions
+        ]  # fmt: skip
+        counts = self._reading.counts()
+        everyone = _Part(
+            (0, 0),
+            [self._log(topics.announcements, n) for n in range(counts[topics.announcements])],
+        )
+        parts.insert(0, everyone)
+        logs = [log for part in parts for log in part.logs]
+        self._reading.begin(logs)
+        self._reading.fill([log for log in logs if log.is_hungry])
+        for part in parts:
+            part.look()
+        while True:
+            key = min(part.key for part in parts)
+            if key == _END:
+                break
+            due = [part for part in parts if part.key == key]
+            while True:
+                hungry: list[Log] = []
+                for part in due:
+                    if not part.is_hungry:
+                        self._fold_slice(part, key)
+                    hungry += [log for log in part.logs if log.is_hungry]
+                if not hungry:
+                    break
+                self._reading.fill(hungry)
+                for part in due:
+                    part.look()
+            for part in due:
+                yield from self._said(part, key, everyone)
+        yield Slice(
+            _END,
+            (1, self._partitions[0] if self._partitions else 0),
+            lengths=self._lengths.end() if self._lengths is not None else None,
+            changed=self._changed,
+            invalid=self._part.invalid,
+        )
+
+    def _log(self, topic: str, number: int) -> Log:
+        return Log(TP(topic, number), self._sources[topic])
+
+    def _fold_accounts(self) -> None:
+        """Customers as the topic holds them, before anything else."""
+        logs = [self._log(self._topics.accounts, number) for number in self._partitions]
+        self._reading.begin(logs)
+        while True:
+            self._reading.fill([log for log in logs if log.is_hungry])
+            ready = [log for log in logs if log.at is not None]
+            if not ready:
+                return
+            for log in ready:
+                records = log.take(1 << 30, FOREVER)
+                if self._changed is not None:
+                    self._changed.update((one.key, one.timestamp) for one in records)
+                self._engine.fold(log.tp, records)
+
+    def _fold_slice(self, part: _Part, key: Key) -> None:
+        """Fold a partition's part of a slice, as far as it is read."""
+        self._part = part
+        ticks = self._topics.ticks
+        while part.key == key:
+            log, records = part.take(ticks)
+            self._engine.fold(log.tp, records)
+            if log.tp.topic == ticks:
+                part.ticks += [(one.timestamp, one.value) for one in records if one.value]
+                if self._runs is not None:
+                    clock = self._engine.states[log.tp.partition].peek(CLOCKS, b"")
+                    if clock is not None and clock.tick:
+                        self._runs.on_tick(log.tp.partition, clock.tick)
+            if part.is_hungry:
+                return
+            part.look()
+
+    def _said(self, part: _Part, key: Key, everyone: _Part) -> Iterator[Slice]:
+        if part is everyone:
+            for number in sorted(self._everyone):
+                yield Slice(key, (0, number), self._everyone[number])
+            self._everyone.clear()
+        invalid = part.invalid if part is not everyone or self._is_first else 0
+        records = part.folded if part is not everyone or self._is_first else 0
+        yield Slice(key, part.place, part.told, part.segments, part.ticks, records, invalid)
+        part.begin_slice()
+
+    def _on_output(self, at: TP, output: Output) -> None:
+        value = output.value or b""
+        if output.topic == self._segments:
+            self._part.segments.append((output.key or b"", value))
+        elif output.topic == self._notifications:
+            if at.topic == self._fan_outs:
+                self._everyone[at.partition].append((ALL, value))
+            else:
+                self._part.told.append((ALL, value))
+        else:
+            self._part.invalid += 1
+
+    def _tell(self, variant: int, command: bytes) -> None:
+        self._part.told.append((variant, command))
+
+    def _count(self, state: State, key: bytes, call: Call, ended: int, clock: int) -> None:
+        if self._runs is not None:
+            self._runs.count(state, key, call, ended, clock)
+        if self._lengths is not None:
+            self._lengths.count(key, ended, is_in_run=call.result == "F")
+
+
+class LineWatch:
+    """The lines of all partitions, under each variant, and what all slices came to."""
+
+    def __init__(self, question: Question) -> None:
+        self._topics = question.topics
+        self._told: list[tuple[int, bytes]] = []
+        self.records = 0
+        self.invalid = 0
+        self.begun: int | None = None
+        """When the first record came, apart from those of accounts, in ms; None: there is none."""
+        self.account_lengths: dict[float, Any] = {}
+        self.line_lengths = Lengths(question.windows) if question.has_lengths else None
+        self.changed: dict[bytes, int] = {}
+        """When each account's record came, in ms, where that is to be known."""
+        self.line_places: dict[bytes, set[int]] | None = {} if question.has_places else None
+        """The partitions from which each line's calls came, where that is to be known."""
+        self._engines = [
+            self._engine(number, variant.rules(question.rules))
+            for number, variant in enumerate(question.variants)
+        ]
+
+    def _engine(self, number: int, rules: Rules) -> MemoryEngine:
+        mine = {self._topics.line_segments, self._topics.ticks}
+        sources = [one for one in watching(rules, self._topics) if one.topic in mine]
+
+        def on_output(_: TP, output: Output) -> None:
+            if output.topic == self._topics.notifications:
+                self._told.append((number, output.value or b""))
+
+        return MemoryEngine(sources, self._topics.partitions, on_output)
+
+    def told(self, slices: Iterable[Slice]) -> Iterator[tuple[int, bytes]]:
+        """Yield everything that is told, with the variant's number or `ALL`, in order."""
+        segments_topic, ticks_topic = self._topics.line_segments, self._topics.ticks
+        for _, group in groupby(slices, key=lambda one: one.key):
+            segments: defaultdict[int, list[Any]] = defaultdict(list)
+            ticks: list[tuple[int, int, bytes]] = []
+            for one in group:
+                yield from one.told
+                for key, value in one.segments:
+                    place = self._engines[0].place(key)
+                    segments[place].append(MemoryRecord(0, 0, key, value))
+                    if self.line_lengths is not None or self.line_places is not None:
+                        self._look(one.place[1], key, value)
+                ticks += [(one.place[1], *tick) for tick in one.ticks]
+                self._add_up(one)
+            for engine in self._engines:
+                for place in sorted(segments):
+                    engine.fold(TP(segments_topic, place), segments[place])
+                for partition, at, tick in ticks:
+                    engine.fold(TP(ticks_topic, partition), [MemoryRecord(0, at, None, tick)])
+            yield from self._told
+            self._told.clear()
+
+    def _look(self, partition: int, key: bytes, value: bytes) -> None:
+        if self.line_lengths is not None:
+            self.line_lengths.count_line(key, _decode_segment(value).calls)
+        if self.line_places is not None:
+            self.line_places.setdefault(key, set()).add(partition)
+
+    def _add_up(self, one: Slice) -> None:
+        if self.begun is None and one.records:
+            self.begun = one.key[0] * SLICE_MS
+        self.records += one.records
+        self.invalid += one.invalid
+        if one.lengths is not None:
+            for hours, seen in one.lengths.items():
+                if hours in self.account_lengths:
+                    self.account_lengths[hours].update(seen)
+                else:
+                    self.account_lengths[hours] = seen
+        if one.changed is not None:
+            self.changed.update(one.changed)

@@ -1,0 +1,204 @@
+"""One replay from beginning to end: what is read, by how many, and the commands that come out."""
+
+import functools
+import sys
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress
+
+from app.analysis.commands import Command, Wanted, decode_command, instant_of_command
+from app.analysis.files import FileLogs
+from app.analysis.jobs import slices_of
+from app.analysis.kafka_logs import KafkaLogs
+from app.analysis.logs import Log, Reading
+from app.analysis.refold import ALL, LineWatch, Question, Slice
+from app.analysis.times import check_range, instant_of
+from app.analysis.variants import Variant, variants_of
+from app.errors import CommandError, SettingsError
+from app.kafka.topics import common_count
+from app.memory import tune_memory
+from app.rules import rules_of
+from app.settings import Settings
+from streams.engine.order import FOREVER
+from streams.engine.types import TP, Source
+from streams.records import SCENARIOS
+from streams.topics import ContractTopic
+
+_EVERYTHING = Wanted()
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a replay is asked for."""
+
+    settings: Settings
+    variants: tuple[Variant, ...]
+    wanted: Wanted = _EVERYTHING
+    files: Path | None = None
+    """An export; None: the topics."""
+    jobs: int = 1
+    has_lengths: bool = False
+    has_places: bool = False
+
+
+def asked_for(
+    settings: Settings,
+    *,
+    files: Path | None,
+    since: str | None,
+    until: str | None,
+    run_length: str | None,
+    window_hours: str | None,
+    scenario: Sequence[str],
+    account: str | None,
+    jobs: int,
+    has_lengths: bool = False,
+    has_places: bool = False,
+) -> Asked:
+    """Return what people ask for as text. Raises SettingsError, with a line for each mistake."""
+    wrong: list[str] = []
+
+    def right(check: Callable[[], Any]) -> Any:
+        try:
+            return check()
+        except SettingsError as error:
+            wrong.extend(error.lines)
+            return None
+
+    rules = rules_of(settings)
+    variants = right(lambda: variants_of(rules, run_length, window_hours))
+    begin = right(lambda: instant_of("--since", since))
+    end = right(lambda: instant_of("--until", until))
+    right(lambda: check_range(begin, end))
+    unknown = [name for name in scenario if name not in SCENARIOS]
+    if unknown:
+        wrong.append(f"--scenario: must be one of {', '.join(SCENARIOS)}")
+    if wrong:
+        raise SettingsError(wrong)
+    wanted = Wanted(begin, end, frozenset(scenario), account)
+    return Asked(settings, variants, wanted, files, jobs, has_lengths, has_places)
+
+
+def open_reading(settings: Settings, files: Path | None) -> Reading:
+    """Open what is read. Raises CommandError."""
+    if files is not None:
+        return FileLogs(files, settings.topics, needed=ContractTopic.CALL_RECORDS.value)
+    return KafkaLogs(settings)
+
+
+class Run:
+    """A replay that is open. Use it as a context, and take its commands once."""
+
+    def __init__(self, asked: Asked) -> None:
+        """Raises CommandError."""
+        self.asked = asked
+        self.variants = asked.variants
+        self._opening = functools.partial(open_reading, asked.settings, asked.files)
+        self.reading = self._opening()
+        counts = self.reading.counts()
+        settings = asked.settings
+        topics = settings.topics
+        if asked.files is None:
+            for topic in (topics.accounts, topics.calls, topics.recharges, topics.ticks,
+                          topics.announcements):  # fmt: skip
+                if topic not in counts:
+                    raise CommandError(
+                        f"there is no topic {topic}: check DIALWATCH_TOPIC_PREFIX, or create what "
+                        "is missing with `dialwatch topics create`"
+                    )
+            topics = replace(topics, partitions=common_count(topics, counts))
+        else:
+            topics = replace(topics, partitions=max(counts[topics.calls], 1))
+        self.topics = topics
+        question = Question(
+            rules_of(settings), topics, asked.variants, asked.has_lengths, asked.has_places
+        )
+        self._question = question
+        self.seen = LineWatch(question)
+        """What all records came to."""
+        self.span: tuple[int, int] | None = None
+        """The instants of the first and last command, wanted or not, and of the records."""
+        self._told_wanted = 0
+
+    def __enter__(self) -> "Run":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.reading.close()
+
+    def commands(self) -> Generator[tuple[int, bytes, Command | None], None, None]:
+        """Fold everything; yield what is wanted of what is told: the variant's number (`ALL`: each
+        says it), the command, and what is in it where that was looked at."""
+        tune_memory()
+        wanted = self.asked.wanted
+        slices = slices_of(self._question, self.reading, self._opening, self.asked.jobs)
+        told = self.seen.told(self._shown(slices))
+        if wanted.is_all:
+            for variant, command in told:
+                yield variant, command, None
+            return
+        for variant, command in told:
+            said = decode_command(command)
+            at = instant_of_command(said)
+            self._stretch(at, at)
+            if wanted.has(said, at):
+                self._told_wanted += 1
+                yield variant, command, said
+        if not self._told_wanted and wanted.is_outside(self.span):
+            raise CommandError("there are no records in this range: widen --since and --until")
+
+    def sent(self) -> Iterator[Any]:
+        """Yield the records of `notifications`. After the commands."""
+        topic = self.topics.notifications
+        count = self.reading.counts().get(topic, 0)
+        if not count:
+            raise CommandError(f"there is no {topic} to hold the replay against: export it too")
+        source = Source(topic, lambda _: None)
+        logs = [Log(TP(topic, number), source) for number in range(count)]
+        self.reading.begin(logs)
+        while True:
+            self.reading.fill([log for log in logs if log.is_hungry])
+            ready = [log for log in logs if log.at is not None]
+            if not ready:
+                return
+            for log in ready:
+                yield from log.take(1 << 30, FOREVER)
+
+    def notes(self) -> list[str]:
+        """Say in sentences what the replay lacks, and what it passed over."""
+        notes = list(dict.fromkeys(self.reading.missing()))
+        if self.seen.invalid:
+            notes.append(f"{self.seen.invalid} invalid records were passed over")
+        return notes
+
+    def variants_of(self, number: int) -> Sequence[tuple[int, Variant]]:
+        """Return whom a variant's number means."""
+        if number == ALL:
+            return list(enumerate(self.variants))
+        return [(number, self.variants[number])]
+
+    def _stretch(self, begin: int, end: int) -> None:
+        span = self.span or (begin, end)
+        self.span = min(span[0], begin), max(span[1], end)
+
+    def _shown(self, slices: Iterator[Slice]) -> Iterator[Slice]:
+        """Show on a terminal how many records are folded."""
+        console = Console(file=sys.stderr)
+        shown = Progress(console=console, transient=True) if console.is_terminal else None
+        waiting = 0
+        with shown or nullcontext():
+            bar = None if shown is None else shown.add_task("records", total=None)
+            for one in slices:
+                if abs(one.key[0]) < FOREVER and one.records:
+                    at = one.key[0] * 1_000_000
+                    self._stretch(at, at + 999_999)
+                waiting += one.records
+                if shown is not None and bar is not None and waiting > 20_000:
+                    shown.advance(bar, waiting)
+                    waiting = 0
+                yield one

@@ -1,0 +1,184 @@
+"""What if: several lengths and windows of runs, counted beside one fold of everything else.
+
+Only runs know a length and a window, so an account's batches, balances and repeats are folded once
+for all variants. A line's runs are counted from segments, by the lines agent of each variant.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from agents.rules import Rules
+from app.errors import SettingsError
+from streams.engine.state import State
+from streams.records import Call, encode
+from streams.times import HOUR
+from tables import runs, texts
+from tables.lines import LineCall
+from tables.runs import Run
+from tables.store import CUSTOMERS
+
+_MOST_VARIANTS = 100
+_LENGTH = re.compile(r"[1-9]\d{0,8}", re.ASCII)
+
+NEVER = 1 << 60
+"""A length that no run reaches."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One combination of what `--run-length` and `--window-hours` ask for."""
+
+    run_length: int
+    window_hours: float
+
+    def rules(self, rules: Rules) -> Rules:
+        """Return the rules as they would be."""
+        return replace(rules, run_length=self.run_length, run_window_hours=self.window_hours)
+
+    @property
+    def hours(self) -> int | float:
+        """The window as people write it: 24, not 24.0."""
+        return int(self.window_hours) if self.window_hours.is_integer() else self.window_hours
+
+    def __str__(self) -> str:
+        return f"{self.run_length} in {self.hours} h"
+
+
+def variants_of(
+    rules: Rules, run_length: str | None, window_hours: str | None
+) -> tuple[Variant, ...]:
+    """Return each combination of the given lengths and windows (`50,100`); the rules' own where
+    none is given.
+
+    Raises SettingsError.
+    """
+    wrong, lengths, windows = [], [rules.run_length], [float(rules.run_window_hours)]
+    if run_length is not None:
+        lengths = []
+        for text in run_length.split(","):
+            if _LENGTH.fullmatch(text) is None:
+                wrong.append(f"--run-length: {text or 'nothing'} is no number of calls, 1 or more")
+                break
+            lengths.append(int(text))
+    if window_hours is not None:
+        windows = []
+        for text in window_hours.split(","):
+            hours = _hours(text)
+            if hours is None:
+                wrong.append(f"--window-hours: {text or 'nothing'} is no number of hours above 0")
+                break
+            windows.append(hours)
+    if wrong:
+        raise SettingsError(wrong)
+    variants = tuple(
+        dict.fromkeys(Variant(length, window) for length in lengths for window in windows)
+    )
+    if len(variants) > _MOST_VARIANTS:
+        raise SettingsError(
+            [f"--run-length, --window-hours: {len(variants)} variants are more than a person can "
+             f"compare; at most {_MOST_VARIANTS}"]
+        )  # fmt: skip
+    return variants
+
+
+def _hours(text: str) -> float | None:
+    try:
+        hours = float(text)
+    except ValueError:
+        return None
+    return hours if 0 < hours <= 1_000_000 else None
+
+
+class AccountRuns:
+    """The account runs of all variants: what the calls agent's own would be under each."""
+
+    def __init__(
+        self, rules: Rules, variants: Sequence[Variant], on_told: Callable[[int, bytes], None]
+    ) -> None:
+        """`on_told` gets a variant's number and a command."""
+        self._zone = rules.zone
+        self._variants = [
+            (number, one.run_length, one.run_window, one.run_retention)
+            for number, one in enumerate(variant.rules(rules) for variant in variants)
+        ]
+        self._on_told = on_told
+        self._runs: dict[int, dict[bytes, list[Run]]] = {}
+        self._ticked: set[int] = set()
+
+    def count(self, state: State, key: bytes, call: Call, ended: int, clock: int) -> None:
+        """Count a call that is neither invalid nor a repeat."""
+        here = self._runs.get(state.partition)
+        if here is None:
+            here = self._runs[state.partition] = {}
+        known = here.get(key)
+        if call.result != "F":
+            if known is not None:
+                for run in known:
+                    run.count = 0
+            return
+        if known is None:
+            known = here[key] = [Run() for _ in self._variants]
+        for run, (number, length, window, retention) in zip(known, self._variants, strict=True):
+            if clock > run.tick:
+                if runs.is_forgotten(run, clock, retention):
+                    run.count = 0
+                run.tick = clock
+            reached = runs.fold(run, call.call_id, ended, length, window)
+            if reached is not None:
+                customer = state.peek(CUSTOMERS, key)
+                for command in texts.unreachable_run(
+                    call.account_id, customer, reached, ended, self._zone
+                ):
+                    self._on_told(number, encode(command))
+
+    def on_tick(self, partition: int, clock: int) -> None:
+        """Note a partition's tick: what was counted before there was any counts as counted on at
+        the first (see `tables.accounts.seen_by_a_tick`)."""
+        if partition in self._ticked:
+            return
+        self._ticked.add(partition)
+        for known in self._runs.get(partition, {}).values():
+            for run in known:
+                run.tick = run.tick or clock
+
+
+class Lengths:
+    """How long runs get that nobody cuts off: window (hours) → length → how many. Of accounts
+    (results `F`) or of lines (results `W`)."""
+
+    def __init__(self, window_hours: Sequence[float]) -> None:
+        self.seen: dict[float, Counter[int]] = {hours: Counter() for hours in window_hours}
+        self._windows = [(int(hours * HOUR), self.seen[hours]) for hours in self.seen]
+        self._runs: dict[bytes, list[list[int]]] = {}
+
+    def count(self, key: bytes, ended: int, *, is_in_run: bool) -> None:
+        """Count one call of an account or a line."""
+        known = self._runs.get(key)
+        if not is_in_run:
+            if known is not None:
+                for (_, seen), (count, _) in zip(self._windows, known, strict=True):
+                    seen[count] += 1
+                del self._runs[key]
+            return
+        if known is None:
+            self._runs[key] = [[1, ended] for _ in self._windows]
+            return
+        for (window, seen), run in zip(self._windows, known, strict=True):
+            if ended - run[1] > window:
+                seen[run[0]] += 1
+                run[0] = 0
+            run[0] += 1
+            run[1] = ended
+
+    def count_line(self, line: bytes, calls: Sequence[LineCall | None]) -> None:
+        """Count what a segment says of a line."""
+        for call in calls:
+            self.count(line, 0 if call is None else call.ended, is_in_run=call is not None)
+
+    def end(self) -> dict[float, Counter[int]]:
+        """Return what was seen; the runs that are going on end here."""
+        for key in list(self._runs):
+            self.count(key, 0, is_in_run=False)
+        return self.seen

@@ -1,0 +1,467 @@
+"""`dialwatch export`: records as they lie in Kafka, into files that notebooks and replays read.
+
+One file for each partition and local day, written beside its place and renamed; what is complete
+isn't written again: the next run goes on where the last one came to.
+"""
+
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from datetime import datetime, timedelta, tzinfo
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+
+import msgspec
+from rich.console import Console
+from rich.progress import Progress
+
+from app.analysis.files import (
+    MANIFEST,
+    DayFile,
+    FileFormat,
+    Header,
+    Line,
+    LogExport,
+    Manifest,
+    TopicExport,
+    day_path,
+    read_manifest,
+    to_text,
+)
+from app.analysis.kafka_logs import KafkaLogs
+from app.analysis.logs import Log
+from app.analysis.parquet import ROW_GROUP, GroupsWriter, load_polars
+from app.analysis.times import check_range, instant_of
+from app.errors import CommandError, SettingsError
+from app.memory import tune_memory
+from app.settings import Settings
+from streams.engine.order import FOREVER
+from streams.engine.types import TP, Chunk, Source
+from streams.times import local_datetime, to_instant
+from streams.topics import ContractTopic
+
+# Timestamps may go backwards, by producers' clocks: so much later a day is over.
+_LATE_MS = 24 * 3600 * 1000
+_PARTS = ".export-"
+
+
+def run_export(
+    settings: Settings,
+    topics: Sequence[str],
+    *,
+    to: Path,
+    since: str | None = None,
+    until: str | None = None,
+    format_: FileFormat = "parquet",
+) -> int:
+    """Export topics, by contract name; return the exit code.
+
+    Raises SettingsError for a wrong argument, CommandError where Kafka, a topic or space is
+    missing.
+    """
+    names = _names(settings, topics)
+    begin, end = instant_of("--since", since), instant_of("--until", until)
+    check_range(begin, end)
+    if to.exists() and not to.is_dir():
+        raise SettingsError([f"--to: {to} is a file: name a directory"])
+    if format_ == "parquet":
+        load_polars()
+    tune_memory()
+    try:
+        to.mkdir(parents=True, exist_ok=True)
+        with _alone(to):
+            return _export(settings, names, to, _ms(begin), _ms(end), format_)
+    except OSError as error:
+        raise CommandError(f"can't write to {to}: {error.strerror or error}") from None
+
+
+def _names(settings: Settings, topics: Sequence[str]) -> list[ContractTopic]:
+    known = {topic.value: topic for topic in ContractTopic}
+    known |= {settings.topics.name(topic): topic for topic in ContractTopic}
+    wrong = [name for name in topics if name not in known]
+    if wrong:
+        given = ", ".join(topic.value for topic in ContractTopic)
+        raise SettingsError([f"{name}: is no topic of dialwatch's: {given}" for name in wrong])
+    return list(dict.fromkeys(known[name] for name in topics))
+
+
+def _ms(instant: int | None) -> int | None:
+    """Kafka counts milliseconds; what is finer belongs to the next."""
+    return None if instant is None else -(-instant // 1000)
+
+
+@contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    """Be the only one who exports into a directory; clear away what one that was cut off left."""
+    with (directory / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise CommandError(
+                f"another export is writing into {directory}: wait for it, or name another"
+            ) from None
+        for left in directory.glob(f"{_PARTS}*"):
+            shutil.rmtree(left, ignore_errors=True)
+        yield
+
+
+def _export(
+    settings: Settings,
+    names: list[ContractTopic],
+    directory: Path,
+    since: int | None,
+    until: int | None,
+    format_: FileFormat,
+) -> int:
+    manifest = read_manifest(directory) or Manifest(format_, settings.timezone)
+    _check_same(manifest, directory, settings, names, since, until, format_)
+    kafka = KafkaLogs(settings)
+    console = Console(stderr=True)
+    shown = Progress(console=console, transient=True) if console.is_terminal else None
+    records = 0
+    try:
+        with shown or nullcontext():
+            for name in names:
+                topic = manifest.topics.setdefault(name.value, TopicExport(since, until))
+                export = _TopicWriter(settings, kafka, manifest, directory, name, topic)
+                records += export.run(shown)
+                print(
+                    f"{name.value}: {export.written} records written, {export.held} held",
+                    file=console.file,
+                )
+                records += export.held - export.written
+    finally:
+        kafka.close()
+    if not records and (since is not None or until is not None):
+        raise CommandError("there are no records in this range: widen --since and --until")
+    return 0
+
+
+def _check_same(
+    manifest: Manifest,
+    directory: Path,
+    settings: Settings,
+    names: list[ContractTopic],
+    since: int | None,
+    until: int | None,
+    format_: FileFormat,
+) -> None:
+    """Raise SettingsError where a directory holds something that this can't go on with."""
+    if manifest.format != format_:
+        raise SettingsError([f"--format: {directory} is an export in {manifest.format}"])
+    if manifest.timezone != settings.timezone:
+        raise SettingsError([f"--to: the days in {directory} are those of {manifest.timezone}"])
+    for name in names:
+        known = manifest.topics.get(name.value)
+        if known is not None and (known.since, known.until) != (since, until):
+            raise SettingsError(
+                [f"--to: {directory} holds another range of {name.value}: name another directory"]
+            )
+
+
+class _DayWriter(Protocol):
+    """Takes a day's records and makes its file."""
+
+    def add(self, records: list[Any]) -> None: ...
+
+    def end(self, file: Path, before: Path | None) -> None: ...
+
+
+class _TopicWriter:
+    """One topic on its way into files."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        kafka: KafkaLogs,
+        manifest: Manifest,
+        directory: Path,
+        name: ContractTopic,
+        topic: TopicExport,
+    ) -> None:
+        self._zone = settings.zone
+        self._kafka = kafka
+        self._manifest = manifest
+        self._directory = directory
+        self._name = name
+        self._real = settings.topics.name(name)
+        self._topic = topic
+        self.written = 0
+
+    @property
+    def held(self) -> int:
+        """How many records the files hold."""
+        return sum(
+            day.records for log in self._topic.partitions.values() for day in log.days.values()
+        )
+
+    def run(self, shown: Progress | None) -> int:
+        """Export up to the present ends. Returns how many records were written."""
+        count = self._kafka.counts().get(self._real)
+        if count is None:
+            raise CommandError(
+                f"there is no topic {self._real}: check DIALWATCH_TOPIC_PREFIX, or create what is "
+                "missing with `dialwatch topics create`"
+            )
+        tps = [TP(self._real, number) for number in range(count)]
+        bounds = self._kafka.bounds(tps)
+        starts = self._starts(tps, bounds)
+        logs = {tp: Log(tp, Source(self._real, _fold_nothing)) for tp in tps}
+        whole = self._kafka.begin(logs.values(), starts)
+        bar = None if shown is None else shown.add_task(self._name.value, total=whole)
+        with ExitStack() as stack:
+            parts = Path(
+                stack.enter_context(tempfile.TemporaryDirectory(prefix=_PARTS, dir=self._directory))
+            )
+            writers = {tp: _LogWriter(self, tp.partition, parts) for tp in tps}
+            open_logs = [log for log in logs.values() if not log.is_ended]
+            while open_logs:
+                # One partition at once: what is open of it is small, and the others' fetches wait.
+                log = open_logs[0]
+                self._kafka.fill([log])
+                if log.at is not None:
+                    records = log.take(1 << 30, FOREVER)
+                    is_over = writers[log.tp].take(records)
+                    log.is_ended = log.is_ended or is_over
+                    if shown is not None and bar is not None:
+                        shown.advance(bar, len(records))
+                if log.is_ended:
+                    writers[log.tp].end(bounds[log.tp][1])
+                    open_logs.remove(log)
+            for tp in tps:
+                writers[tp].end(bounds[tp][1])
+        self.save()
+        return self.written
+
+    def _starts(self, tps: list[TP], bounds: dict[TP, tuple[int, int]]) -> dict[TP, int]:
+        """Return from where on each partition is read, and note it."""
+        since = self._topic.since
+        at = self._kafka.offsets_at(tps, max(since, 0)) if since is not None else {}
+        starts = {}
+        for tp in tps:
+            begin, end = bounds[tp]
+            known = self._topic.partitions.get(str(tp.partition))
+            if known is None:
+                start = begin
+                if since is not None:
+                    found = at[tp]
+                    start = end if found is None else max(found, begin)
+                known = self._topic.partitions[str(tp.partition)] = LogExport(
+                    start, start, end, begin
+                )
+            elif end < known.next:
+                raise CommandError(
+                    f"{tp.topic}-{tp.partition} ends before what {self._directory} holds of it: "
+                    "the topic was made anew; export into another directory"
+                )
+            known.end = end
+            starts[tp] = known.next
+        return starts
+
+    def day_of(self, timestamp: int) -> tuple[str, int, int]:
+        """Return the local day of a timestamp, and where it begins and ends (ms)."""
+        return _day_of(timestamp, self._zone)
+
+    def in_range(self, records: list[Any]) -> list[Any]:
+        """Return those that were asked for."""
+        since, until = self._topic.since, self._topic.until
+        if since is not None:
+            records = [one for one in records if one.timestamp >= since]
+        if until is not None:
+            records = [one for one in records if one.timestamp < until]
+        return records
+
+    @property
+    def until(self) -> int | None:
+        return self._topic.until
+
+    def log_export(self, partition: int) -> LogExport:
+        return self._topic.partitions[str(partition)]
+
+    def day_writer(self, parts: Path, partition: int) -> "_DayWriter":
+        """Return what takes a day's records."""
+        if self._manifest.format == "parquet":
+            return _ParquetDay(parts, self._name.value, partition)
+        return _LinesDay(parts, self._name.value, partition)
+
+    def put_away(self, partition: int, day: str, writer: "_DayWriter") -> None:
+        """Make or lengthen a day's file."""
+        file = day_path(self._directory, self._name.value, partition, day, self._manifest.format)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        beside = file.with_name(f".{file.name}.part")
+        try:
+            writer.end(beside, file if file.exists() else None)
+            beside.replace(file)
+        finally:
+            beside.unlink(missing_ok=True)
+
+    def save(self) -> None:
+        """Write the manifest."""
+        file = self._directory / MANIFEST
+        beside = file.with_name(f".{MANIFEST}.part")
+        beside.write_bytes(msgspec.json.format(msgspec.json.encode(self._manifest)))
+        beside.replace(file)
+
+
+class _LogWriter:
+    """One partition on its way into its days' files."""
+
+    def __init__(self, topic: _TopicWriter, partition: int, parts: Path) -> None:
+        self._topic = topic
+        self._partition = partition
+        self._parts = parts
+        self._known = topic.log_export(partition)
+        self._position = self._known.next
+        self._open: dict[str, tuple[_DayWriter, DayFile, int]] = {}
+        """By day: what takes its records, what its file will hold, when it is over."""
+
+    def take(self, records: list[Any]) -> bool:
+        """Take what was read. Is everything that was asked for behind us?"""
+        self._position = records[-1].offset + 1
+        latest = records[-1].timestamp
+        wanted = self._topic.in_range(records)
+        begin = 0
+        while begin < len(wanted):
+            day, start, end = self._topic.day_of(wanted[begin].timestamp)
+            stop = begin
+            while stop < len(wanted) and start <= wanted[stop].timestamp < end:
+                stop += 1
+            self._add(day, end, wanted[begin:stop])
+            begin = stop
+        over = [day for day, (_, _, end) in self._open.items() if latest >= end + _LATE_MS]
+        for day in over:
+            self._put_away(day)
+        if over:
+            self._save()
+        return self._topic.until is not None and latest >= self._topic.until + _LATE_MS
+
+    def end(self, log_end: int) -> None:
+        """Make the files of what is open."""
+        if self._known.next >= log_end and not self._open:
+            return
+        for day in list(self._open):
+            self._put_away(day)
+        self._position = max(self._position, log_end)
+        self._save()
+
+    def _add(self, day: str, end: int, records: list[Any]) -> None:
+        before = self._known.days.get(day)
+        if before is not None:
+            # What was put away reaches further than what is sure of the whole partition.
+            records = [one for one in records if one.offset > before.last]
+            if not records:
+                return
+        if day not in self._open:
+            writer = self._topic.day_writer(self._parts, self._partition)
+            self._open[day] = (writer, DayFile(0, records[0].offset, 0), end)
+        writer, file, _ = self._open[day]
+        writer.add(records)
+        file.records += len(records)
+        file.last = records[-1].offset
+
+    def _put_away(self, day: str) -> None:
+        writer, file, _ = self._open.pop(day)
+        self._topic.put_away(self._partition, day, writer)
+        self._topic.written += file.records
+        before = self._known.days.get(day)
+        if before is not None:
+            file = DayFile(before.records + file.records, before.first, file.last)
+        self._known.days[day] = file
+
+    def _save(self) -> None:
+        unsaved = [file.first for _, file, _ in self._open.values()]
+        self._known.next = min([self._position, *unsaved])
+        self._topic.save()
+
+
+class _ParquetDay:
+    """A day's records as Parquet."""
+
+    def __init__(self, parts: Path, topic: str, partition: int) -> None:
+        self._polars = load_polars()
+        self._groups = GroupsWriter(parts)
+        self._topic, self._partition = topic, partition
+        self._waiting: list[Any] = []
+
+    def add(self, records: list[Any]) -> None:
+        self._waiting += records
+        while len(self._waiting) >= ROW_GROUP:
+            self._flush(self._waiting[:ROW_GROUP])
+            del self._waiting[:ROW_GROUP]
+
+    def end(self, file: Path, before: Path | None) -> None:
+        if self._waiting:
+            self._flush(self._waiting)
+        self._groups.end(file, before)
+
+    def _flush(self, records: list[Any]) -> None:
+        polars = self._polars
+        header = polars.Struct({"key": polars.String, "value": polars.Binary})
+        headers: list[Any] = [
+            [{"key": key, "value": value} for key, value in one.headers] for one in records
+        ]
+        self._groups.add(
+            polars.DataFrame(
+                {
+                    "topic": polars.Series([self._topic] * len(records), dtype=polars.String),
+                    "partition": polars.Series(
+                        [self._partition] * len(records), dtype=polars.Int32
+                    ),
+                    "offset": polars.Series([one.offset for one in records], dtype=polars.Int64),
+                    "timestamp": polars.Series(
+                        [one.timestamp for one in records], dtype=polars.Int64
+                    ),
+                    "key": polars.Series([one.key for one in records], dtype=polars.Binary),
+                    "value": polars.Series([one.value for one in records], dtype=polars.Binary),
+                    "headers": polars.Series(headers, dtype=polars.List(header)),
+                }
+            )
+        )
+
+
+class _LinesDay:
+    """A day's records as JSON lines."""
+
+    def __init__(self, parts: Path, topic: str, partition: int) -> None:
+        number, name = tempfile.mkstemp(dir=parts)
+        self._out: BinaryIO = os.fdopen(number, "wb")
+        self._file = Path(name)
+        self._topic, self._partition = topic, partition
+        self._encode = msgspec.json.Encoder().encode
+
+    def add(self, records: list[Any]) -> None:
+        for one in records:
+            line = Line(
+                self._topic,
+                self._partition,
+                one.offset,
+                one.timestamp,
+                to_text(one.key),
+                to_text(one.value),
+                [Header(key, to_text(value)) for key, value in one.headers],
+            )
+            self._out.write(self._encode(line) + b"\n")
+
+    def end(self, file: Path, before: Path | None) -> None:
+        self._out.close()
+        with file.open("wb") as out:
+            for one in (before, self._file):
+                if one is not None:
+                    with one.open("rb") as lines:
+                        shutil.copyfileobj(lines, out, 1 << 20)
+        self._file.unlink()
+
+
+def _day_of(timestamp: int, zone: tzinfo) -> tuple[str, int, int]:
+    local = local_datetime(timestamp * 1000, zone)
+    begin = datetime(local.year, local.month, local.day, tzinfo=local.tzinfo)
+    following = (begin + timedelta(days=1)).date()
+    end = datetime(following.year, following.month, following.day, tzinfo=local.tzinfo)
+    return local.date().isoformat(), to_instant(begin) // 1000, to_instant(end) // 1000
+
+
+def _fold_nothing(_: Chunk) -> None:
+    """Records are written as they are."""

@@ -1,0 +1,82 @@
+"""Topics in memory, as a replay reads them; and replays of them in this process."""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from heapq import merge
+from zoneinfo import ZoneInfo
+
+from agents.rules import Rules
+from app.analysis.logs import FileRecord, Log
+from app.analysis.refold import LineWatch, Question, Watch
+from app.analysis.variants import Variant
+from streams.topics import ContractTopic, Topics
+from tests.test_histories import PARTITIONS, Event
+
+TOPICS = Topics("", "g", PARTITIONS)
+ZONE = ZoneInfo("Asia/Shanghai")
+
+
+class MemoryLogs:
+    """Hands over so many records of a log at once."""
+
+    def __init__(self, events: Iterable[Event], *, at_once: int = 100, step_ms: int = 400) -> None:
+        self._at_once = at_once
+        self._records: defaultdict[tuple[str, int], list[FileRecord]] = defaultdict(list)
+        self._next: dict[tuple[str, int], int] = {}
+        for number, (topic, key, value, partition) in enumerate(events):
+            log = self._records[topic, partition]
+            raw = value if value is None or isinstance(value, bytes) else json.dumps(value).encode()
+            # Clocks differ: every ninth record comes with a time from before.
+            at = number * step_ms - (700 if number % 9 == 0 else 0)
+            log.append(FileRecord(len(log), at, None if key is None else key.encode(), raw))
+
+    def counts(self) -> dict[str, int]:
+        return {topic.value: PARTITIONS for topic in ContractTopic}
+
+    def begin(self, logs: Iterable[Log]) -> int:
+        for log in logs:
+            self._next[log.tp] = 0
+            log.is_ended = not self._records[log.tp]
+        return 0
+
+    def fill(self, hungry: list[Log]) -> None:
+        for log in hungry:
+            begin = self._next[log.tp]
+            end = self._next[log.tp] = begin + self._at_once
+            log.is_ended = end >= len(self._records[log.tp])
+            log.add(self._records[log.tp][begin:end])
+
+    def missing(self) -> list[str]:
+        return []
+
+    def close(self) -> None:
+        pass
+
+
+def replayed(
+    logs: MemoryLogs,
+    rules: Rules,
+    variants: Sequence[Variant],
+    shares: Sequence[Sequence[int]] = (range(PARTITIONS),),
+    *,
+    has_lengths: bool = False,
+) -> tuple[list[list[bytes]], LineWatch]:
+    """Return the commands of each variant in order, and what else was seen. `shares`: of the
+    partitions, each folded apart."""
+    question = Question(rules, TOPICS, tuple(variants), has_lengths=has_lengths)
+    seen = LineWatch(question)
+    streams = [
+        Watch(question, logs, share, is_first=number == 0).slices()
+        for number, share in enumerate(shares)
+    ]
+    told: list[list[bytes]] = [[] for _ in variants]
+    if len(streams) == 1:
+        slices = iter(streams[0])
+    else:  # one log can't be read twice at once: one share after another
+        slices = merge(*map(list, streams), key=lambda one: (one.key, one.place))
+    for number, command in seen.told(slices):
+        for variant, commands in enumerate(told):
+            if number in (-1, variant):
+                commands.append(command)
+    return told, seen

@@ -1,0 +1,106 @@
+"""Replays of random histories: the same commands in the same order, whoever folds and however."""
+
+import random
+from collections import Counter
+from datetime import time
+
+import pytest
+
+from agents.rules import Rules
+from app.analysis import refold
+from app.analysis.variants import Lengths, Variant
+from streams.times import HOUR
+from tests.analysis.memory import ZONE, MemoryLogs, replayed
+from tests.test_histories import PARTITIONS, Event, History
+
+RULES = Rules(
+    zone=ZONE,
+    run_length=3,
+    run_window_hours=2,
+    reminder_time=time(2, 30),
+    expiry_notice_days=3,
+    batch_retention_days=1,
+)
+VARIANTS = [Variant(length, window) for length in (2, 3, 5) for window in (0.5, 2.0)]
+
+
+def history(seed: int) -> list[Event]:
+    """Accounts first, as a replay takes them anyhow; half of them without any tick for a while."""
+    events = History(seed, ZONE).events(500)
+    if seed % 2:
+        events = [one for n, one in enumerate(events) if one[0] != "ticks" or n > 200]
+    return events
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_variants_in_one_pass_say_what_each_says_alone(seed: int) -> None:
+    events = history(seed)
+    together, _ = replayed(MemoryLogs(events), RULES, VARIANTS)
+    alone = [replayed(MemoryLogs(events), RULES, [one])[0][0] for one in VARIANTS]
+    assert together == alone
+    assert len({len(commands) for commands in alone}) > 2  # they do differ
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_what_comes_out_hangs_neither_on_polls_nor_on_who_folds(seed: int) -> None:
+    rng, events = random.Random(seed), history(seed)
+    whole, seen = replayed(MemoryLogs(events), RULES, VARIANTS[:2])
+    for _ in range(3):
+        logs = MemoryLogs(events, at_once=rng.choice([1, 2, 7, 1000]))
+        assert replayed(logs, RULES, VARIANTS[:2])[0] == whole
+    shares = [list(range(PARTITIONS))[begin::2] for begin in range(2)]
+    parted, also = replayed(MemoryLogs(events), RULES, VARIANTS[:2], shares)
+    assert parted == whole
+    assert (also.records, also.invalid) == (seen.records, seen.invalid)
+    assert seen.invalid > 0
+
+
+def test_a_slice_that_is_full_goes_on_in_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    # All in one second: whose turn it is hangs on counts alone.
+    events = history(3)
+    monkeypatch.setattr(refold, "_SLICE_RECORDS", 8)
+    whole, _ = replayed(MemoryLogs(events, step_ms=0), RULES, VARIANTS[:1])
+    assert replayed(MemoryLogs(events, step_ms=0, at_once=3), RULES, VARIANTS[:1])[0] == whole
+
+
+def test_a_line_s_calls_from_several_partitions_meet_by_their_times() -> None:
+    """Three errors of one account within ten seconds, between them one good call of another's."""
+
+    def call(number: int, name: str, result: str, partition: int) -> Event:
+        value = {
+            "call_id": f"c{number}", "account_id": name, "line_id": "line-1", "result": result,
+            "phone": "1", "submitted_at": "2026-01-01T00:00:00Z", "batch_size": 9,
+            "batch_index": number, "ended_at": "2026-01-01T00:00:00Z",
+        }  # fmt: skip
+        return ("call-records", name, value, partition)
+
+    apart = [call(0, "a", "W", 0), call(1, "a", "W", 0), call(2, "b", "A", 1), call(3, "a", "W", 0)]
+    for events, alerts in ((apart, 0), ([*apart[:2], apart[3], apart[2]], 2)):
+        told, _ = replayed(MemoryLogs(events, step_ms=3000), RULES, [Variant(3, 2.0)])
+        assert sum(b"line_error_run" in command for command in told[0]) == alerts
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_lengths_are_those_of_runs_that_nobody_cuts_off(seed: int) -> None:
+    rng = random.Random(seed)
+    lengths = Lengths([1.0, 3.0])
+    calls = []
+    at = 0
+    for _ in range(300):
+        at += rng.choice([1, 1, 1, 2, 4]) * HOUR // 2
+        calls.append((rng.choice([b"a", b"b"]), at, rng.random() < 0.8))
+    for key, ended, is_in_run in calls:
+        lengths.count(key, ended, is_in_run=is_in_run)
+    for hours, seen in lengths.end().items():
+        naive: Counter[int] = Counter()
+        for name in (b"a", b"b"):
+            run: list[int] = []
+            for key, ended, is_in_run in [*calls, (name, 1 << 60, False)]:
+                if key != name:
+                    continue
+                if run and (not is_in_run or ended - run[-1] > hours * HOUR):
+                    naive[len(run)] += 1
+                    run = []
+                if is_in_run:
+                    run.append(ended)
+        assert seen == naive
