@@ -115,8 +115,8 @@ class Queries:
         if wanted.until is not None:
             top = min(top, (wanted.until, -1, -1))
         found: list[tuple[Any, ...]] = []
-        for condition, values, kinds in self._plans(db, wanted):
-            found += self._search(db, condition, values, kinds, floor, top, limit)
+        for plan in self._plans(db, wanted):
+            found += self._search(db, plan, floor, top, limit)
         # The same row may be wanted for its title and for its id.
         newest = sorted(set(found), reverse=True)[:limit]
         return self._described(db, newest)
@@ -207,11 +207,17 @@ class Queries:
         )
         return [LetterRow(*row) for row in rows]
 
+    def letters_waiting(self) -> int:
+        """Return how many letters nobody has dealt with."""
+        row = self._db().execute("SELECT count(*) FROM letters WHERE handled IS NULL").fetchone()
+        return int(row[0])
+
     def letter_counts(self) -> list[tuple[str, str, int]]:
-        """Return how many letters wait: (topic, the field that is wrong, count), most first."""
+        """Return what waits of the newest letters: (topic, the field that is wrong, count)."""
         rows = self._db().execute(
             "SELECT topic, CASE WHEN instr(reason, ':') THEN substr(reason, 1, instr(reason, ':') "
-            "- 1) ELSE substr(reason, 1, 40) END, count(*) FROM letters WHERE handled IS NULL "
+            "- 1) ELSE substr(reason, 1, 40) END, count(*) FROM (SELECT topic, reason FROM letters "
+            "WHERE handled IS NULL ORDER BY at DESC, p DESC, o DESC LIMIT 20000) "
             "GROUP BY 1, 2 ORDER BY 3 DESC LIMIT 20"
         )
         return rows.fetchall()
@@ -272,36 +278,31 @@ class Queries:
         row = self._db().execute("SELECT count(*) FROM state WHERE is_open = 1").fetchone()
         return int(row[0])
 
-    def _plans(
-        self, db: sqlite3.Connection, wanted: Filters
-    ) -> list[tuple[str, list[Any], set[int] | None]]:
-        """Return ways that together find all that is wanted: a condition, its values, kinds."""
+    def _plans(self, db: sqlite3.Connection, wanted: Filters) -> list["_Plan"]:
+        """Return ways that together find all that is wanted."""
         kinds = _kinds(db, wanted)
-        condition = "1"
-        values: list[Any] = []
+        plan = _Plan(kinds)
         if wanted.account is not None:
-            condition, values = "account = ?", [wanted.account]
+            plan = plan.narrowed("account = ?", [wanted.account], "by_account")
         if wanted.notification is not None:
-            condition, values = f"{condition} AND id = ?", [*values, packed(wanted.notification)]
+            plan = plan.narrowed("id = ?", [packed(wanted.notification)], "by_id")
         if wanted.q is None:
-            return [(condition, values, kinds)]
-        of_text = _kinds(db, wanted, q=wanted.q)
-        plans = [(condition, values, of_text)]
-        for first, last in _id_ranges(wanted.q):
-            plans.append((f"{condition} AND id >= ? AND id < ?", [*values, first, last], kinds))
-        return plans
+            return [plan]
+        by_id = [
+            plan.narrowed("id >= ? AND id < ?", [first, last], "by_id")
+            for first, last in _id_ranges(wanted.q)
+        ]
+        return [plan._replace(kinds=_kinds(db, wanted, q=wanted.q)), *by_id]
 
     def _search(
         self,
         db: sqlite3.Connection,
-        condition: str,
-        values: list[Any],
-        kinds: set[int] | None,
+        plan: "_Plan",
         floor: int,
         top: Place,
         limit: int,
     ) -> list[tuple[Any, ...]]:
-        if kinds is not None and not kinds:
+        if plan.kinds is not None and not plan.kinds:
             return []
         found: list[tuple[Any, ...]] = []
         rows = db.execute(
@@ -312,15 +313,15 @@ class Queries:
         for number, _, last_at in rows:
             if len(found) >= limit and found[limit - 1][0] > last_at:
                 break
-            here = kinds
-            if kinds is not None:
+            here = plan.kinds
+            if plan.kinds is not None:
                 held = db.execute(
                     "SELECT kind FROM segment_kinds WHERE segment = ? AND row_count > 0", (number,)
                 )
-                here = kinds & {row[0] for row in held}
+                here = plan.kinds & {row[0] for row in held}
                 if not here:
                     continue
-            found += _search_segment(db, number, condition, values, here, floor, top, limit)
+            found += _search_segment(db, number, plan._replace(kinds=here), floor, top, limit)
             found.sort(reverse=True)
             del found[limit:]
         return found
@@ -389,29 +390,34 @@ _COLUMNS = "at, p, o, id, account, kind, attempts, provider"
 _LETTER = "p, o, at, topic, partition, source_offset, reason, key, size, attempts, handled"
 
 
+class _Plan(NamedTuple):
+    """How deliveries are looked for in one segment."""
+
+    kinds: set[int] | None
+    """None: any."""
+    conditions: tuple[str, ...] = ()
+    values: tuple[Any, ...] = ()
+    by: str | None = None
+    """SQLite would rather walk through all that is in the right order than sort a few."""
+
+    def narrowed(self, condition: str, values: list[Any], by: str) -> "_Plan":
+        return _Plan(self.kinds, (*self.conditions, condition), (*self.values, *values), by)
+
+
 def _search_segment(
-    db: sqlite3.Connection,
-    number: int,
-    condition: str,
-    values: list[Any],
-    kinds: set[int] | None,
-    floor: int,
-    top: Place,
-    limit: int,
+    db: sqlite3.Connection, number: int, plan: _Plan, floor: int, top: Place, limit: int
 ) -> list[tuple[Any, ...]]:
     """Few kinds are looked up one by one in their index; many are common, and found by walking."""
     table = f"deliveries_{number}"
     within = "at >= ? AND (at, p, o) < (?, ?, ?)"
     order = f"ORDER BY at DESC, p DESC, o DESC LIMIT {limit}"
     bounds = [floor, *top]
-    if kinds is None:
-        return db.execute(
-            f"SELECT {_COLUMNS} FROM {table} WHERE {condition} AND {within} {order}",
-            [*values, *bounds],
-        ).fetchall()
-    if condition == "1" and len(kinds) <= _FEW_KINDS:
+    kinds = plan.kinds
+    if kinds is not None and not plan.conditions and len(kinds) <= _FEW_KINDS:
+        by_kind = f"{table} INDEXED BY {table}_by_kind"
         places = " UNION ALL ".join(
-            f"SELECT * FROM (SELECT at, p, o FROM {table} WHERE kind = {kind} AND {within} {order})"
+            f"SELECT * FROM (SELECT at, p, o FROM {by_kind} WHERE kind = {kind} AND {within} "
+            f"{order})"
             for kind in kinds
         )
         return db.execute(
@@ -419,11 +425,13 @@ def _search_segment(
             f"(SELECT * FROM ({places}) {order}) {order}",
             bounds * len(kinds),
         ).fetchall()
-    listed = ", ".join(map(str, kinds))
+    conditions = [*plan.conditions, within]
+    if kinds is not None:
+        conditions.append(f"kind IN ({', '.join(map(str, kinds))})")
+    by = f"INDEXED BY {table}_{plan.by}" if plan.by else ""
     return db.execute(
-        f"SELECT {_COLUMNS} FROM {table} WHERE {condition} AND kind IN ({listed}) AND {within} "
-        f"{order}",
-        [*values, *bounds],
+        f"SELECT {_COLUMNS} FROM {table} {by} WHERE {' AND '.join(conditions)} {order}",
+        [*plan.values, *bounds],
     ).fetchall()
 
 

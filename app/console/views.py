@@ -35,19 +35,20 @@ from app.operations.letters import Letter, read_letter, text_of
 from app.operations.letters import describe as describe_letter
 from app.operations.providers import holds_in_force, is_subscribed
 from app.operations.redrive import Order, carry_out
-from app.operations.state import describe_account, describe_line
+from app.operations.state import describe_account, describe_batch, describe_line
 from app.rules import rules_of
 from app.settings import Settings
 from streams.engine.state import State
 from streams.records import Delivery
 from streams.times import DAY, HOUR, format_instant, parse_instant
 from streams.topics import partition_of
+from tables import batches, runs
+from tables.batches import BatchView, Page
 from tables.clocks import latest_tick
 from tables.explained import Language
 from tables.explanations import Outside
 from tables.lines import LineRun
 from tables.remembered import Remembered, line_of, remembered_of
-from tables.runs import is_forgotten
 from tables.store import BATCHES, CLOCKS, CUSTOMERS, LINES, PAGES, RECHARGES, TALLIES
 
 T = TypeVar("T")
@@ -83,7 +84,8 @@ class Views:
             self._ask(self._queries.lags, now - DAY),
             self._ask(self._queries.letter_counts),
         )
-        batches = await self._ask(self._queries.open_batch_count)
+        open_batches = await self._ask(self._queries.open_batch_count)
+        waiting = await self._ask(self._queries.letters_waiting)
         lag, lag_at = await self._kafka.lag()
         holds = await holds_in_force(self._settings)
         return {
@@ -104,10 +106,10 @@ class Views:
                 "day": self._lags(lags, now - DAY, now, 30 * MINUTE),
             },
             "dead_letters": {
-                "waiting": sum(count for _, _, count in letters),
+                "waiting": waiting,
                 "by": [{"topic": topic, "field": field, "count": n} for topic, field, n in letters],
             },
-            "open_batches": batches,
+            "open_batches": open_batches,
             "index": {"ready": self._indexer.why_not_ready is None,
                       "reason": self._indexer.why_not_ready},
         }  # fmt: skip
@@ -201,17 +203,23 @@ class Views:
         self, only_open: bool, limit: int, after: tuple[int, int, bytes] | None
     ) -> dict[str, Any]:
         found = self._queries.batches(limit=limit + 1, after=after, only_open=only_open)
+        retention = rules_of(self._settings).batch_retention
+        clocks = _Clocks(self._queries)
         items = []
         for one in found[:limit]:
-            key = one.key[1:] if one.key[:1] == TALLIES.prefix else one.key[1:-8]
-            known = self._remembered(one.partition, key)
-            said = describe_account(self._settings, key.decode(), one.partition, known, None)
-            submitted = format_instant(one.number, self._settings.zone)
-            items += [
-                {"account_id": key.decode(), **batch}
-                for batch in said["batches"]
-                if batch["submitted_at"] == submitted
-            ]
+            is_latest = one.key[:1] == TALLIES.prefix
+            key = one.key[1:] if is_latest else one.key[1:-8]
+            batch = TALLIES.decode(one.value).batch if is_latest else BATCHES.decode(one.value)
+            if batch is None or batches.is_forgotten(batch, clocks[one.partition], retention):
+                continue
+
+            def page_of(page: int, one: Listed = one, key: bytes = key) -> Page | None:
+                full = PAGES.prefix + batches.page_key(key, one.number, page)
+                rows = self._queries.values(one.partition, [full])
+                return PAGES.decode(rows[0][1]) if rows else None
+
+            view = BatchView(one.number, batch, batches.missing(batch, page_of))
+            items.append({"account_id": key.decode(), **describe_batch(view, self._settings.zone)})
         return {"items": items, "next": _next(found, limit)}
 
     async def runs(self, *, limit: int, before: tuple[int, int, bytes] | None) -> dict[str, Any]:
@@ -221,16 +229,12 @@ class Views:
     def _runs(self, limit: int, before: tuple[int, int, bytes] | None) -> dict[str, Any]:
         found = self._queries.runs(limit=limit + 1, before=before)
         retention = rules_of(self._settings).run_retention
-        clocks: dict[int, int] = {}
+        clocks = _Clocks(self._queries)
         items = []
         for one in found[:limit]:
-            if one.partition not in clocks:
-                state = State(one.partition)
-                state.restore(self._queries.values(one.partition, [CLOCKS.prefix]))
-                clocks[one.partition] = latest_tick(state)
             name, is_line = one.key[1:].decode(), one.key[:1] == LINES.prefix
             line = LINES.decode(one.value) if is_line else LineRun(TALLIES.decode(one.value).run)
-            if is_forgotten(line.run, clocks[one.partition], retention):
+            if runs.is_forgotten(line.run, clocks[one.partition], retention):
                 continue
             said = describe_line(self._settings, name, one.partition, line)["run"]
             if is_line:
@@ -509,6 +513,20 @@ class Views:
         name = getattr(getattr(question, "func", question), "__name__", "other")
         metrics.QUERIES.labels(name).observe(time.perf_counter() - begun)
         return answer
+
+
+class _Clocks(dict[int, int]):
+    """The latest tick of each partition, looked up when it is asked for."""
+
+    def __init__(self, queries: Queries) -> None:
+        super().__init__()
+        self._queries = queries
+
+    def __missing__(self, partition: int) -> int:
+        state = State(partition)
+        state.restore(self._queries.values(partition, [CLOCKS.prefix]))
+        self[partition] = latest_tick(state)
+        return self[partition]
 
 
 def _now() -> int:

@@ -4,6 +4,7 @@ Only the batches in which the id stands are unpacked: a million accounts are rea
 """
 
 import re
+from datetime import tzinfo
 from typing import Any
 
 from app.operations.installation import Installation
@@ -16,6 +17,7 @@ from streams.engine.types import TP
 from streams.kafka.log_scan import BEGINNING, END
 from streams.times import DAY, format_instant, format_money
 from tables.balances import told_dates
+from tables.batches import BatchView
 from tables.customers import Customer
 from tables.lines import LineRun
 from tables.remembered import Remembered, belongs_to, line_of, remembered_of
@@ -85,17 +87,7 @@ def describe_account(
         "tick": _instant(known.tick or None, zone),
         "customer": None if customer is None else _customer(customer, zone, reveal=reveal),
         "run": _run(known.run, settings.run_length, zone),
-        "batches": [
-            {
-                "submitted_at": format_instant(view.submitted, zone),
-                "batch_size": view.batch.size,
-                "seen": view.batch.seen,
-                "missing": view.missing,
-                "last_ended_at": format_instant(view.batch.last, zone),
-                "completed": view.batch.seen == view.batch.size,
-            }
-            for view in known.batches
-        ],
+        "batches": [describe_batch(view, zone) for view in known.batches],
         "balance": {
             "latest": _money(known.balance.latest),
             "told_on": told_dates(known.balance),
@@ -116,6 +108,18 @@ async def line_state(installation: Installation, line_id: str) -> dict[str, Any]
     state = await read_state(installation, partition, key)
     line = line_of(state, key, run_retention=rules_of(settings).run_retention)
     return None if line is None else describe_line(settings, line_id, partition, line)
+
+
+def describe_batch(view: BatchView, zone: tzinfo) -> dict[str, Any]:
+    """Return the JSON of a batch."""
+    return {
+        "submitted_at": format_instant(view.submitted, zone),
+        "batch_size": view.batch.size,
+        "seen": view.batch.seen,
+        "missing": view.missing,
+        "last_ended_at": format_instant(view.batch.last, zone),
+        "completed": view.batch.seen == view.batch.size,
+    }
 
 
 def describe_line(
