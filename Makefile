@@ -9,7 +9,7 @@ COMPILE := $(VENV)/lock/bin/uv pip compile --quiet --universal --python-version 
 	--no-emit-index-url --no-emit-find-links --no-header pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test test-browser check format test-faults test-months test-sending fuzz bench describe lock clean bench-console
+.PHONY: help setup run demo test test-browser test-monitoring check format test-faults test-months test-sending fuzz bench describe lock clean bench-console
 
 help: ## Show this
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -27,10 +27,13 @@ run: setup ## Run the whole product once on this machine: real Kafka, worker, si
 demo: run
 
 test: setup ## Pass all tests but those in a browser, on a real Kafka
-	@$(BIN)/python -m pytest -q -m 'not browser' $(ARGS)
+	@$(BIN)/python -m pytest -q -m 'not browser and not promtool' $(ARGS)
 
 test-browser: setup ## Look at the worker's page in a real browser (Chromium; see .ci/run)
 	@$(BIN)/python -m pytest -q -m browser $(ARGS)
+
+test-monitoring: setup ## Hold alert rules and metrics against Prometheus' own promtool (see .ci/run)
+	@$(BIN)/python -m pytest -q -m promtool $(ARGS)
 
 check: setup ## What CI looks at besides the tests: style and types
 	@$(BIN)/ruff check .

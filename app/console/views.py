@@ -31,10 +31,11 @@ from app.console.queries import (
 from app.console.words import translator
 from app.errors import KafkaAwayError
 from app.operations.explain import describe
+from app.operations.letter_writer import Verb
 from app.operations.letters import Letter, read_letter, text_of
 from app.operations.letters import describe as describe_letter
 from app.operations.providers import holds_in_force, is_subscribed
-from app.operations.redrive import Order, Verb, carry_out
+from app.operations.redrive import Order, carry_out
 from app.operations.state import describe_account, describe_batch, describe_line
 from app.rules import rules_of
 from app.settings import Settings

@@ -264,6 +264,12 @@ async def read_marks(installation: Installation) -> Marks:
     return found
 
 
+def is_handled(letter: Letter, marks: Marks) -> bool:
+    """Whether a letter has a mark of its own."""
+    mark = marks.get(letter.tp, {}).get(letter.offset)
+    return mark is not None and mark.letter_at == letter.timestamp
+
+
 def mark_record(letter: Letter, mark: Mark) -> tuple[bytes, bytes]:
     """Return key and value of a letter's mark."""
     return letter.name.encode(), _encode_mark(mark)

@@ -262,7 +262,9 @@ async def test_a_state_that_is_gone_stops_it_until_somebody_decides(
     assert "--all-topics --to-current" in said
     assert f"--topic {small.topics.accounts} --to-earliest" in said
 
-    await kafka_admin.reset_to_current(small, [small.topics.calls, small.topics.accounts])
+    of = small.topics
+    every = [of.calls, of.accounts, of.line_segments, of.sms_outbox]
+    await kafka_admin.reset_to_current(small, every)
     async with life(small, tmp_path) as worker:
         await small.publish(calls("c"))
         await worker.until_folded("c")

@@ -17,7 +17,8 @@ from aiokafka.admin.records_to_delete import RecordsToDelete
 from agents.settle import UNCERTAIN
 from app.errors import CommandError
 from app.operations.installation import open_installation
-from app.operations.letters import Wanted, find_letters
+from app.operations.letter_writer import LetterWriter
+from app.operations.letters import Wanted, find_letters, read_letter
 from streams.topics import partition_of
 from tests.cli.test_commands import dialwatch
 from tests.installation import Installation
@@ -124,6 +125,27 @@ def test_a_redrive_that_was_frozen_and_wakes_up_after_another_did_it_does_nothin
     assert said.splitlines()[-1].startswith("dialwatch: another redrive or discard began")
     values = [one.value for one in asyncio.run(records_of(installation, "call-records"))]
     assert values == [b"0", b"1", b"2"]
+
+
+async def test_whoever_must_open_again_sees_what_another_did_meanwhile(
+    installation: Installation,
+) -> None:
+    """After a record that Kafka doesn't take the writer is a new one, and fences in its turn."""
+    (name,) = await bury(installation, letter(installation.topics.calls, b"a", b"1"))
+    async with open_installation(installation.settings()) as connected:
+        found = await read_letter(connected, name)
+        first, second = LetterWriter(connected), LetterWriter(connected)
+        try:
+            await first.open()
+            await second.open()
+            assert await second.handle("redrive", None, [found]) == {}
+            await first.close()
+            await first.open()
+            assert name in await first.handle("redrive", None, [found])
+        finally:
+            await first.close()
+            await second.close()
+    assert len(await records_of(installation, "call-records")) == 1
 
 
 async def test_what_was_discarded_is_not_sent_again_and_says_why(
