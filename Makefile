@@ -5,12 +5,14 @@ PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 py
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
+COMPILE := $(VENV)/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-emit-find-links --no-header pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test test-browser check format test-faults test-sending fuzz bench describe lock clean
+.PHONY: help setup run demo test test-browser check format test-faults test-months test-sending fuzz bench describe lock clean bench-console
 
 help: ## Show this
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
 
 setup: $(STAMP) ## Install the program and all it needs into .venv, as the lock file says
 
@@ -42,15 +44,26 @@ format: setup ## Bring the code into shape
 test-faults: setup ## Crash, freeze and cut off workers and brokers for a while (SEED=n, ROUNDS=n)
 	@$(BIN)/python -m tests.faults.long $(if $(SEED),--seed $(SEED)) $(if $(ROUNDS),--rounds $(ROUNDS))
 
+test-months: setup ## Let months pass: quiet weeks, holidays, deploys, upgrades (SEED=n, ROUNDS=n)
+	@$(BIN)/python -m tests.months.suite $(if $(SEED),--seed $(SEED)) $(if $(ROUNDS),--rounds $(ROUNDS))
+
+# By hand, side by side: .venv/bin/python -m tests.faults.outages --help
+test-outages: setup ## Ten outages in a row under six groups (SEED=n, CLUSTER=--cluster)
+	@$(BIN)/python -m tests.faults.outages $(if $(SEED),--seed $(SEED)) $(CLUSTER)
+
 bench: setup ## Measure this worker beside its peers on one prefilled topic
 	@$(BIN)/python -m tests.bench $(ARGS)
 
 describe: setup ## Write docs/asyncapi.json and docs/schemas from the records
 	@$(BIN)/python -m app.describe docs
 
-lock: setup ## Pin the newest versions that pyproject.toml allows
+bench-operators: setup ## Measure the operators' commands at a million accounts
+	@$(BIN)/python -m tests.operations.scale $(ARGS)
+
+lock: setup ## Pin the newest versions that pyproject.toml allows; the image holds no tools
 	@$(PYTHON) -m venv $(VENV)/lock && $(VENV)/lock/bin/pip install --quiet uv
-	@$(VENV)/lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --extra dev --no-emit-index-url --no-emit-find-links --no-header --upgrade pyproject.toml --output-file requirements.lock
+	@$(COMPILE) --extra dev --upgrade --output-file requirements.lock
+	@$(COMPILE) --constraint requirements.lock --output-file image.lock
 
 clean: ## Remove what was installed and cached here
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
@@ -60,3 +73,6 @@ fuzz: setup ## Throw a million bodies at the WeChat callback (ARGS="--bodies n -
 
 test-sending: setup ## 100,000 notifications through the faulty stand-in, each customer once
 	@$(BIN)/python -m tests.send.long $(ARGS)
+
+bench-console: setup ## How fast the console indexes and answers (ARGS="--deliveries n --accounts n")
+	@$(BIN)/python -m tests.console.measure $(ARGS)

@@ -11,8 +11,9 @@ from agents.outcomes import Outcome
 
 @dataclass
 class Turn:
-    """The right to make one attempt; `probes` are the holds it tries."""
+    """The right to make one attempt of a scope; `probes` are the holds it tries."""
 
+    scope: str
     probes: list[str | None]
 
 
@@ -65,7 +66,7 @@ class Admission:
     def leave(self, turn: Turn, customer: Hashable, outcome: Outcome | None) -> None:
         """Give the place to the next. `outcome` None: no attempt was made."""
         self._free += 1
-        self._holds.learn(turn.probes, customer, outcome)
+        self._holds.learn(turn.probes, turn.scope, customer, outcome)
         self._admit()
 
     def _admit(self) -> None:
@@ -86,5 +87,5 @@ class Admission:
             return False
         self._waiting[scope] = queues
         self._free -= 1
-        waiter.set_result(Turn(self._holds.begin(scope)))
+        waiter.set_result(Turn(scope, self._holds.begin(scope)))
         return True

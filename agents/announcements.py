@@ -2,13 +2,16 @@
 
 A copy goes into each partition. There it is worked off in portions; after each portion a record
 that says how far it came goes back into the same topic, with the same transaction. So a fan-out
-survives whatever happens to its worker, and alerts pass between two portions.
+survives whatever happens to its worker, and alerts pass between two portions. A portion is as
+large as the engine has room for: what it tells is dispatched from the queue that alerts wait in.
 """
 
 from bisect import bisect_right
+from dataclasses import dataclass, field
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from agents.rules import Rules
 from agents.telling import cause_of, readable, tell
@@ -21,7 +24,11 @@ from streams.topics import Topics
 from tables import texts
 from tables.store import ANNOUNCED, CLOCKS, CUSTOMERS, Announced, Clock
 
-_PORTION = 1_000
+_MOST_IN_PORTION = 1_000
+_LEAST_IN_PORTION = 10
+_COMMANDS_EACH = 2
+"""What an account is usually told by: inbox and WeChat."""
+_WALK = "fan-outs"
 
 
 class _FanOut(Struct, array_like=True):
@@ -49,16 +56,19 @@ class AnnouncementsAgent:
 
     def fold_announcements(self, polled: Chunk) -> None:
         """Copy what is for everyone into every partition."""
-        for record, announcement in readable(polled, self._topics, decode_announcement):
+        topics, zone = self._topics, self._rules.zone
+        for record, announcement in readable(polled, topics, zone, decode_announcement):
             if announcement.is_for_everyone:
                 cause = cause_of(polled.tp, record.offset)
-                copy = _encode(_FanOut(announcement, cause=cause))
+                # It comes back after each portion: half a megabyte of content needn't.
+                short = replace(announcement, content=texts.shortened(announcement.content))
+                copy = _encode(_FanOut(short, cause=cause))
                 for partition in range(self._topics.partitions):
                     polled.emit(Output(self._topics.fan_outs, partition, record.key, copy))
 
     def fold_fan_outs(self, polled: Chunk) -> None:
         """Tell the next portion of this partition's accounts."""
-        for record in polled.records:
+        for record in polled.in_turn():
             fan_out = _decode(record.value or b"")
             if self._is_told(polled.state, fan_out):
                 continue
@@ -84,7 +94,8 @@ class AnnouncementsAgent:
         if fan_out.after is None:
             until = (state.peek(CLOCKS, b"") or Clock()).accounts_offset
         published = parse_instant(said.published_at)
-        portion, is_last = _next_accounts(state, said.announcement_id, fan_out.after)
+        most = min(max(polled.room() // _COMMANDS_EACH, _LEAST_IN_PORTION), _MOST_IN_PORTION)
+        portion, is_last = _next_accounts(state, fan_out, until, most)
         for key in portion:
             customer = state.peek(CUSTOMERS, key)
             if customer is not None and customer.since <= until:
@@ -102,15 +113,32 @@ class AnnouncementsAgent:
         return None if is_last else _FanOut(said, portion[-1], until, fan_out.cause)
 
 
-def _next_accounts(state: State, fan_out: str, after: bytes | None) -> tuple[list[bytes], bool]:
+@dataclass
+class _Walk:
+    """The accounts of a partition in the order of their keys, for all fan-outs that go on."""
+
+    offset: int
+    """Of `accounts`, up to which it is complete."""
+    accounts: list[bytes]
+    running: set[str] = field(default_factory=set)
+
+
+def _next_accounts(
+    state: State, fan_out: _FanOut, until: int, most: int
+) -> tuple[list[bytes], bool]:
     """Return the next portion of accounts in the order of their keys; is it the last?"""
-    name = f"fan-out {fan_out}"
-    accounts: list[bytes] | None = state.derived.get(name)
-    if accounts is None:
-        accounts = state.derived[name] = sorted(state.keys(CUSTOMERS))
-    start = 0 if after is None else bisect_right(accounts, after)
-    portion = accounts[start : start + _PORTION]
-    is_last = start + _PORTION >= len(accounts)
+    walk: _Walk | None = state.derived.get(_WALK)
+    if walk is None or walk.offset < until:
+        known = (state.peek(CLOCKS, b"") or Clock()).accounts_offset
+        running = set() if walk is None else walk.running
+        walk = state.derived[_WALK] = _Walk(known, sorted(state.keys(CUSTOMERS)), running)
+    name = fan_out.announcement.announcement_id
+    walk.running.add(name)
+    start = 0 if fan_out.after is None else bisect_right(walk.accounts, fan_out.after)
+    portion = walk.accounts[start : start + most]
+    is_last = start + most >= len(walk.accounts)
     if is_last:
-        del state.derived[name]
+        walk.running.discard(name)
+        if not walk.running:
+            del state.derived[_WALK]
     return portion, is_last

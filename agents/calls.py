@@ -6,10 +6,10 @@ it keeps for speed.
 """
 
 from collections import defaultdict
-from collections.abc import Callable
-from itertools import islice
+from collections.abc import Callable, Iterator
 
 import msgspec
+from msgspec.structs import replace
 
 from agents import reminders
 from agents.rules import Rules
@@ -19,16 +19,18 @@ from streams.engine.state import State
 from streams.engine.types import Chunk, Output, Record
 from streams.records import Call
 from streams.topics import Topics
-from tables import balances, batches, runs, texts
+from tables import balances, batches, interests, runs, texts
 from tables.accounts import batch_of, on_complete, page_of
 from tables.batches import NEW, PAGE_BITS, REPEATED
+from tables.clocks import latest_tick
 from tables.customers import chosen_channels, wishes
-from tables.lines import LineCall
-from tables.store import CLOCKS, CUSTOMERS, TALLIES
+from tables.lines import LineCall, LineSegment
+from tables.store import CUSTOMERS, TALLIES
 from tables.tallies import Tally
 
-# Far below what a record may hold, however long the ids are that the dialer makes.
-_MOST_IN_SEGMENT = 1_000
+# Far below what a record may hold; ids have at most 512 bytes, so that few calls never come near.
+_MOST_BYTES = 1 << 18
+_FEW_CALLS = 100
 
 OnCounted = Callable[[State, bytes, Call, int, int], None]
 """Gets each call that is neither invalid nor a repeat: the state, the key, the call, the instant it
@@ -60,7 +62,7 @@ class CallsAgent:
         failed_at: defaultdict[str, list[int]] = defaultdict(list)
 
         def on_invalid(record: Record, reason: str) -> None:
-            bury(polled, topics, record, reason)
+            bury(polled, topics, rules.zone, record, reason)
 
         for record, key, call, submitted, ended, balance in valid_calls(
             polled.records, parsed, on_invalid
@@ -77,7 +79,7 @@ class CallsAgent:
                 batch = batch_of(state, key, tally, submitted, size, clock, retention)
             if batch.size != call.batch_size:
                 reason = f"batch_size: {call.batch_size} is not {batch.size}, its batch's first"
-                bury(polled, topics, record, reason)
+                bury(polled, topics, rules.zone, record, reason)
                 continue
 
             index = call.batch_index
@@ -95,12 +97,11 @@ class CallsAgent:
                 on_counted(state, key, call, ended, clock)
             result, run = call.result, tally.run
             if result != "F":
-                run.count = 0
+                if run.count:
+                    runs.end(run)
             else:
                 if clock > run.tick:
-                    if runs.is_forgotten(run, clock, rules.run_retention):
-                        run.count = 0
-                    run.tick = clock
+                    runs.go_on(run, clock, rules.run_retention)
                 reached = runs.fold(run, call.call_id, ended, length, window)
                 if reached is not None:
                     customer = state.peek(CUSTOMERS, key)
@@ -118,26 +119,30 @@ class CallsAgent:
                 calls = line_calls[call.line_id] = []
             if result == "W":
                 chosen = chosen_channels(state.peek(CUSTOMERS, key), "line_error_run")
-                calls.append((call.call_id, call.account_id, ended, chosen))
+                calls.append(LineCall(call.call_id, call.account_id, ended, chosen))
                 failed_at[call.line_id].append(record.offset)
                 continue
             if not calls or calls[-1] is not None:
                 calls.append(None)
-            if result != "F" and result in tally.intent_classes:
+            wanted = tally.intent_classes
+            if wanted and result != "F" and interests.is_wanted(result, wanted):
                 customer = state.peek(CUSTOMERS, key)
                 found = texts.interested_customer(call, customer, ended, rules.zone)
                 tell(polled, topics, found, here, cause=record.offset)
 
         for line_id, calls in line_calls.items():
-            offsets = iter(failed_at.get(line_id, ()))
-            for begin in range(0, len(calls), _MOST_IN_SEGMENT):
-                some = calls[begin : begin + _MOST_IN_SEGMENT]
-                theirs = list(islice(offsets, len(some) - some.count(None)))
-                segment = _encode_segment((line_id, some, here, theirs))
+            for segment in segments(LineSegment(line_id, calls, here, failed_at[line_id])):
                 polled.emit(Output(topics.line_segments, None, line_id.encode(), segment))
 
 
-def latest_tick(state: State) -> int:
-    """Return the latest tick a partition has seen, 0: none."""
-    clock = state.peek(CLOCKS, b"")
-    return 0 if clock is None else clock.tick
+def segments(segment: LineSegment) -> Iterator[bytes]:
+    """Yield what travels of a segment: as it is, or in parts that are not too long."""
+    encoded = _encode_segment(segment)
+    calls, offsets = segment.calls, segment.offsets
+    if len(encoded) <= _MOST_BYTES or len(calls) <= _FEW_CALLS:
+        yield encoded
+        return
+    half = len(calls) // 2
+    first = half - calls[:half].count(None)
+    yield from segments(replace(segment, calls=calls[:half], offsets=offsets[:first]))
+    yield from segments(replace(segment, calls=calls[half:], offsets=offsets[first:]))

@@ -8,6 +8,7 @@ from typing import Literal, Protocol
 from msgspec import Struct
 
 from agents.holds import Holds
+from agents.limits import Limits
 from agents.outcomes import Outcome, Refused, Skipped
 from streams.records import Account, Channel, Delivery, Notification
 
@@ -40,6 +41,8 @@ class SendingChannel(Protocol):
     name: Channel
     holds: Holds
     """What stops everybody who sends by it: several agents may."""
+    limits: Limits
+    """Which recipients take no more for a while."""
     doubt_limit_s: float | None
     """How long the provider is known to drop a repeated `message_id`; None: for good."""
 

@@ -5,13 +5,14 @@ apart with `own_headers` and `attempts_of`.
 """
 
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
 
 from streams import metrics
 from streams.engine.types import Output
 
 ATTEMPTS = "dialwatch.attempts"
 """How often a record was a dead letter: of a letter with this time, of one sent again so far."""
+TRUNCATED = "dialwatch.truncated"
+"""The length of a letter's value before it was cut to what its topic takes."""
 _OURS = frozenset(
     {
         "dialwatch.topic",
@@ -19,7 +20,7 @@ _OURS = frozenset(
         "dialwatch.offset",
         "dialwatch.reason",
         "dialwatch.at",
-        "dialwatch.truncated",
+        TRUNCATED,
         ATTEMPTS,
     }
 )
@@ -37,10 +38,11 @@ def dead_letter(
     key: bytes | None,
     value: bytes | None,
     reason: str,
+    at: str,
     headers: Iterable[tuple[str, bytes]] = (),
 ) -> Output:
     """Return the record for the `dead_letters` topic. `reason`: one line that names the field;
-    `headers`: the record's."""
+    `at`: this moment, see `format_moment`; `headers`: the record's."""
     metrics.DEAD_LETTERS.labels(topic, reason.partition(":")[0].partition("[")[0][:40]).inc()
     said = " ".join(reason.split())
     if len(said) > _LONGEST_REASON:
@@ -51,7 +53,7 @@ def dead_letter(
         "dialwatch.partition": str(partition),
         "dialwatch.offset": str(offset),
         "dialwatch.reason": said,
-        "dialwatch.at": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        "dialwatch.at": at,
     }
     before = attempts_of(came[-1:])
     if before:

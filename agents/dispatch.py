@@ -5,17 +5,22 @@ WeChat and SMS are HTTP: their commands go on to the outboxes of the group, so t
 that is away holds up nothing but its own messages.
 """
 
-from datetime import UTC, datetime, tzinfo
+from datetime import tzinfo
 
 from agents.telling import readable
 from streams import metrics
 from streams.decoding import decode_notification
 from streams.engine.types import Chunk, Output, Record
 from streams.records import Delivery, InboxMessage, Notification, encode
+from streams.times import format_moment
 from streams.topics import Topics
 
+_BULK = "announcement"
+"""What everybody is told: nobody waits for it."""
 COORDINATES = ("dialwatch.topic", "dialwatch.partition", "dialwatch.offset")
 """The last headers of a command in an outbox: where it stood in `notifications`."""
+
+_LONG_COMMAND_BYTES = 512 << 10
 
 
 class DispatchAgent:
@@ -27,7 +32,9 @@ class DispatchAgent:
 
     def fold(self, polled: Chunk) -> None:
         """Fold one poll of one partition."""
-        for record, command in readable(polled, self._topics, decode_notification):
+        for record, command in readable(polled, self._topics, self._zone, decode_notification):
+            if command.scenario != _BULK:
+                polled.hurry()
             if command.channel == "inbox":
                 self._deliver(polled, command)
             else:
@@ -36,14 +43,13 @@ class DispatchAgent:
                         self._outbox(command),
                         polled.tp.partition,
                         record.key,
-                        record.value,
+                        _as_short_as_it_can_be(record.value or b"", command),
                         _with_coordinates(polled, record),
                     )
                 )
-                polled.hurry()
 
     def _outbox(self, command: Notification) -> str:
-        is_bulk = command.scenario == "announcement"
+        is_bulk = command.scenario == _BULK
         if command.channel == "wechat":
             return self._topics.wechat_bulk_outbox if is_bulk else self._topics.wechat_outbox
         return self._topics.sms_bulk_outbox if is_bulk else self._topics.sms_outbox
@@ -67,12 +73,17 @@ class DispatchAgent:
             scenario=command.scenario,
             status="sent",
             attempts=1,
-            at=datetime.now(UTC).astimezone(self._zone).isoformat(timespec="milliseconds"),
+            at=format_moment(polled.now, self._zone),
         )
         key = account_id.encode()
         polled.emit(Output(self._topics.inbox_messages, None, key, encode(message)))
         polled.emit(Output(self._topics.deliveries, None, key, encode(delivery)))
         metrics.DELIVERIES.labels("inbox", "sent", "").inc()
+
+
+def _as_short_as_it_can_be(value: bytes, command: Notification) -> bytes:
+    """Leave out of a long command what nobody knows: with its headers it must fit once more."""
+    return value if len(value) <= _LONG_COMMAND_BYTES else encode(command)
 
 
 def _with_coordinates(polled: Chunk, record: Record) -> list[tuple[str, bytes]]:

@@ -3,29 +3,39 @@
 One object for one channel, whoever sends by it: what one agent learns holds the others too. A
 hold that is over lets one message through as a probe; what becomes of it opens the channel or
 holds it again. A provider that doesn't answer is put on hold too: while it is away, each further
-attempt would only put one more message in doubt.
+attempt would only put one more message in doubt. So is one that is too busy for everybody.
+
+Here too is known who got through lately: what one message alone meets again and again is that
+message's own trouble, and it is given up; what everybody meets is waited for.
 """
 
 import asyncio
 import logging
 import random as random_module
+from collections import deque
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from datetime import tzinfo
 from typing import NamedTuple
 
 from agents.clock import Clock, wall_clock
-from agents.outcomes import Held, Outcome, TryLater, Unclear
+from agents.outcomes import Held, Outcome, Sent, TryLater, Unclear
 from streams.metrics import HOLDS
 from streams.times import SECOND, format_instant
 
 _log = logging.getLogger(__name__)
 
 AWAY = "away"
-# Customers in a row without an answer. Fewer may be the trouble of those customers only.
+# Customers in a row who didn't get through. Fewer may be the trouble of those customers only, but
+# not where they were told so again and again and nobody else was told otherwise.
 AWAY_AFTER = 5
+AWAY_AFTER_ATTEMPTS = 20
 AWAY_FIRST_SECONDS = 1.0
 AWAY_MOST_SECONDS = 15.0
+# Enough for some seconds of a busy channel, and for days of a quiet one.
+LATELY = 300
+# Given up: who met so many refusals in a row as others meet once in a million times.
+UNLIKELY = 1e-6
 
 
 class HoldView(NamedTuple):
@@ -60,6 +70,23 @@ class Hold:
     has_probe: bool = False
 
 
+class _Attempt(NamedTuple):
+    """One attempt that shows how the channel is."""
+
+    at: float
+    customer: Hashable
+    scope: str
+    got_through: bool
+
+
+class _Miss(NamedTuple):
+    """An attempt that didn't get through, for no reason of its own."""
+
+    reason: str
+    detail: str
+    pause_s: float | None = None
+
+
 class Holds:
     """The holds of one channel, by scope; scope None is the whole channel."""
 
@@ -75,7 +102,9 @@ class Holds:
         self._now = now
         self._random = random
         self._standing: dict[str | None, Hold] = {}
-        self._unanswered: set[Hashable] = set()
+        self._missed: list[Hashable] = []
+        """Who didn't get through, attempt by attempt, since somebody did."""
+        self._lately: deque[_Attempt] = deque(maxlen=LATELY)
         self._listeners: list[Callable[[], None]] = []
         self._shown: set[str] = set()
         self._alarm: asyncio.TimerHandle | None = None
@@ -98,6 +127,11 @@ class Holds:
             for scope, hold in self._in_force().items()
         ]
 
+    @property
+    def is_held(self) -> bool:
+        """Whether everybody waits, or the next one is a probe."""
+        return None in self._standing
+
     def is_open(self, scope: str) -> bool:
         """Whether a message of this scope may go now, if only as a probe."""
         now = asyncio.get_running_loop().time()
@@ -114,7 +148,11 @@ class Holds:
         return probed
 
     def learn(
-        self, probes: Iterable[str | None], customer: Hashable, outcome: Outcome | None
+        self,
+        probes: Iterable[str | None],
+        scope: str,
+        customer: Hashable,
+        outcome: Outcome | None,
     ) -> None:
         """Begin, prolong or end holds by what became of an attempt; None: none was made."""
         probed = list(probes)
@@ -123,33 +161,55 @@ class Holds:
             hold.has_probe = False
         if outcome is not None:
             self._draw_conclusions(probed, customer, outcome)
+            self._note(scope, customer, outcome)
         if probed or isinstance(outcome, Held) or len(self._standing) != before:
             self._on_change()
+
+    def others_since(self, at: float, customer: Hashable, scope: str | None = None) -> list[bool]:
+        """Return of the last attempts of others whether they got through; scope None: of all."""
+        return [
+            attempt.got_through
+            for attempt in self._lately
+            if attempt.at >= at and attempt.customer != customer and scope in {None, attempt.scope}
+        ]
+
+    def _note(self, scope: str, customer: Hashable, outcome: Outcome) -> None:
+        got_through = isinstance(outcome, Sent)
+        if got_through or isinstance(outcome, Held) or _miss_of(outcome) is not None:
+            now = asyncio.get_running_loop().time()
+            self._lately.append(_Attempt(now, customer, scope, got_through))
 
     def _draw_conclusions(
         self, probed: list[str | None], customer: Hashable, outcome: Outcome
     ) -> None:
-        if isinstance(outcome, Unclear) or (
-            isinstance(outcome, TryLater) and outcome.error_code is None
-        ):
-            self._unanswered.add(customer)
+        miss = _miss_of(outcome)
+        if miss is not None:
+            self._missed.append(customer)
+            del self._missed[:-AWAY_AFTER_ATTEMPTS]
             standing = self._standing.get(None)
             if standing is not None and None in probed:
-                self._hold_away(outcome.error, standing.failures + 1)
-            elif standing is None and len(self._unanswered) >= AWAY_AFTER:
-                self._hold_away(outcome.error, 0)
+                self._hold_away(miss, standing.failures + 1)
+            elif standing is None and (
+                len(set(self._missed)) >= AWAY_AFTER or len(self._missed) >= AWAY_AFTER_ATTEMPTS
+            ):
+                self._hold_away(miss, 0)
             return
-        self._unanswered.clear()
+        self._missed.clear()
         if isinstance(outcome, Held):
-            reason = str(outcome.error_code or outcome.reason)
+            # Of a closed set: metrics have it as a label.
+            reason = AWAY if outcome.error_code is None else str(outcome.error_code)
             self._hold(outcome.scope, reason, outcome.reason, outcome.for_s)
         for scope in probed:
             if not isinstance(outcome, Held) or scope != outcome.scope:
                 del self._standing[scope]
 
-    def _hold_away(self, error: str, failures: int) -> None:
-        pause_s = min(AWAY_MOST_SECONDS, AWAY_FIRST_SECONDS * 2**failures)
-        self._hold(None, AWAY, error, pause_s * (0.75 + self._random() / 4), failures)
+    def _hold_away(self, miss: _Miss, failures: int) -> None:
+        pause_s = miss.pause_s
+        if pause_s is None:
+            # The exponent is bounded: a float isn't, after days of probes.
+            pause_s = min(AWAY_MOST_SECONDS, AWAY_FIRST_SECONDS * 2 ** min(failures, 16))
+        pause_s *= 0.75 + self._random() / 4
+        self._hold(None, miss.reason, miss.detail, pause_s, failures)
 
     def _hold(
         self, scope: str | None, reason: str, detail: str, for_s: float, failures: int = 0
@@ -201,3 +261,21 @@ class Holds:
         for reason in details.keys() | self._shown:
             HOLDS.labels(self._channel, reason).set(reason in details)
         self._shown = set(details)
+
+
+def is_miss(outcome: Outcome) -> bool:
+    """Whether an attempt didn't get through for a reason that may be everybody's."""
+    return _miss_of(outcome) is not None
+
+
+def _miss_of(outcome: Outcome) -> _Miss | None:
+    """Return why an attempt didn't get through that anybody else's might not have either."""
+    match outcome:
+        case Unclear():
+            return _Miss(AWAY, outcome.error)
+        case TryLater(error_code=None):
+            return _Miss(AWAY, outcome.error)
+        case TryLater(is_general=True):
+            return _Miss(str(outcome.error_code), outcome.error, outcome.after_s)
+        case _:
+            return None

@@ -2,12 +2,12 @@
 
 import msgspec
 
-from agents.calls import latest_tick
 from agents.rules import Rules
 from agents.telling import cause_of, tell
 from streams.engine.types import TP, Chunk
 from streams.topics import Topics
-from tables import lines, runs, texts
+from tables import line_accounts, lines, runs, texts
+from tables.clocks import latest_tick
 from tables.lines import LineRun, LineSegment
 from tables.store import LINES
 
@@ -26,7 +26,7 @@ class LinesAgent:
         state, rules = polled.state, self._rules
         length, window = rules.run_length, rules.run_window
         clock = latest_tick(state)
-        for record in polled.records:
+        for record in polled.in_turn():
             segment = _decode(record.value or b"")
             key = record.key or b""
             if segment.calls == [None]:
@@ -34,16 +34,16 @@ class LinesAgent:
                 if known is None or known.run.count == 0:
                     continue  # most lines, most of the time: there is nothing to remember
             line = state.get_or_put(LINES, key, LineRun)
-            if runs.is_forgotten(line.run, clock, rules.run_retention):
-                line.run.count = 0
-            line.run.tick = clock
+            runs.go_on(line.run, clock, rules.run_retention)
+            pages = line.pages
             for reached in lines.fold(line, segment, length=length, window=window):
                 cause = (
                     ""
                     if reached.offset is None
                     else cause_of(TP(self._topics.calls, segment.partition), reached.offset)
                 )
-                for account_id, chosen in reached.accounts.items():
+                told = line_accounts.all_of(state, key, reached.pages, reached.accounts)
+                for account_id, chosen in told.items():
                     alert = texts.line_error_run(
                         account_id,
                         chosen,
@@ -53,3 +53,6 @@ class LinesAgent:
                         rules.zone,
                     )
                     tell(polled, self._topics, alert, None, cause=cause)
+            if pages and not line.pages:
+                line_accounts.forget_pages(state, key, pages)
+            line_accounts.put_aside(state, key, line)

@@ -32,7 +32,13 @@ class TryLater(Struct, frozen=True):
     after_s: float | None = None
     error_code: int | None = None
     most_tries: int | None = None
-    """Attempts after which the agent gives up; None: never."""
+    """Attempts after which the agent gives up; None: many, and only while others get through."""
+    is_general: bool = False
+    """Anybody may be told so at this moment (an overload): tries count only while others get
+    through, and while nobody does the channel is on hold."""
+    is_recipients: bool = False
+    """The recipient takes no more for `after_s`: whatever waits for the same one waits too, and is
+    given up with it."""
 
 
 class Unclear(Struct, frozen=True):

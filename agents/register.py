@@ -24,7 +24,7 @@ def watching(rules: Rules, topics: Topics, on_counted: OnCounted | None = None) 
         Source(topics.line_segments, LinesAgent(rules, topics).fold, order=3),
         Source(topics.ticks, accounts.fold_ticks, order=4, is_clock=True),
         Source(topics.announcements, announcements.fold_announcements, order=5),
-        Source(topics.fan_outs, announcements.fold_fan_outs, order=6),
+        Source(topics.fan_outs, announcements.fold_fan_outs, order=6, is_bulk=True),
     ]
 
 

@@ -1,10 +1,12 @@
 """Low balances and expiries: at once where an event shows one, and daily when a tick passes.
 
 A tick looks only at those accounts that may be due: an index worked out from the state, kept as
-long as the state is built on.
+long as the state is built on. Of those whose balance is low each is looked at once a day, by the
+first tick at or after the reminder time that finds it so.
 """
 
 from collections import defaultdict
+from collections.abc import Iterator
 
 from agents.rules import Rules
 from streams.engine.state import State
@@ -13,6 +15,7 @@ from streams.times import HOUR
 from tables import balances, customers, texts
 from tables.accounts import tally_of
 from tables.balances import Balance
+from tables.clocks import latest_tick
 from tables.customers import Customer
 from tables.store import CUSTOMERS, TALLIES
 from tables.tallies import Tally
@@ -25,9 +28,14 @@ class _Index:
 
     def __init__(self, state: State, rules: Rules) -> None:
         self.low: set[bytes] = set()
+        self.day = 0
+        """The local day that the last reminding tick passed on."""
+        self.not_looked_at: list[bytes] = []
+        """Of `low`: since that day began, or since they became so."""
         self._expiring: defaultdict[int, list[bytes]] = defaultdict(list)
         """Hour since 1970 → accounts whose expiry is to be told from an instant in it on. By the
         hour: a number for each of a million accounts would cost ten times the memory."""
+        self._expiring_now: list[bytes] = []
         self._rules = rules
         for key in state.keys(CUSTOMERS):
             customer = state.read(CUSTOMERS, key)
@@ -47,18 +55,32 @@ class _Index:
     def note_balance(self, key: bytes, customer: Customer, tally: Tally | None) -> None:
         """Note an account whose balance is low."""
         if tally is not None and balances.is_low(tally.balance, customer.threshold):
-            self.low.add(key)
+            self.note_low(key)
+
+    def note_low(self, key: bytes) -> None:
+        """Note that an account's balance is low."""
+        self.low.add(key)
+        self.not_looked_at.append(key)
+
+    def low_to_look_at(self, day: int) -> Iterator[bytes]:
+        """Yield each account whose balance may be low and was not looked at on this day."""
+        if day != self.day:
+            self.day, self.not_looked_at = day, sorted(self.low, reverse=True)
+        while self.not_looked_at:
+            yield self.not_looked_at.pop()
 
     def note_expiry(self, key: bytes, begins: int | None) -> None:
         """Note from which instant on an account's expiry is to be told."""
         if begins is not None:
             self._expiring[begins // HOUR].append(key)
 
-    def take_expiring(self, tick: int) -> list[bytes]:
-        """Forget and return the accounts to look at now: they may be gone, changed, or due later
+    def take_expiring(self, tick: int) -> Iterator[bytes]:
+        """Yield, and forget, the accounts to look at now: they may be gone, changed, or due later
         in this hour."""
-        hours = [hour for hour in self._expiring if hour <= tick // HOUR]
-        return sorted({key for hour in hours for key in self._expiring.pop(hour)})
+        for hour in [hour for hour in self._expiring if hour <= tick // HOUR]:
+            self._expiring_now += self._expiring.pop(hour)
+        while self._expiring_now:
+            yield self._expiring_now.pop()
 
     def _begins(self, customer: Customer) -> int | None:
         return customers.notice_begins(customer, self._rules.expiry_notice_days)
@@ -82,28 +104,29 @@ def on_fall(
     state: State, rules: Rules, key: bytes, balance: Balance, at: int
 ) -> list[Notification]:
     """Tell that a balance fell below the customer's threshold, unless that day's was told."""
-    _index(state, rules).low.add(key)
+    _index(state, rules).note_low(key)
     customer = state.peek(CUSTOMERS, key)
-    if customer is None or not balances.tell(balance, rules.local_day(at)):
+    if customer is None or not balances.tell(
+        balance, rules.local_day(at), rules.local_day(latest_tick(state))
+    ):
         return []
     return texts.low_balance(key.decode(), customer, balance.latest or 0, at, rules.zone)
 
 
-def on_tick(state: State, rules: Rules, tick: int) -> list[Notification]:
-    """Tell what is due at this tick."""
+def on_tick(state: State, rules: Rules, tick: int) -> Iterator[list[Notification]]:
+    """Yield what is due at this tick, account by account; whoever stops may go on later with the
+    same tick."""
     if not rules.is_reminding(tick):
-        return []
-    index, told = _index(state, rules), []
-    day = rules.local_day(tick)
-    for key in sorted(index.low):
+        return
+    index, day = _index(state, rules), rules.local_day(tick)
+    for key in index.low_to_look_at(day):
         customer, tally = state.peek(CUSTOMERS, key), state.peek(TALLIES, key)
         if customer is None or not tally or not balances.is_low(tally.balance, customer.threshold):
             index.low.discard(key)
         elif day not in tally.balance.told_days:
             balance = tally_of(state, key).balance
-            balances.tell(balance, day)
-            latest = balance.latest or 0
-            told += texts.low_balance(key.decode(), customer, latest, tick, rules.zone)
+            balances.tell(balance, day, day)
+            yield texts.low_balance(key.decode(), customer, balance.latest or 0, tick, rules.zone)
     for key in index.take_expiring(tick):
         customer = state.peek(CUSTOMERS, key)
         if customer is None:
@@ -111,9 +134,8 @@ def on_tick(state: State, rules: Rules, tick: int) -> list[Notification]:
         expires = customers.tell_expiry(customer, tick, rules.expiry_notice_days)
         if expires is not None:
             state.put(CUSTOMERS, key, customer)
-            told += texts.account_expiring(key.decode(), customer, expires, tick, rules.zone)
+            yield texts.account_expiring(key.decode(), customer, expires, tick, rules.zone)
             continue
         begins = customers.notice_begins(customer, rules.expiry_notice_days)
         if begins is not None and begins > tick:  # what is over, only a new record brings back
             index.note_expiry(key, begins)
-    return told

@@ -8,7 +8,7 @@ wait for each other. `agents/settle.py` says what happens to one command.
 import asyncio
 import logging
 import random as random_module
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import tzinfo
@@ -27,11 +27,16 @@ from streams.engine.outbox import Finish, OutboxRecord
 from streams.engine.types import Output
 from streams.metrics import DELIVERIES, PENDING
 from streams.records import Delivery, Notification, encode
+from streams.times import format_moment
 
 _log = logging.getLogger(__name__)
 
 MOST_AT_ONCE = 64
 MOST_PENDING = 5000
+# One recipient takes no more of the window than this, however much waits for it: others of the
+# partition are read on. What is begun in all is bounded too, because the state lists it.
+MOST_OF_ONE = 500
+MOST_BEGUN = 4 * MOST_PENDING
 GRACE_SECONDS = 1.5
 
 
@@ -39,12 +44,36 @@ GRACE_SECONDS = 1.5
 class _Lane:
     """One customer's commands of one partition, in order."""
 
-    waiting: deque[tuple[OutboxRecord, Notification | InvalidRecordError]] = field(
+    recipient: str
+    """Whose part of the window they take: the customer, until it is known whom they go to."""
+    waiting: deque[tuple[OutboxRecord, Notification | InvalidRecordError, float]] = field(
         default_factory=deque
     )
+    """Each with the moment it came."""
     task: asyncio.Task[None] | None = None
     job: Job | None = None
     """What `task` is working on."""
+
+
+class _Window:
+    """How much is begun and not finished in one partition, in all and for each recipient."""
+
+    def __init__(self) -> None:
+        self.begun = 0
+        self.taken = 0
+        """What counts of it: of each recipient so many at most."""
+        self.of: Counter[str] = Counter()
+
+    def change(self, recipient: str, number: int) -> None:
+        """Count so many more, or fewer."""
+        before = self.of[recipient]
+        after = before + number
+        self.begun += number
+        self.taken += min(after, MOST_OF_ONE) - min(before, MOST_OF_ONE)
+        if after:
+            self.of[recipient] = after
+        else:
+            del self.of[recipient]
 
 
 class SendAgent:
@@ -77,6 +106,7 @@ class SendAgent:
         self._deliveries = deliveries
         self._dead_letters = dead_letters
         self._zone = zone
+        self._now = now
         self._grace_s = grace_s
         self._patience = Patience(f"sending by {channel.name}", random)
         self._settler = Settler(
@@ -90,7 +120,7 @@ class SendAgent:
             random=random,
         )
         self._lanes: dict[tuple[int, str], _Lane] = {}
-        self._pending: dict[int, int] = {}
+        self._windows: dict[int, _Window] = {}
         self._finish: Finish | None = None
 
     def bind(self, finish: Finish) -> None:
@@ -99,28 +129,43 @@ class SendAgent:
 
     def on_assigned(self, partition: int) -> None:
         """A partition's records will come."""
-        self._pending[partition] = 0
+        self._windows[partition] = _Window()
 
     def take(self, partition: int, records: Sequence[OutboxRecord]) -> None:
         """Begin work on records, in their order. Returns at once."""
+        now = asyncio.get_running_loop().time()
         for record in records:
             command: Notification | InvalidRecordError
             try:
                 command = decode_notification(record.key, record.value)
                 customer = command.account_id or f"openid {command.openid}"
+                recipient = command.openid or f"account {customer}"
             except InvalidRecordError as error:
                 # Only another version's dispatch can have let it through.
                 command, customer = error, repr(record.key)
+                recipient = customer
             lane = self._lanes.get((partition, customer))
             if lane is None:
-                lane = self._lanes[partition, customer] = _Lane()
+                lane = self._lanes[partition, customer] = _Lane(recipient)
                 lane.task = asyncio.create_task(self._work_off(partition, customer, lane))
-            lane.waiting.append((record, command))
-        self._count(partition, len(records))
+            lane.waiting.append((record, command, now))
+            self._count(partition, lane.recipient, 1)
+            self._give_up_too_many(partition, lane.recipient)
 
     def pending(self, partition: int) -> int:
-        """How many records of a partition are begun and not finished."""
-        return self._pending.get(partition, 0)
+        """How much of a partition's window is taken: what is begun and not finished, but of each
+        recipient no more than its share."""
+        window = self._windows.get(partition)
+        if window is None:
+            return 0
+        return window.taken if window.begun < MOST_BEGUN else max(window.taken, self.max_pending)
+
+    def _give_up_too_many(self, partition: int, recipient: str) -> None:
+        """Where a limited recipient's messages would fill what can be begun at all, they end now
+        and not with the limit's next try."""
+        limits = self._channel.limits
+        if self._windows[partition].of[recipient] > MOST_PENDING and limits.is_limited(recipient):
+            limits.give_up(recipient)
 
     async def on_revoked(self, partitions: Collection[int]) -> None:
         """Stop working on partitions; what the provider may have any moment gets a little time.
@@ -145,8 +190,9 @@ class SendAgent:
             # A task that was cancelled before its first step couldn't.
             self._lanes.pop(key, None)
         for partition in partitions:
-            self._count(partition, -self.pending(partition))
-            del self._pending[partition]
+            window = self._windows.pop(partition, None)
+            if window is not None:
+                PENDING.labels(self._channel.name).dec(window.begun)
 
     @property
     def store_is_away(self) -> bool:
@@ -162,18 +208,28 @@ class SendAgent:
         is_revoked = False
         try:
             while lane.waiting and not is_revoked:
-                record, command = lane.waiting[0]
+                record, command, taken_at = lane.waiting[0]
                 if isinstance(command, InvalidRecordError):
                     outputs = [self._bury(partition, record, str(command))]
                 else:
                     coordinates = f"{self.topic}-{partition}-{record.offset}"
-                    is_again = attempts_of(record.headers) > 0
-                    lane.job = Job(command, record.key, coordinates, is_again)
+
+                    def on_recipient(recipient: str) -> None:
+                        self._move(partition, lane, recipient)
+
+                    lane.job = Job(
+                        command,
+                        record.key,
+                        coordinates,
+                        taken_at,
+                        on_recipient,
+                        is_again=attempts_of(record.headers) > 0,
+                    )
                     outputs = self._outputs(partition, record, await self._settle(lane.job))
                     is_revoked = lane.job.is_revoked
                     lane.job = None
                 lane.waiting.popleft()
-                self._count(partition, -1)
+                self._count(partition, lane.recipient, -1)
                 if self._finish is not None:
                     self._finish(partition, record.offset, outputs)
         except RevokedError:
@@ -190,7 +246,15 @@ class SendAgent:
             # The one broad net: a bug costs one message, not the stream. Only its kind is told,
             # because the text of a client's error may hold a secret.
             kind = type(error).__name__
-            _log.error("%s: %s at %s", self._channel.name, kind, job.coordinates)
+            topic, partition, offset = job.coordinates.rsplit("-", 2)
+            where = {"topic": topic, "partition": int(partition), "offset": int(offset)}
+            _log.error(
+                "%s: %s at %s",
+                self._channel.name,
+                kind,
+                job.coordinates,
+                extra=where | {"notification_id": job.command.notification_id},
+            )
             return [self._settler.describe(job, Refused(f"internal error: {kind}"))]
 
     def _outputs(
@@ -220,11 +284,19 @@ class SendAgent:
             key=record.key,
             value=record.value,
             reason=reason,
-            headers=record.headers[: -len(COORDINATES)],
+            at=format_moment(self._now(), self._zone),
+            headers=_own_headers(record.headers),
         )
 
-    def _count(self, partition: int, change: int) -> None:
-        self._pending[partition] = self.pending(partition) + change
+    def _move(self, partition: int, lane: _Lane, recipient: str) -> None:
+        """It is known whom a lane's messages go to: they take that recipient's part."""
+        if recipient != lane.recipient:
+            self._count(partition, lane.recipient, -len(lane.waiting))
+            lane.recipient = recipient
+            self._count(partition, recipient, len(lane.waiting))
+
+    def _count(self, partition: int, recipient: str, change: int) -> None:
+        self._windows.setdefault(partition, _Window()).change(recipient, change)
         PENDING.labels(self._channel.name).inc(change)
 
 
@@ -235,3 +307,9 @@ def _reason(delivery: Delivery) -> str:
     if delivery.status == "failed":
         return str(delivery.error_code or "given up")
     return ""
+
+
+def _own_headers(headers: Sequence[tuple[str, bytes]]) -> Sequence[tuple[str, bytes]]:
+    """Return a command's headers without what dispatch wrote behind them."""
+    last = tuple(name for name, _ in headers[-len(COORDINATES) :])
+    return headers[: -len(COORDINATES)] if last == COORDINATES else headers

@@ -1,5 +1,9 @@
 """One command from its record to its deliveries: how often it is tried, and when it is given up.
 
+A message waits for as long as its channel does (`agents/holds.py`), and no longer: what it alone
+meets again and again while others get through ends it, and so does its recipient's limit
+(`agents/limits.py`).
+
 The ledger is written before each attempt, so that whoever goes on after a crash knows that the
 provider may have the message.
 """
@@ -13,15 +17,20 @@ from typing import Protocol
 from agents.admission import Admission
 from agents.channel import Entry, LaterWord, Ledger, Message, SendingChannel
 from agents.clock import Clock
+from agents.holds import UNLIKELY, is_miss
 from agents.outcomes import Held, Outcome, Refused, Sent, Skipped, TryLater, Unclear
 from agents.patience import Patience
 from streams.engine import fault_points
 from streams.records import Account, Delivery, Notification
-from streams.times import SECOND, format_instant
+from streams.times import SECOND, format_moment
 
 UNCERTAIN = "uncertain"
 FIRST_PAUSE_SECONDS = 1.0
 MOST_PAUSE_SECONDS = 30.0
+# How often one message alone may put the channel on hold, or be told what anybody may be told.
+MOST_TRIES_ALONE = 5
+# The same where nothing says how often: about eight minutes.
+MOST_TRIES = 20
 
 _End = Sent | Skipped | Refused
 
@@ -43,12 +52,22 @@ class Job:
     command: Notification
     key: bytes | None
     coordinates: str
+    taken_at: float = 0.0
+    """When it came, by the event loop's clock."""
+    on_recipient: Callable[[str], None] = lambda _: None
+    """Told whom it goes to, as soon as that is known."""
     is_again: bool = False
     """It was given up before, and an operator sends it again."""
     entry: Entry = field(init=False)
     is_sending: bool = False
     """The provider may have it any moment: worth waiting for."""
     is_revoked: bool = False
+    has_missed: bool = False
+    """What it met last may be everybody's: a hold says when it is tried again, if there is one."""
+    misses: int = 0
+    """How often in a row it was told what nobody else was, ..."""
+    missed_since: float | None = None
+    """... and since when, by the event loop's clock."""
 
     def __post_init__(self) -> None:
         self.entry = Entry(self.coordinates)
@@ -73,6 +92,7 @@ class Settler:
         self._ledger = ledger
         self._lookup = lookup
         self._admission = admission
+        self._holds, self._limits = channel.holds, channel.limits
         self._ask = patience.ask
         self._zone = zone
         self._now = now
@@ -115,7 +135,7 @@ class Settler:
             scenario=command.scenario,
             status="sent",
             attempts=job.entry.attempts,
-            at=format_instant(self._now(), self._zone),
+            at=format_moment(self._now(), self._zone),
         )
         if isinstance(end, Sent):
             delivery.provider_id = end.provider_id
@@ -156,6 +176,7 @@ class Settler:
                 message = await self._prepare(command)
             if not isinstance(message, Message):
                 return Refused(UNCERTAIN) if entry.doubt_since is not None else message
+            job.on_recipient(message.recipient)
             if job.is_revoked:
                 raise RevokedError
             job.is_sending = False
@@ -165,7 +186,6 @@ class Settler:
             try:
                 # Around the attempt too: the store or the pace may make it wait until it is late.
                 async with asyncio.timeout(left_s) as limit:
-                    await self._wait(entry, message)
                     outcome = await self._take_turn(job, message)
             except TimeoutError:
                 if not limit.expired():
@@ -175,28 +195,39 @@ class Settler:
                 return outcome
 
     async def _take_turn(self, job: Job, message: Message) -> Outcome | Entry:
-        """Wait for admission and make one attempt; see `_attempt`."""
-        entry = job.entry
-        turn = await self._admission.enter(message.scope, in_doubt=entry.doubt_since is not None)
+        """Wait until it is time, for the recipient and for admission, and make one attempt."""
+        entry, recipient = job.entry, message.recipient
+        if entry.not_before is not None and not (job.has_missed and self._holds.is_held):
+            await asyncio.sleep(max(0, entry.not_before - self._now()) / SECOND)
+        refused = await self._limits.enter(recipient, job.taken_at)
+        if refused is not None:
+            return Refused(UNCERTAIN) if entry.doubt_since is not None else refused
         faster, outcome = None, None
         try:
-            faster, outcome = await self._attempt(job, message)
+            await asyncio.sleep(self._channel.pause_s(message))
+            faster, outcome = await self._take_place(job, message)
         finally:
-            self._admission.leave(turn, job.command.account_id or message.recipient, outcome)
+            self._limits.leave(recipient, outcome)
         if faster is not None:
             return faster
         assert outcome is not None  # noqa: S101 - one of the two there is
         return outcome
 
+    async def _take_place(self, job: Job, message: Message) -> tuple[Entry | None, Outcome | None]:
+        """Wait for admission and make one attempt; see `_attempt`."""
+        in_doubt = job.entry.doubt_since is not None
+        turn = await self._admission.enter(message.scope, in_doubt=in_doubt)
+        faster, outcome = None, None
+        try:
+            faster, outcome = await self._attempt(job, message)
+        finally:
+            self._admission.leave(turn, _customer_of(job, message), outcome)
+        return faster, outcome
+
     async def _prepare(self, command: Notification) -> Message | Skipped | Refused:
         account_id = command.account_id
         account = self._lookup(account_id) if account_id is not None else None
         return await self._ask(lambda: self._channel.prepare(command, account))
-
-    async def _wait(self, entry: Entry, message: Message) -> None:
-        if entry.not_before is not None:
-            await asyncio.sleep(max(0, entry.not_before - self._now()) / SECOND)
-        await asyncio.sleep(self._channel.pause_s(message))
 
     def _doubt_left_s(self, entry: Entry) -> float | None:
         """Return how long a repeat is still safe; None: for good."""
@@ -224,23 +255,71 @@ class Settler:
         outcome = await self._channel.send(message, is_repeat=doubt_since is not None)
         # The worst moment: the provider has it, and nobody else knows.
         fault_points.passing(fault_points.DURING_SEND)
+        job.has_missed = is_miss(outcome)
         match outcome:
             case Held():
                 entry.attempts, entry.doubt_since = attempts, doubt_since
-            case TryLater(error, after_s, error_code, most_tries):
+                if self._is_alone(job, message, MOST_TRIES_ALONE, outcome.scope):
+                    return None, _given_up(entry, outcome.reason, outcome.error_code)
+            case TryLater(error, after_s, error_code):
                 entry.doubt_since = doubt_since
-                if most_tries is not None:
-                    entry.strikes += 1
-                    if entry.strikes >= most_tries:
-                        return None, Refused(error, error_code)
+                if self._is_over(job, message, outcome):
+                    return None, _given_up(entry, error, error_code)
                 entry.not_before = self._now() + self._pause(entry.attempts, after_s)
             case Unclear():
+                is_for_good = self._channel.doubt_limit_s is None
+                if is_for_good and self._is_alone(job, message, MOST_TRIES):
+                    return None, Refused(UNCERTAIN)
                 entry.not_before = self._now() + self._pause(entry.attempts, None)
             case _:
                 return None, outcome
-        return await self._ask(lambda: self._ledger.write(notification_id, entry)), outcome
+        faster = await self._ask(lambda: self._ledger.write(notification_id, entry))
+        if isinstance(outcome, TryLater) and outcome.is_recipients:
+            # In this process the limit itself says when; it may end early.
+            entry.not_before = None
+        return faster, outcome
+
+    def _is_over(self, job: Job, message: Message, outcome: TryLater) -> bool:
+        """Whether it was tried often enough."""
+        entry = job.entry
+        if outcome.is_recipients:
+            entry.strikes += 1
+            for_s = self._pause(entry.attempts, outcome.after_s) / SECOND
+            return self._limits.strike(message.recipient, outcome, for_s, entry.strikes)
+        if outcome.is_general or outcome.most_tries is None:
+            return self._is_alone(job, message, outcome.most_tries or MOST_TRIES)
+        entry.strikes += 1
+        return entry.strikes >= outcome.most_tries
+
+    def _is_alone(
+        self, job: Job, message: Message, most_tries: int, scope: str | None = None
+    ) -> bool:
+        """Count a try that failed. Whether so many are this message's trouble, not everybody's.
+
+        They are when so many in a row can't be chance, at the rate at which others fail. What
+        nobody gets through counts as the first again.
+        """
+        now = asyncio.get_running_loop().time()
+        others: list[bool] = []
+        if job.missed_since is not None:
+            others = self._holds.others_since(job.missed_since, _customer_of(job, message), scope)
+        if True not in others:
+            job.missed_since, job.misses = now, 1
+            return False
+        job.misses += 1
+        share = others.count(False) / len(others)
+        return job.misses >= most_tries and share**job.misses < UNLIKELY
 
     def _pause(self, attempts: int, after_s: float | None) -> int:
         if after_s is None:
             after_s = min(MOST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2.0 ** min(attempts - 1, 16))
         return int(after_s * (1 + self._random() / 4) * SECOND)
+
+
+def _customer_of(job: Job, message: Message) -> str:
+    return job.command.account_id or message.recipient
+
+
+def _given_up(entry: Entry, error: str, error_code: int | None) -> Refused:
+    """Return the end of what was tried often enough; an older doubt is not over with it."""
+    return Refused(UNCERTAIN) if entry.doubt_since is not None else Refused(error, error_code)

@@ -1,6 +1,7 @@
 """How agents speak: commands into `notifications`, what nobody can use into `dead-letters`."""
 
 from collections.abc import Callable, Iterator, Sequence
+from datetime import tzinfo
 from typing import TypeVar
 
 from agents.dead_letters import dead_letter
@@ -8,6 +9,7 @@ from streams import metrics
 from streams.decoding import InvalidRecordError
 from streams.engine.types import TP, Chunk, Output, Record
 from streams.records import Notification, encode
+from streams.times import format_moment
 from streams.topics import Topics
 
 R = TypeVar("R")
@@ -50,19 +52,20 @@ def tell(
 
 
 def readable(
-    polled: Chunk, topics: Topics, decode: Callable[[bytes | None, bytes | None], R]
+    polled: Chunk, topics: Topics, zone: tzinfo, decode: Callable[[bytes | None, bytes | None], R]
 ) -> Iterator[tuple[Record, R]]:
-    """Yield each record of a poll with what it says; what is invalid is buried."""
-    for record in polled.records:
+    """Yield each record of a poll with what it says, while there is room for what comes of it;
+    what is invalid is buried."""
+    for record in polled.in_turn():
         try:
             said = decode(record.key, record.value)
         except InvalidRecordError as error:
-            bury(polled, topics, record, str(error))
+            bury(polled, topics, zone, record, str(error))
         else:
             yield record, said
 
 
-def bury(polled: Chunk, topics: Topics, record: Record, reason: str) -> None:
+def bury(polled: Chunk, topics: Topics, zone: tzinfo, record: Record, reason: str) -> None:
     """Put an invalid record away. Nothing else happens to it."""
     polled.emit(
         dead_letter(
@@ -73,6 +76,7 @@ def bury(polled: Chunk, topics: Topics, record: Record, reason: str) -> None:
             key=record.key,
             value=record.value,
             reason=reason,
+            at=format_moment(polled.now, zone),
             headers=record.headers,
         )
     )

@@ -6,6 +6,7 @@ for what another needs.
 """
 
 import asyncio
+import io
 import logging
 import os
 import sys
@@ -16,22 +17,33 @@ from typing import Annotated, BinaryIO, Literal, cast
 import typer
 from typer.exceptions import TyperException
 
+import app.environment  # noqa: F401 (before all that reads the environment)
+from app.commands.deliveries import deliveries
+from app.commands.dlq import dlq
+from app.commands.explain import explain
+from app.commands.lag import lag
+from app.commands.state import state
 from app.errors import CommandError, SettingsError
 from app.local import LEAST_CALLS
 from app.local.errors import LocalStackError
-from app.logs import set_up_logs
-from app.settings import load_settings
+from app.logs import is_json, set_up_logs
+from app.settings import Settings, load_settings
 
 program = typer.Typer(
     name="dialwatch",
     help="Watches an outbound-call platform's events on Kafka and tells its customers what they "
     "must know.",
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 topics = typer.Typer(help="The topics of the installation.")
 program.add_typer(topics, name="topics")
+# For operators.
+program.command("lag", short_help="Who reads what, and how far behind.")(lag)
+program.command("deliveries", short_help="What became of notifications, newest first.")(deliveries)
+program.add_typer(state, name="state")
+program.add_typer(explain, name="explain")
+program.add_typer(dlq, name="dlq")
 
 _is_verbose = False
 
@@ -76,7 +88,22 @@ def worker() -> int:
     """Run one worker until SIGTERM or SIGINT. Any number may run in one group."""
     from app.life import run_worker  # noqa: PLC0415
 
-    return run_worker(load_settings())
+    return run_worker(_logged_settings())
+
+
+def _logged_settings() -> Settings:
+    """Load the settings, and log as they say: of a program that others watch."""
+    settings = load_settings()
+    set_up_logs(is_verbose=_is_verbose, log_format=settings.log_format)
+    return settings
+
+
+@program.command()
+def console() -> int:
+    """Run the console, one web server for the whole installation, until SIGTERM or SIGINT."""
+    from app.commands.console import run_console  # noqa: PLC0415
+
+    return run_console(load_settings())
 
 
 @topics.command("create")
@@ -88,6 +115,22 @@ def create() -> None:
     for topic in made:
         print(topic.name)
     print(f"{len(made)} topics created", file=sys.stderr)
+
+
+@topics.command("expand", short_help="Give the installation more partitions; the group is stopped.")
+def expand(
+    partitions: Annotated[int, typer.Option(min=1, max=10_000, help="How many there are to be.")],
+    execute: Annotated[
+        bool, typer.Option("--execute", help="Do it. Without it the plan is shown, nothing done.")
+    ] = False,
+) -> int:
+    """Bring topics and state to more partitions, with workers and publishers stopped.
+
+    What is unread is folded and sent first. Run it again where it was cut off.
+    """
+    from app.commands.expand import run_expand  # noqa: PLC0415
+
+    return run_expand(load_settings(), partitions, execute=execute)
 
 
 @program.command(short_help="Fold the topics again and print what comes out.")
@@ -259,7 +302,7 @@ def check(
     A line is a record's value, `key<TAB>value`, `topic<TAB>key<TAB>value`, or a line of an export.
     """
     from app.commands.check import run_check  # noqa: PLC0415
-    from app.main import rules_of  # noqa: PLC0415
+    from app.rules import rules_of  # noqa: PLC0415
 
     settings = load_settings()
     return run_check(
@@ -288,6 +331,10 @@ def config() -> None:
 
 def main() -> None:
     """Run the command line and exit."""
+    # A terminal that can't show a character must not end a command.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     set_up_logs()
     sys.exit(_run())
 
@@ -320,7 +367,11 @@ def _run() -> int:
 
 def _complain(*lines: str, code: int) -> int:
     for line in lines:
-        print(f"dialwatch: {' '.join(line.split())}", file=sys.stderr)
+        said = " ".join(line.split())
+        if is_json():
+            logging.getLogger(__name__).error("%s", said)
+        else:
+            print(f"dialwatch: {said}", file=sys.stderr)
     return code
 
 

@@ -21,15 +21,22 @@ class _App(faust.App):  # type: ignore[misc]
 def create_app(
     engine: Engine,
     *,
+    client_id: str,
     brokers: list[str],
     credentials: faust.SASLCredentials | faust.SSLCredentials | None,
     datadir: str,
     session_timeout_s: float,
 ) -> faust.App:
-    """Return an app that reads what the engine wants; start and stop it as a service."""
+    """Return an app that reads what the engine wants; start and stop it as a service.
+
+    `client_id`: what the broker and its tools call this worker.
+    """
     app = _App(
         engine.config.group,
+        # Else 80 names without a prefix (WEB_PORT, BROKER_URL, DEBUG, …) beat what is given here.
+        env={},
         broker=[f"kafka://{broker}" for broker in brokers],
+        broker_client_id=client_id,
         broker_credentials=credentials,
         datadir=datadir,
         store="memory://",
@@ -43,7 +50,7 @@ def create_app(
         broker_heartbeat_interval=min(session_timeout_s / 4, 3.0),
         broker_request_timeout=max(30.0, session_timeout_s),
         broker_rebalance_timeout=60.0,
-        broker_max_poll_interval=300.0,
+        broker_max_poll_interval=engine.config.max_poll_interval_s,
         stream_wait_empty=False,
         stream_recovery_delay=0.0,
         stream_processing_timeout=300.0,

@@ -6,11 +6,13 @@ What goes wrong on the way has one distinction that counts: could the provider h
 import asyncio
 import logging
 from collections.abc import Mapping
+from urllib.request import getproxies_environment
 
 import httpx
 import msgspec
 from msgspec import Struct
 
+from app.way_out import WayOut
 from streams.metrics import PROVIDER_SECONDS
 
 MOST_CONNECTIONS = 128
@@ -52,13 +54,13 @@ def open_http() -> httpx.AsyncClient:
     """
     for name in ("httpx", "httpcore"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    limits = httpx.Limits(
+        max_connections=MOST_CONNECTIONS, max_keepalive_connections=MOST_CONNECTIONS
+    )
     return httpx.AsyncClient(
-        limits=httpx.Limits(
-            max_connections=MOST_CONNECTIONS, max_keepalive_connections=MOST_CONNECTIONS
-        ),
+        transport=WayOut(getproxies_environment(), limits),
         timeout=httpx.Timeout(READ_SECONDS, connect=CONNECT_SECONDS),
-        # A proxy of the environment leads out, never to this machine.
-        mounts={"all://127.0.0.1": None, "all://localhost": None},
+        trust_env=False,
     )
 
 

@@ -5,11 +5,13 @@ import gc
 import logging
 import os
 import signal
+import threading
 from collections.abc import Awaitable, Coroutine
 from contextlib import AsyncExitStack
 from typing import Any, TypeVar
 
 import faust
+from aiokafka.errors import InconsistentGroupProtocolError, InvalidSessionTimeoutError
 from redis.asyncio import Redis
 
 from agents.channel import StoreAwayError
@@ -19,14 +21,17 @@ from app.http import open_http
 from app.kafka.publisher import Publisher
 from app.kafka.topics import ensure_topics
 from app.main import Worker, create_worker
-from app.settings import Settings
-from app.store import open_redis, store_errors
+from app.settings import Settings, variable
+from app.store import open_redis
+from app.store_check import refuse_cluster, refuse_cluster_when_it_answers
 from app.ticker import publish_ticks
 from app.web.server import WebServer
 from app.web.view import WorkerView
 from streams.engine import fault_points
 from streams.engine.engine import Engine
 from streams.engine.types import TP
+from streams.kafka import reconnecting
+from streams.kafka.rights import forbidden
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +39,10 @@ T = TypeVar("T")
 
 STOP_SECONDS = 12.0
 """For each half of a stop: what is begun, then the group. Together less than 30 s."""
+
+GIVE_UP_SECONDS = 27.0
+"""After a signal the process ends by then, whatever hangs: all that counts is in Kafka."""
+_CANCEL_AGAIN_SECONDS = 0.5
 
 # The engine makes no cycles of garbage; looking for some in a million records costs a third.
 _GC_THRESHOLD = 200_000
@@ -44,7 +53,8 @@ def run_worker(settings: Settings) -> int:
 
     Raises CommandError where it can't start, or had to stop.
     """
-    _arm_fault_points()
+    fault_points.arm_as(os.environ)
+    reconnecting.install()
     directory = DataDirectory(settings.datadir)
     try:
         asyncio.run(_run(settings, directory.worker_id()))
@@ -63,11 +73,15 @@ async def _run(settings: Settings, worker_id: str) -> None:
         if not end.done():
             log.info("stopping: what is begun is finished and committed")
             end.set_result(None)
+            _end_process_after(GIVE_UP_SECONDS, 0, "something hangs in the stop")
 
     def crash(error: BaseException) -> None:
         if not end.done():
             log.debug("the engine stopped", exc_info=error)
-            end.set_exception(CommandError(_reason(error)))
+            is_told = isinstance(error, CommandError)
+            told = error if is_told else CommandError(_reason(error, settings))
+            end.set_exception(told)
+            _end_process_after(GIVE_UP_SECONDS, 1, str(told))
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
@@ -95,8 +109,7 @@ async def _run(settings: Settings, worker_id: str) -> None:
 async def _say_when_redis_is_away(redis: Redis) -> None:
     """Only the sender needs Redis, and it waits: what is noticed meanwhile is kept in Kafka."""
     try:
-        with store_errors():
-            await redis.ping()
+        await refuse_cluster(redis)
     except StoreAwayError as error:
         log.warning(
             "%s: start it, or set DIALWATCH_REDIS_URL; until then no message is sent", error
@@ -116,6 +129,8 @@ async def _serve(worker: Worker, end: asyncio.Future[None]) -> None:
         await _unless(end, worker.engine.connect())
         await _unless(end, worker.app.start())
         watch(_watch(worker.app, worker.engine))
+        watch(worker.engine.watch_for_hanging())
+        watch(refuse_cluster_when_it_answers(worker.redis))
         watch(worker.share_holds())
         if worker.settings.tick_seconds:
             watch(_tick(worker))
@@ -144,8 +159,9 @@ async def _unless(end: asyncio.Future[None], work: Coroutine[Any, Any, T]) -> T 
     await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
     if task.done():
         return task.result()
-    task.cancel()
-    await asyncio.wait([task])
+    while not task.done():
+        task.cancel()  # once isn't enough: aiokafka's close swallows it
+        await asyncio.wait([task], timeout=_CANCEL_AGAIN_SECONDS)
     return end.result()
 
 
@@ -169,27 +185,42 @@ async def _watch(app: faust.App, engine: Engine) -> None:
 
 
 async def _within(stopping: Awaitable[None], what: str) -> None:
-    try:
-        await asyncio.wait_for(stopping, STOP_SECONDS)
-    except TimeoutError:
+    task = asyncio.ensure_future(stopping)
+    await asyncio.wait([task], timeout=STOP_SECONDS)
+    if not task.done():
+        task.cancel()  # which it may swallow, so nobody waits for it
         log.warning("%s took longer than %.0f s and was given up", what, STOP_SECONDS)
-    except Exception as error:
+    elif not task.cancelled() and (error := task.exception()) is not None:
         log.warning("%s failed: %r", what, error)
 
 
-def _reason(error: BaseException) -> str:
+def _end_process_after(seconds: float, code: int, last_words: str) -> None:
+    """End it although something hangs: a task that can't be cancelled, or a thread."""
+
+    def end() -> None:
+        log.warning("%s", last_words)
+        logging.shutdown()
+        os._exit(code)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+
+
+def _reason(error: BaseException, settings: Settings) -> str:
     """Return one line: what stopped the worker."""
+    if isinstance(error, InvalidSessionTimeoutError):
+        return (
+            f"Kafka takes no session of {settings.session_timeout_seconds:g} s: set "
+            f"{variable('session_timeout_seconds')} to what lies between the brokers' "
+            "group.min.session.timeout.ms and group.max.session.timeout.ms"
+        )
+    if isinstance(error, InconsistentGroupProtocolError):
+        return (
+            f"group {settings.group} is another program's, whose members share partitions in "
+            f"another way: end it, or set {variable('group')} to a name of dialwatch's own"
+        )
+    error = forbidden(error, settings.kafka_client_options(), operation="Read") or error
     text = " ".join(str(error).split()) or repr(error)
     is_ours = type(error).__module__.startswith("streams.")
     return text if is_ours else f"{type(error).__name__}: {text}"
-
-
-def _arm_fault_points() -> None:
-    """For fault tests only; see `streams/engine/fault_points.py`."""
-    for variable, sent in (
-        ("DIALWATCH_TEST_CRASH_AT", signal.SIGKILL),
-        ("DIALWATCH_TEST_FREEZE_AT", signal.SIGSTOP),
-    ):
-        point = os.environ.get(variable)
-        if point:
-            fault_points.arm(point, sent)

@@ -10,14 +10,16 @@ import httpx
 from redis.asyncio import Redis
 
 from agents.lookup import account_lookup
+from agents.refused import instead_of
 from agents.register import dispatching, watching
-from agents.rules import Rules
 from agents.send import MOST_AT_ONCE, SendAgent
 from app.channels.sms import build_sms
 from app.channels.wechat.channel import build_wechat
 from app.faust_app import create_app, credentials_for
 from app.kafka.publisher import Publisher
 from app.ledger import RedisLedger
+from app.operations.lag import WORKER_CLIENT
+from app.rules import rules_of
 from app.settings import Settings
 from app.shared_holds import share_holds
 from streams.engine.engine import Engine, EngineConfig
@@ -72,8 +74,10 @@ def create_worker(
             worker_id=worker_id,
             changelog=topics.changelog,
             output_topics=topics.outputs(),
+            queues=topics.queues(),
             session_timeout_s=settings.session_timeout_seconds,
             client_options=options,
+            instead=instead_of(topics, settings.zone),
         )
     )
     for source in watching(rules, topics):
@@ -106,21 +110,10 @@ def create_worker(
 
     app = create_app(
         engine,
+        client_id=f"{WORKER_CLIENT}{worker_id}",
         brokers=options["bootstrap_servers"],
         credentials=credentials_for(options),
         datadir=str(settings.datadir),
         session_timeout_s=settings.session_timeout_seconds,
     )
     return Worker(settings, topics, engine, app, senders, publisher, redis, worker_id)
-
-
-def rules_of(settings: Settings) -> Rules:
-    """Return the numbers that the rules are played by."""
-    return Rules(
-        zone=settings.zone,
-        run_length=settings.run_length,
-        run_window_hours=settings.run_window_hours,
-        reminder_time=settings.reminder_time,
-        expiry_notice_days=settings.expiry_notice_days,
-        batch_retention_days=settings.batch_retention_days,
-    )

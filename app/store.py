@@ -1,21 +1,50 @@
-"""Redis, as dialwatch uses it: one client for the worker, and one error for "it is away"."""
+"""Redis, as dialwatch uses it: one client for the worker, and one error for "it is away".
+
+One Redis, or one name behind which another takes over: no cluster, whose keys lie apart, while what
+is written here in one step has several.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import (
+    AskError,
+    ClusterCrossSlotError,
+    MovedError,
+    ReadOnlyError,
+    RedisError,
+)
 
 from agents.channel import StoreAwayError
 
 MOST_CONNECTIONS = 32
 TIMEOUT_SECONDS = 3.0
 
+IS_CLUSTER = "it is a cluster, which dialwatch can't use: name one Redis, or one that fails over"
+
+
+class _Redis(Redis):
+    """Leaves a node that became a replica: the name leads to another one by now, and connections
+    made before still lead to this one."""
+
+    async def execute_command(self, *args: Any, **options: Any) -> Any:
+        try:
+            return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
+        except ReadOnlyError:
+            await self.connection_pool.update_active_connections_for_reconnect()  # type: ignore[no-untyped-call]
+            await self.connection_pool.disconnect(inuse_connections=False)
+            raise
+
 
 def open_redis(url: str) -> Redis:
-    """Return a client for bytes. Connects when it is first used; close it with `aclose()`."""
+    """Return a client for bytes. Connects when it is first used; close it with `aclose()`.
+
+    Raises ValueError or TypeError where a part of the URL is wrong.
+    """
     pool = BlockingConnectionPool.from_url(
         url,
         max_connections=MOST_CONNECTIONS,
@@ -25,7 +54,7 @@ def open_redis(url: str) -> Redis:
         # Once: a connection that Redis closed while it was idle is replaced at once.
         retry=Retry(NoBackoff(), 1),
     )
-    return Redis.from_pool(pool)
+    return _Redis.from_pool(pool)
 
 
 @contextmanager
@@ -37,5 +66,7 @@ def store_errors() -> Iterator[None]:
     """
     try:
         yield
+    except (MovedError, AskError, ClusterCrossSlotError) as error:
+        raise StoreAwayError(f"Redis: {IS_CLUSTER}") from error
     except (RedisError, OSError, TimeoutError) as error:
         raise StoreAwayError(f"Redis: {type(error).__name__}") from error

@@ -16,6 +16,7 @@ from streams.records import Tick, encode
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 1.0
+GIVE_UP_SECONDS = 90.0
 
 
 async def publish_ticks(
@@ -29,21 +30,35 @@ async def publish_ticks(
 ) -> None:
     """Publish ticks for as long as this runs; one that fails is left out.
 
-    Who becomes the leader publishes at once: there may have been none for a while.
+    Who becomes the leader publishes at once: there may have been none for a while. A partition
+    that can't be written for a while gets none, and holds up no other.
     """
     clock = asyncio.get_running_loop().time
     due = 0.0
-    while True:
-        if not is_leader():
-            due = 0.0
-        elif clock() >= due:
-            due = clock() + every_s
-            now = datetime.now(UTC).astimezone(zone).isoformat(timespec="milliseconds")
-            value = encode(Tick(now))
-            try:
-                await asyncio.gather(
-                    *(publish(topic, None, value, partition) for partition in range(partitions))
-                )
-            except KafkaError as error:
-                log.warning("a tick could not be published: %r", error)
-        await asyncio.sleep(min(every_s, LOOK_SECONDS))
+    under_way: dict[int, asyncio.Task[None]] = {}
+
+    async def publish_into(partition: int, value: bytes) -> None:
+        try:
+            async with asyncio.timeout(GIVE_UP_SECONDS):
+                await publish(topic, None, value, partition)
+        except (KafkaError, TimeoutError) as error:
+            log.warning("a tick could not be published in partition %d: %r", partition, error)
+
+    try:
+        while True:
+            for partition in [number for number, task in under_way.items() if task.done()]:
+                under_way.pop(partition).result()  # anything but Kafka's errors is a bug
+            if not is_leader():
+                due = 0.0
+            elif clock() >= due:
+                due = clock() + every_s
+                now = datetime.now(UTC).astimezone(zone).isoformat(timespec="milliseconds")
+                value = encode(Tick(now))
+                if under_way:
+                    log.warning("no tick in partitions %s: the last isn't written", [*under_way])
+                for partition in {*range(partitions)} - under_way.keys():
+                    under_way[partition] = asyncio.create_task(publish_into(partition, value))
+            await asyncio.sleep(min(every_s, LOOK_SECONDS))
+    finally:
+        for task in under_way.values():
+            task.cancel()

@@ -16,7 +16,43 @@ from streams.records import Account, Announcement, Call, Notification, Recharge,
 from streams.times import parse_instant, parse_money
 
 _MAX_MEMO = 50_000
-_LONGEST_NOTIFICATION_ID = 64
+
+# The longest texts, in bytes of UTF-8: so every valid record has its place in what comes of it.
+_ID, _PERSON, _LINE_OF_TEXT, _TEXT, _LONG_TEXT = 512, 128, 2_048, 65_536, 524_288
+_Limits = tuple[tuple[str, int], ...]
+_OF_CALL: _Limits = (
+    ("call_id", _ID),
+    ("account_id", _ID),
+    ("line_id", _ID),
+    ("phone", _PERSON),
+)
+_OF_RECHARGE: _Limits = (("recharge_id", _ID), ("account_id", _ID))
+_OF_ANNOUNCEMENT: _Limits = (
+    ("announcement_id", _ID),
+    ("kind", _ID),
+    ("title", _LINE_OF_TEXT),
+    ("content", _LONG_TEXT),
+)
+_OF_ACCOUNT: _Limits = (
+    ("account_id", _ID),
+    ("name", _LINE_OF_TEXT),
+    ("openid", _PERSON),
+    ("phone", _PERSON),
+)
+_OF_COMMAND: _Limits = (
+    ("notification_id", 64),
+    ("scenario", _ID),
+    ("account_id", _ID),
+    ("title", _LINE_OF_TEXT),
+    ("content", _TEXT),
+    ("openid", _PERSON),
+    ("template_id", _ID),
+    ("url", _LINE_OF_TEXT),
+    ("app_id", _ID),
+    ("page_path", _LINE_OF_TEXT),
+)
+# A call's record holds 150 bytes and more beside its phone: in a shorter one nothing is too long.
+_SURELY_SHORT = 150 + _PERSON
 
 
 class InvalidRecordError(ValueError):
@@ -159,6 +195,15 @@ def _check_key(key: bytes | None, field: str, expected: str) -> None:
         raise InvalidRecordError(f"key: is not the record's {field}")
 
 
+def _check_lengths(record: Any, limits: _Limits) -> None:
+    for field, most in limits:
+        text = getattr(record, field)
+        if not text:  # none, or left out
+            continue
+        if len(text) > most or (len(text) * 4 > most and len(text.encode()) > most):
+            raise InvalidRecordError(f"{field}: has more than {most} bytes")
+
+
 def _check(field: str, parse: Any, text: str) -> int:
     try:
         return int(parse(text))
@@ -169,6 +214,7 @@ def _check(field: str, parse: Any, text: str) -> int:
 def decode_call(key: bytes | None, value: bytes | None) -> Call:
     """Return a call that is valid by itself. Raises InvalidRecordError."""
     call: Call = _decode(_call_decoder, value)
+    _check_lengths(call, _OF_CALL)
     _check_key(key, "account_id", call.account_id)
     if call.batch_index >= call.batch_size:
         raise InvalidRecordError(
@@ -203,6 +249,7 @@ def valid_calls(
                 key == call.account_id.encode()
                 and call.batch_index < call.batch_size
                 # msgspec doesn't look at the bytes of what it skips.
+                and (len(value) < _SURELY_SHORT or _is_short(call))  # type: ignore[arg-type]
                 and (value.isascii() or value.decode())  # type: ignore[union-attr]
             ):
                 yield record, key, call, submitted, ended, balance
@@ -219,9 +266,21 @@ def valid_calls(
             yield record, call.account_id.encode(), call, submitted, ended, balance
 
 
+def _is_short(call: Call) -> bool:
+    """Is no text of a call too long? In letters: what is long and not ASCII is looked at again."""
+    longest = _ID // 4
+    return (
+        len(call.call_id) <= longest
+        and len(call.account_id) <= longest
+        and len(call.line_id) <= longest
+        and len(call.phone) <= _PERSON // 4
+    )
+
+
 def decode_recharge(key: bytes | None, value: bytes | None) -> Recharge:
     """Return a valid recharge. Raises InvalidRecordError."""
     recharge: Recharge = _decode(_recharge_decoder, value)
+    _check_lengths(recharge, _OF_RECHARGE)
     _check_key(key, "account_id", recharge.account_id)
     if _check("amount", parse_money, recharge.amount) <= 0:
         raise InvalidRecordError("amount: is not above 0")
@@ -233,6 +292,7 @@ def decode_recharge(key: bytes | None, value: bytes | None) -> Recharge:
 def decode_announcement(key: bytes | None, value: bytes | None) -> Announcement:
     """Return a valid announcement. Raises InvalidRecordError."""
     announcement: Announcement = _decode(_announcement_decoder, value)
+    _check_lengths(announcement, _OF_ANNOUNCEMENT)
     _check_key(key, "announcement_id", announcement.announcement_id)
     _check("published_at", parse_instant, announcement.published_at)
     return announcement
@@ -249,6 +309,7 @@ def decode_account(key: bytes | None, value: bytes | None) -> Account | None:
             raise InvalidRecordError("key: is not UTF-8") from None
         return None
     account: Account = _decode(_account_decoder, value)
+    _check_lengths(account, _OF_ACCOUNT)
     _check_key(key, "account_id", account.account_id)
     if account.balance_threshold is not None:
         _check("balance_threshold", parse_money, account.balance_threshold)
@@ -268,15 +329,15 @@ def decode_tick(key: bytes | None, value: bytes | None) -> int:
 def decode_notification(key: bytes | None, value: bytes | None) -> Notification:
     """Return a valid command, ours or another system's. Raises InvalidRecordError."""
     command: _ForeignNotification = _decode(_notification_decoder, value)
+    _check_lengths(command, _OF_COMMAND)
+    data = command.data or {}
+    if sum(len(name.encode()) + len(said.encode()) for name, said in data.items()) > _TEXT:
+        raise InvalidRecordError(f"data: has more than {_TEXT} bytes")
     _check("occurred_at", parse_instant, command.occurred_at)
     if command.account_id is not None:
         _check_key(key, "account_id", command.account_id)
     elif command.channel != "wechat" or not command.openid:
         raise InvalidRecordError("account_id: is null, which only wechat with an openid may have")
-    if len(command.notification_id) > _LONGEST_NOTIFICATION_ID:
-        raise InvalidRecordError(
-            f"notification_id: has more than {_LONGEST_NOTIFICATION_ID} characters"
-        )
     if not command.notification_id.isascii():
         raise InvalidRecordError("notification_id: is not ASCII")
     _fill_what_is_left_out(command)

@@ -24,6 +24,7 @@ Scenario = Literal[
 Status = Literal["sent", "delivered", "undelivered", "skipped", "failed"]
 
 SCENARIOS: tuple[Scenario, ...] = get_args(Scenario)
+CHANNELS: tuple[Channel, ...] = get_args(Channel)
 
 # Far above any real batch, and exact in every JSON reader.
 _MAX_BATCH_SIZE = 2**53

@@ -75,6 +75,11 @@ def format_instant(instant: int, zone: tzinfo) -> str:
     return local.isoformat()
 
 
+def format_moment(instant: int, zone: tzinfo) -> str:
+    """Return when something was done, as deliveries and dead letters say it: with milliseconds."""
+    return local_datetime(instant, zone).isoformat(timespec="milliseconds")
+
+
 def parse_money(text: str) -> int:
     """Return a decimal string in yuan (at most two decimals) as fen. Raises ValueError."""
     if 3 < len(text) < 19 and text[-3] == ".":

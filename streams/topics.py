@@ -43,6 +43,14 @@ _WRITTEN = (
 # both may be longer than anything that others could publish (1 MiB, the broker's default).
 _LONGEST_OF_OURS = 4 << 20
 
+# What is deleted goes in whole segments, and the one that is written stays: with Kafka's 1 GiB
+# each partition of each of our topics would keep so much.
+_QUEUE_SEGMENT_BYTES = 64 << 20
+# The segment that is written is never compacted, so it is as small as the longest record allows.
+_CHANGELOG_SEGMENT_BYTES = _LONGEST_OF_OURS
+# Compacted once this share is new: a restore reads 1 / (1 - 0.3) of what lives, and a segment.
+_CHANGELOG_DIRTY_RATIO = 0.3
+
 
 @dataclass(frozen=True)
 class Topic:
@@ -53,6 +61,23 @@ class Topic:
     compacted: bool = False
     max_message_bytes: int | None = None
     """None: the broker's default."""
+    is_internal: bool = False
+    """Only this group's workers read it: it loses nothing by time."""
+
+    def configs(self) -> dict[str, str]:
+        """Return the settings it is made with, by Kafka's names for them."""
+        configs = {"cleanup.policy": "compact" if self.compacted else "delete"}
+        if self.max_message_bytes is not None:
+            configs["max.message.bytes"] = str(self.max_message_bytes)
+        if not self.is_internal:
+            return configs
+        if self.compacted:
+            configs["segment.bytes"] = str(_CHANGELOG_SEGMENT_BYTES)
+            configs["min.cleanable.dirty.ratio"] = str(_CHANGELOG_DIRTY_RATIO)
+        else:
+            configs["retention.ms"] = configs["retention.bytes"] = "-1"
+            configs["segment.bytes"] = str(_QUEUE_SEGMENT_BYTES)
+        return configs
 
 
 @dataclass(frozen=True)
@@ -144,6 +169,11 @@ class Topics:
         """All state of a partition, one record for each changed key, compacted."""
         return f"{self.group}-state-changelog"
 
+    @property
+    def handled_letters(self) -> str:
+        """Which dead letters operators have dealt with, and how; compacted."""
+        return f"{self.group}-handled-letters"
+
     def contract(self) -> list[Topic]:
         """The topics that other systems see."""
         return [
@@ -166,16 +196,23 @@ class Topics:
             self.sms_outbox,
             self.sms_bulk_outbox,
             self.changelog,
+            self.handled_letters,
         )
+        compacted = (self.changelog, self.handled_letters)
         return [
-            Topic(name, self.partitions, name == self.changelog, _LONGEST_OF_OURS) for name in names
+            Topic(name, self.partitions, name in compacted, _LONGEST_OF_OURS, True)
+            for name in names
         ]
+
+    def queues(self) -> frozenset[str]:
+        """The internal topics whose records are done with once the group has worked them off."""
+        return frozenset(topic.name for topic in self.internal() if not topic.compacted)
 
     def outputs(self) -> tuple[str, ...]:
         """The topics that a worker's transactions write to, apart from the changelog."""
         return (
             *(self.name(topic) for topic in _WRITTEN),
-            *(topic.name for topic in self.internal() if topic.name != self.changelog),
+            *(topic.name for topic in self.internal() if not topic.compacted),
         )
 
     def co_partitioned(self) -> list[str]:

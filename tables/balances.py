@@ -1,6 +1,11 @@
 """Balances: the latest one known, and the days on which the customer was told that it is low."""
 
+from datetime import date, time, tzinfo
+
 from msgspec import Struct
+
+from streams.times import format_money, local_datetime
+from tables.explained import Explained, Sentence
 
 _DAYS_REMEMBERED = 16
 
@@ -11,7 +16,8 @@ class Balance(Struct, array_like=True, gc=False):
     latest: int | None = None
     """In fen."""
     told_days: tuple[int, ...] = ()
-    """Local days (proleptic ordinals) on which a low balance was told, oldest first."""
+    """Local days (proleptic ordinals) on which a low balance was told, in the order of telling;
+    0.1.0 sorted them."""
 
 
 def is_low(balance: Balance, threshold: int | None) -> bool:
@@ -28,9 +34,57 @@ def fold(balance: Balance, latest: int, threshold: int | None) -> bool:
     return threshold is not None and latest < threshold and (before is None or before >= threshold)
 
 
-def tell(balance: Balance, day: int) -> bool:
-    """Is a low balance to be told on this local day? Once a day, whatever the cause."""
-    if day in balance.told_days:
+def tell(balance: Balance, day: int, today: int) -> bool:
+    """Is a low balance to be told on this local day? Once a day, whatever the cause.
+
+    `today`: of the latest tick, which asks each minute. What is forgotten first is what was told
+    longest ago and is neither: calls may be dated as they like.
+    """
+    told = balance.told_days
+    if day in told:
         return False
-    balance.told_days = tuple(sorted((*balance.told_days, day))[-_DAYS_REMEMBERED:])
+    if len(told) >= _DAYS_REMEMBERED:
+        oldest = next(one for one in told if one != today)
+        told = tuple(one for one in told if one != oldest)
+    balance.told_days = (*told, day)
     return True
+
+
+def explain(
+    balance: Balance, threshold: int | None, *, tick: int, reminder_time: time, zone: tzinfo
+) -> Explained:
+    """Say how an account's balance is to its threshold, and when a low one is told."""
+    latest = None if balance.latest is None else format_money(balance.latest)
+    needs = None if threshold is None else format_money(threshold)
+    told = ""
+    if tick:
+        today = local_datetime(tick, zone).date()
+        told = today.isoformat() if today.toordinal() in balance.told_days else ""
+    if needs is None:
+        reason = Sentence("没有设置余额阈值。", "No balance threshold is set.")
+    elif latest is None:
+        reason = Sentence("还不知道账户余额。", "No balance is known yet.")
+    elif not is_low(balance, threshold):
+        reason = Sentence(
+            f"余额{latest}不低于阈值{needs}。",
+            f"The balance {latest} is not below the threshold {needs}.",
+        )
+    elif told:
+        reason = Sentence(
+            f"余额{latest}低于阈值{needs}，今天（{told}）已经通知过。",
+            f"The balance {latest} is below the threshold {needs}, and was told today already "
+            f"({told}).",
+        )
+    else:
+        at = f"{reminder_time:%H:%M}"
+        reason = Sentence(
+            f"余额{latest}低于阈值{needs}，{at}起的下一次时钟会通知。",
+            f"The balance {latest} is below the threshold {needs}: the next tick at or after {at} "
+            "tells it.",
+        )
+    return Explained(latest, needs, [reason])
+
+
+def told_dates(balance: Balance) -> list[str]:
+    """Return the local days on which a low balance was told, as dates, oldest first."""
+    return [date.fromordinal(day).isoformat() for day in sorted(balance.told_days)]

@@ -1,9 +1,12 @@
 """Customers: what an account's record says, and what was already said because of it."""
 
+from datetime import time, tzinfo
+
 from msgspec import Struct
 
-from streams.records import Account, Channel, Scenario
-from streams.times import DAY, parse_instant, parse_money
+from streams.records import CHANNELS, Account, Channel, Scenario
+from streams.times import DAY, format_instant, parse_instant, parse_money
+from tables.explained import Explained, Sentence
 
 _EXPIRIES_REMEMBERED = 16
 
@@ -37,7 +40,8 @@ def from_record(account: Account, offset: int, before: Customer | None) -> Custo
         None
         if chosen is None
         else {
-            scenario: getattr(chosen, scenario)
+            # Named once each: a list of a hundred thousand would travel with every line error.
+            scenario: list(dict.fromkeys(getattr(chosen, scenario)))
             for scenario in chosen.__struct_fields__
             if getattr(chosen, scenario) is not None
         }
@@ -66,7 +70,10 @@ def chosen_channels(customer: Customer | None, scenario: Scenario) -> list[Chann
     """Return the channels an account chose for a scenario, None: the default."""
     if customer is None or customer.channels is None:
         return None
-    return customer.channels.get(scenario)
+    chosen = customer.channels.get(scenario)
+    if chosen is not None and len(chosen) > len(CHANNELS):  # remembered by 0.1.0
+        return list(dict.fromkeys(chosen))
+    return chosen
 
 
 def notice_begins(customer: Customer, notice_days: int) -> int | None:
@@ -86,3 +93,53 @@ def tell_expiry(customer: Customer, tick: int, notice_days: int) -> int | None:
         return None
     customer.told_expiries = [*customer.told_expiries, customer.expires][-_EXPIRIES_REMEMBERED:]
     return customer.expires
+
+
+def explain_announcement(customer: Customer | None) -> Explained:
+    """Say whether an account hears of announcements."""
+    reason = (
+        Sentence(
+            "账户没有资料记录，公告只通知有资料的账户。",
+            "The account has no record, and announcements go to accounts that have one.",
+        )
+        if customer is None
+        else Sentence(
+            "upgrade和service类公告发布时通知，其他类公告不通知。",
+            "Announcements of kind upgrade and service are told when they come, others are not.",
+        )
+    )
+    return Explained(None, None, [reason])
+
+
+def explain_expiry(
+    customer: Customer | None, *, notice_days: int, tick: int, reminder_time: time, zone: tzinfo
+) -> Explained:
+    """Say when an account's expiry is told, or that it was. `tick`: the latest, 0: none."""
+    expires = None if customer is None else customer.expires
+    if customer is None or expires is None:
+        reason = Sentence("没有设置到期时间。", "No expiry is set.")
+        return Explained(None, None, [reason])
+    begins = expires - notice_days * DAY
+    when, since = format_instant(expires, zone), format_instant(begins, zone)
+    at = f"{reminder_time:%H:%M}"
+    stands = format_instant(tick, zone) if tick else None
+    if expires in customer.told_expiries:
+        reason = Sentence(f"{when}到期已经通知过。", f"The expiry of {when} was told already.")
+    elif not tick:
+        reason = Sentence("还没有收到时钟（ticks）。", "No tick has come yet, and ticks remind.")
+    elif tick >= expires:
+        reason = Sentence(
+            f"已于{when}到期，到期后不再通知。",
+            f"It expired at {when}: an expiry is told only before.",
+        )
+    elif tick < begins:
+        reason = Sentence(
+            f"{when}到期，{since}起才会通知（提前{notice_days}天）。",
+            f"It expires at {when}, which is told from {since} on ({notice_days} days before).",
+        )
+    else:
+        reason = Sentence(
+            f"{when}到期，{at}起的下一次时钟会通知。",
+            f"It expires at {when}: the next tick at or after {at} tells it.",
+        )
+    return Explained(stands, since, [reason])

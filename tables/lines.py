@@ -4,11 +4,19 @@ from msgspec import Struct, field
 
 from streams.records import Channel
 from tables import runs
+from tables.explained import Explained, Sentence
 
-LineCall = tuple[str, str, int, list[Channel] | None]
-"""A call that ended with a line error: its id, its account's id, the instant it ended, and the
-account's own channels for line alerts (None: the default), as they were when it was counted: the
-line lives in another partition than the account. Travels: append fields only."""
+
+class LineCall(Struct, array_like=True, gc=False):
+    """A call that ended with a line error. Travels: four fields and no more for as long as a worker
+    of 0.1.0 may read it, which takes no fifth; what is new goes beside the calls in the segment."""
+
+    call_id: str
+    account_id: str
+    ended: int
+    channels: list[Channel] | None = None
+    """The account's own for line alerts (None: the default), as they were when the call was
+    counted: the line lives in another partition than the account."""
 
 
 class LineSegment(Struct, array_like=True):
@@ -28,6 +36,14 @@ class LineRun(Struct, array_like=True):
 
     run: runs.Run = field(default_factory=runs.Run)
     accounts: dict[str, list[Channel] | None] = {}
+    pages: int = 0
+    """How many pages of further accounts there are, from before these."""
+
+
+class LineAccounts(Struct, array_like=True):
+    """A page of accounts of a line's run. Persisted: append fields only, with defaults."""
+
+    accounts: dict[str, list[Channel] | None] = {}
 
 
 class LineReached(Struct, frozen=True):
@@ -38,24 +54,42 @@ class LineReached(Struct, frozen=True):
     accounts: dict[str, list[Channel] | None]
     offset: int | None = None
     """Of the last call, in the segment's partition of `call-records`; None: it isn't known."""
+    pages: int = 0
+    """How many pages of further accounts there are."""
 
 
 def fold(line: LineRun, segment: LineSegment, *, length: int, window: int) -> list[LineReached]:
-    """Count a segment's calls; return each time the length was reached."""
+    """Count a segment's calls; return each time the length was reached.
+
+    Where `line.pages` is 0 then and wasn't before, the pages are of a run that is over.
+    """
     reached = []
     offsets = iter(segment.offsets)
     for call in segment.calls:
         if call is None:
-            line.run.count, line.accounts = 0, {}
+            runs.end(line.run)
+            line.accounts, line.pages = {}, 0
             continue
-        call_id, account_id, ended, channels = call
         offset = next(offsets, None)
-        result = runs.fold(line.run, call_id, ended, length, window)
+        result = runs.fold(line.run, call.call_id, call.ended, length, window)
         count = line.run.count if result is None else result.length
         if count == 1:  # a pause may have ended the run before
-            line.accounts = {}
-        line.accounts[account_id] = channels
+            line.accounts, line.pages = {}, 0
+        line.accounts[call.account_id] = call.channels
         if result is not None:
-            reached.append(LineReached(result, ended, line.accounts, offset))
-            line.accounts = {}
+            reached.append(LineReached(result, call.ended, line.accounts, offset, line.pages))
+            line.accounts, line.pages = {}, 0
     return reached
+
+
+def explain(*, length: int) -> Explained:
+    """Say where an account can see how far its lines are: each counts the calls of all accounts."""
+    because = [
+        Sentence(
+            f"线路报错按线路统计，同一线路所有账户的通话合计，连续{length}通报错时通知其中每个账户；"
+            "查看线路：dialwatch state line ID。",
+            f"Errors are counted for each line, the calls of all accounts together; at {length} in "
+            "a row each account with a call among them is told. A line: dialwatch state line ID.",
+        )
+    ]
+    return Explained(None, length, because)

@@ -1,6 +1,6 @@
 """All tables: what is remembered, under which key. Prefixes are persisted and never change.
 
-`u` is the engine's (what is unfinished in an outbox).
+`u` and `@` are the engine's (what is unfinished in an outbox, and how far sources are folded).
 """
 
 from msgspec import Struct
@@ -8,7 +8,7 @@ from msgspec import Struct
 from streams.engine.state import Table
 from tables.batches import Batch, Page, Parked
 from tables.customers import Customer
-from tables.lines import LineRun
+from tables.lines import LineAccounts, LineRun
 from tables.recharges import Recharges
 from tables.tallies import Tally
 
@@ -19,7 +19,12 @@ class Clock(Struct, array_like=True):
     tick: int = 0
     """The latest tick, as an instant."""
     accounts_offset: int = -1
-    """Of the last record of `accounts` that was folded."""
+    """Of the last record of `accounts` that was folded, and `accounts_base`."""
+    accounts_base: int = 0
+    """What is added to an offset of `accounts`, so that it only grows, also where the topic is read
+    again or was made anew: who came before an announcement is known by it."""
+    is_checked: bool = False
+    """Was the tick held against its record's timestamp? 0.1.0 didn't."""
 
 
 class Announced(Struct, array_like=True):
@@ -34,6 +39,28 @@ BATCHES = Table(b"b", Batch)  # account_id, instant (8 bytes); those that aren't
 PARKED = Table(b"o", Parked)  # account_id
 PAGES = Table(b"p", Page)  # account_id, instant (8 bytes), page (8 bytes)
 LINES = Table(b"l", LineRun)  # line_id
+LINE_ACCOUNTS = Table(b"m", LineAccounts)  # line_id, page (4 bytes)
 RECHARGES = Table(b"r", Recharges)  # account_id
+MORE_RECHARGES = Table(b"h", Recharges)  # account_id, first byte of the hashes
 ANNOUNCED = Table(b"n", Announced)  # announcement_id
 CLOCKS = Table(b"t", Clock)  # nothing: one a partition
+
+_BEHIND_THE_OWNER = {
+    CUSTOMERS.prefix: 0,
+    TALLIES.prefix: 0,
+    BATCHES.prefix: 8,
+    PARKED.prefix: 0,
+    PAGES.prefix: 16,
+    LINES.prefix: 0,
+    LINE_ACCOUNTS.prefix: 4,
+    RECHARGES.prefix: 0,
+    MORE_RECHARGES.prefix: 1,
+}
+"""Bytes of a key behind the account or line that it belongs to."""
+
+
+def owner_of(prefix: bytes, key: bytes) -> bytes | None:
+    """Return the account or line with which a value moves to another partition; None: it is its
+    partition's own. (`ANNOUNCED` too: each partition remembers what it told.)"""
+    behind = _BEHIND_THE_OWNER.get(prefix)
+    return None if behind is None else key[: len(key) - behind]

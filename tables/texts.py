@@ -175,6 +175,11 @@ def line_error_run(
     )
 
 
+def shortened(content: str) -> str:
+    """Return what customers are told of an announcement's content."""
+    return content[:_ANNOUNCEMENT_CHARACTERS]
+
+
 def announcement(
     account_id: str, customer: Customer, said: Announcement, published: int, zone: tzinfo
 ) -> list[Notification]:
@@ -186,7 +191,7 @@ def announcement(
         format_instant(published, zone),
         (said.announcement_id,),
         said.title,
-        f"{said.content[:_ANNOUNCEMENT_CHARACTERS]}，登录系统查看详情",
+        f"{shortened(said.content)}，登录系统查看详情",
         {"announcement_id": said.announcement_id},
     )
 

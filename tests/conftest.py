@@ -11,6 +11,7 @@ import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 from redis.asyncio import Redis
 
@@ -18,6 +19,13 @@ from app.local.kafka import Kafka
 from app.local.valkey import Valkey
 from app.store import open_redis
 from tests.installation import Installation
+from tests.strict_kafka import StrictKafka
+
+# How long a machine takes says nothing of the code.
+hypothesis.settings.register_profile(
+    "patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("patient")
 
 
 @pytest.fixture(scope="session")
@@ -36,6 +44,15 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         server.start()
         yield server.bootstrap_servers
         server.kill()
+
+
+@pytest.fixture(scope="session")
+def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StrictKafka]:
+    """A broker with users and rights, for tests that may change what these are."""
+    server = StrictKafka(tmp_path_factory.mktemp("strict"))
+    server.start()
+    yield server
+    server.kill()
 
 
 @pytest.fixture(scope="session")

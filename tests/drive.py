@@ -48,10 +48,13 @@ class Drive:
         """Why the dead letters are dead."""
         return [dict(one.headers)["dialwatch.reason"].decode() for one in self.letters]
 
-    def take(self, records: Iterable[Published]) -> list[dict[str, Any]]:
-        """Fold records and what they cause; return the commands that came out of these."""
+    def take(self, records: Iterable[Published], timestamp: int = -1) -> list[dict[str, Any]]:
+        """Fold records and what they cause; return the commands that came out of these.
+
+        `timestamp`: of the records (ms), -1: they have none.
+        """
         before = len(self.commands)
-        self._fold(records, self.engine.fold)
+        self._fold(records, self.engine.fold, timestamp)
         return self.commands[before:]
 
     def take_at_once(self, records: Sequence[Published]) -> list[MemoryRecord]:
@@ -81,11 +84,16 @@ class Drive:
         """Fold the next record that waits."""
         self.engine.fold_next()
 
-    def _fold(self, records: Iterable[Published], fold: Callable[[TP, list[Any]], None]) -> None:
+    def _fold(
+        self,
+        records: Iterable[Published],
+        fold: Callable[[TP, list[Any]], None],
+        timestamp: int = -1,
+    ) -> None:
         for one in records:
-            fold(TP(one.topic, 0), self._records([one]))
+            fold(TP(one.topic, 0), self._records([one], timestamp))
 
-    def _records(self, records: Iterable[Published]) -> list[MemoryRecord]:
+    def _records(self, records: Iterable[Published], timestamp: int = -1) -> list[MemoryRecord]:
         made = []
         for _, key, value, _ in records:
             raw = value
@@ -93,7 +101,7 @@ class Drive:
                 raw = json.dumps(value).encode()
             made.append(
                 MemoryRecord(
-                    self._offset, self._offset, key.encode() if isinstance(key, str) else key, raw
+                    self._offset, timestamp, key.encode() if isinstance(key, str) else key, raw
                 )
             )
             self._offset += 1

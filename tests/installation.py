@@ -14,6 +14,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from app.kafka.topics import create_topics
+from app.local.console import ConsoleProcess
 from app.local.worker import WorkerProcess
 from app.settings import PREFIX, Settings, load_settings
 from streams.kafka.producer import within
@@ -83,18 +84,39 @@ class Installation:
             made.start()
         return made
 
+    def console(self, *, is_started: bool = True, **variables: str) -> ConsoleProcess:
+        """Add a console; `variables` beyond the installation's. It starts when it is ready."""
+        made = ConsoleProcess(
+            self.directory / f"console-{len(self.workers)}", self.variables | variables
+        )
+        self.workers.append(made)
+        if is_started:
+            made.start()
+        return made
+
     def close(self) -> None:
-        """End all workers and remove the topics."""
+        """End all workers and consoles, and remove the topics."""
         for worker in self.workers:
             worker.kill()
-        asyncio.run(self._delete_topics())
+        asyncio.run(self.delete_topics())
 
-    async def _delete_topics(self) -> None:
+    async def delete_topics(self) -> None:
         admin = AIOKafkaAdminClient(bootstrap_servers=self.brokers)
         try:
             await admin.start()
             mine = [name for name in await admin.list_topics() if name.startswith(self.name)]
             await admin.delete_topics(mine)
+        finally:
+            await admin.close()
+
+    async def delete_topic(self, topic: str) -> None:
+        """Remove a contract topic; return when it is gone."""
+        admin = AIOKafkaAdminClient(bootstrap_servers=self.brokers)
+        try:
+            await admin.start()
+            await admin.delete_topics([f"{self.name}.{topic}"])
+            while f"{self.name}.{topic}" in await admin.list_topics():  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
         finally:
             await admin.close()
 

@@ -74,8 +74,10 @@ class Oracle:
     recharges: set[tuple[str, str]] = field(default_factory=set)
     last_tick: dict[int, datetime] = field(default_factory=dict)
 
-    def take(self, topic: str, key: str | None, value: Any, partition: int) -> None:
-        """Take a record. A value of bytes is rubbish."""
+    def take(
+        self, topic: str, key: str | None, value: Any, partition: int, at: datetime | None = None
+    ) -> None:
+        """Take a record. A value of bytes is rubbish. `at`: its own timestamp, where it has one."""
         if isinstance(value, bytes):
             self.invalid += 1
         elif topic == "accounts":
@@ -86,6 +88,8 @@ class Oracle:
             self.take_recharge(value)
         elif topic == "announcements":
             self.take_announcement(value)
+        elif at and datetime.fromisoformat(value["at"]) - at > timedelta(hours=24):
+            self.invalid += 1
         else:
             self.take_tick(value, partition)
 

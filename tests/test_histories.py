@@ -5,6 +5,7 @@ In whatever portions the records come. A failing seed stands in the test's name.
 
 import json
 import random
+from collections.abc import Sequence
 from datetime import datetime, time, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -15,7 +16,7 @@ from aiokafka.partitioner import murmur2
 from agents.register import watching
 from agents.rules import Rules
 from streams.engine.memory import MemoryEngine, MemoryRecord
-from streams.engine.types import TP, Output
+from streams.engine.types import TP, Chunk, Output
 from streams.topics import Topics
 from tests.oracle import Oracle, comparable, normalized
 
@@ -25,6 +26,8 @@ ACCOUNTS = ("acme", "bob", "carol", "dave", "erin")
 CLASSES = "ABCDE"
 
 Event = tuple[str, str | None, Any, int]
+Dated = tuple[str, str | None, Any, int, datetime]
+"""An event, and when it was published."""
 
 
 def place(key: str) -> int:
@@ -42,11 +45,11 @@ class History:
         self.calls: list[dict[str, Any]] = []
         self.submitted: dict[str, list[tuple[str, int]]] = {name: [] for name in ACCOUNTS}
 
-    def events(self, count: int) -> list[Event]:
-        made: list[Event] = [self.account(name) for name in ACCOUNTS[:4]]
+    def events(self, count: int) -> list[Dated]:
+        made: list[Dated] = [(*self.account(name), self.now) for name in ACCOUNTS[:4]]
         while len(made) < count:
             self.now += timedelta(seconds=self.rng.choice([1, 30, 600, 3600, 7 * 3600]))
-            made += self.some()
+            made += [(*event, self.now) for event in self.some()]
         return made
 
     def some(self) -> list[Event]:
@@ -64,7 +67,7 @@ class History:
         if kind == "announcement":
             return [self.announcement()]
         if kind == "tick":
-            at = self.now - timedelta(hours=self.rng.choice([0, 0, 0, 5]))
+            at = self.now + timedelta(hours=self.rng.choice([0, 0, 0, 0, -5, 30]))
             return [("ticks", None, {"at": at.isoformat()}, n) for n in range(PARTITIONS)]
         topic = self.rng.choice(["call-records", "recharges", "accounts"])
         return [(topic, name, b'{"rubbish":', place(name))]
@@ -150,7 +153,37 @@ class History:
         return ("announcements", key, said, place(key))
 
 
-def fold(events: list[Event], rules: Rules, cuts: random.Random) -> tuple[list[Any], int]:
+STOPS: list[int] = []
+"""How often a fold left something, in each history."""
+
+
+class Crowded(MemoryEngine):
+    """Leaves each fold room for a few records; what it leaves is folded again."""
+
+    def __init__(self, cuts: random.Random, *given: Any) -> None:
+        super().__init__(*given)
+        self.cuts = cuts
+        self.stops = 0
+        self.last: Chunk | None = None
+
+    def chunk(self, tp: TP, records: Sequence[Any]) -> Chunk:
+        made = super().chunk(tp, records)
+        # What was left is a tail of the records before, given again.
+        self.stops += self.last is not None and records is self.last.unfinished
+        self.last = made
+        room, emitted = self.cuts.choice([1, 2, 5]), 0
+        emit = made.emit
+
+        def count(output: Output) -> None:
+            nonlocal emitted
+            emitted += 1
+            emit(output)
+
+        made.emit, made.room = count, lambda: room - emitted
+        return made
+
+
+def fold(events: list[Dated], rules: Rules, cuts: random.Random) -> tuple[list[Any], int]:
     """Return the commands and the number of dead letters; `cuts` says in which portions."""
     topics = Topics("", "g", PARTITIONS)
     commands: list[Any] = []
@@ -162,19 +195,21 @@ def fold(events: list[Event], rules: Rules, cuts: random.Random) -> tuple[list[A
         else:
             letters.append(output)
 
-    engine = MemoryEngine(watching(rules, topics), PARTITIONS, keep)
+    engine = Crowded(cuts, watching(rules, topics), PARTITIONS, keep)
     portion: list[Any] = []
     before: TP | None = None
-    for offset, (topic, key, value, partition) in enumerate(events):
+    for offset, (topic, key, value, partition, at) in enumerate(events):
         tp = TP(topic, partition)
         if portion and before is not None and (tp != before or cuts.random() < 0.3):
             engine.fold(before, portion)
             portion = []
         raw = value if value is None or isinstance(value, bytes) else json.dumps(value).encode()
-        portion.append(MemoryRecord(offset, offset, None if key is None else key.encode(), raw))
+        timestamp = int(at.timestamp() * 1000)
+        portion.append(MemoryRecord(offset, timestamp, None if key is None else key.encode(), raw))
         before = tp
     if before is not None:
         engine.fold(before, portion)
+    STOPS.append(engine.stops)
     return commands, len(letters)
 
 
@@ -228,7 +263,7 @@ def test_announcements_are_free_to_come_anywhere_between_two_changes_of_accounts
     different = 0
     for seed in range(10):
         rng, events = random.Random(seed), History(seed, zone).events(400)
-        moved: list[Event] = []
+        moved: list[Dated] = []
         for event in events:
             at = len(moved)
             if event[0] == "announcements":
@@ -240,6 +275,14 @@ def test_announcements_are_free_to_come_anywhere_between_two_changes_of_accounts
         ids = "notification_id"
         assert sorted(told, key=lambda one: one[ids]) == sorted(again, key=lambda one: one[ids])
     assert different > 5
+
+
+def test_in_the_histories_folds_stop_for_want_of_room() -> None:
+    STOPS.clear()
+    for seed in range(5):
+        fold(History(seed, ZoneInfo(ZONES[0])).events(400), Rules(zone=ZoneInfo(ZONES[0])),
+             random.Random(seed))  # fmt: skip
+    assert sum(STOPS) > 5
 
 
 def test_the_histories_give_every_scenario_its_chances() -> None:

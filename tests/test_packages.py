@@ -52,4 +52,5 @@ def test_topic_names_are_persisted_and_never_change() -> None:
         "g-sms-outbox",
         "g-sms-bulk-outbox",
         "g-state-changelog",
+        "g-handled-letters",
     ]

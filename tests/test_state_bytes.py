@@ -10,13 +10,14 @@ from msgspec.structs import replace
 
 from agents import announcements, calls, lines
 from streams.engine.outbox import UNFINISHED, _Unfinished
+from streams.engine.positions import POSITIONS, Position
 from streams.engine.state import Table
 from streams.records import Announcement
 from tables import store
 from tables.balances import Balance
 from tables.batches import Batch, Page, Parked
 from tables.customers import Customer
-from tables.lines import LineRun, LineSegment
+from tables.lines import LineAccounts, LineCall, LineRun, LineSegment
 from tables.recharges import Recharges
 from tables.runs import Run
 from tables.store import Announced, Clock
@@ -47,8 +48,8 @@ SAMPLES: dict[str, tuple[Table[Any], Any, str]] = {
     ),
     "PARKED": (
         store.PARKED,
-        Parked([5, 6]),
-        "6f91920506",
+        Parked([5, 6], 7),
+        "6f9292050607",
     ),
     "PAGES": (
         store.PAGES,
@@ -57,8 +58,18 @@ SAMPLES: dict[str, tuple[Table[Any], Any, str]] = {
     ),
     "LINES": (
         store.LINES,
-        LineRun(Run(1, "c1", 7, 8), {"acme": ["inbox"], "bob": None}),
-        "6c929401a26331070882a461636d6591a5696e626f78a3626f62c0",
+        LineRun(Run(1, "c1", 7, 8), {"acme": ["inbox"], "bob": None}, 2),
+        "6c939401a26331070882a461636d6591a5696e626f78a3626f62c002",
+    ),
+    "LINE_ACCOUNTS": (
+        store.LINE_ACCOUNTS,
+        LineAccounts({"acme": ["inbox"], "bob": None}),
+        "6d9182a461636d6591a5696e626f78a3626f62c0",
+    ),
+    "MORE_RECHARGES": (
+        store.MORE_RECHARGES,
+        Recharges(b"12345678"),
+        "6891c4083132333435363738",
     ),
     "RECHARGES": (
         store.RECHARGES,
@@ -72,8 +83,13 @@ SAMPLES: dict[str, tuple[Table[Any], Any, str]] = {
     ),
     "CLOCKS": (
         store.CLOCKS,
-        Clock(7, 3),
-        "74920703",
+        Clock(7, 3, 2, True),
+        "7494070302c3",
+    ),
+    "POSITIONS": (
+        POSITIONS,
+        Position(9, b"0123456789abcdef", True),
+        "409309c41030313233343536373839616263646566c3",
     ),
     "UNFINISHED": (
         UNFINISHED,
@@ -97,23 +113,29 @@ def test_the_bytes_of_a_table_are_pinned(name: str) -> None:
     assert table.decode(bytes.fromhex(pinned)[1:]) == value
 
 
+def test_a_clock_of_0_1_0_is_read() -> None:
+    assert store.CLOCKS.decode(bytes.fromhex("920703")) == Clock(7, 3)
+
+
 def test_a_tally_from_before_it_held_copies_is_read_as_one_without() -> None:
     read = store.TALLIES.decode(bytes.fromhex("949402a263310708059509010708c401019204921415"))
     assert read == replace(SAMPLES["TALLIES"][1], intent_classes=None, threshold=None)
 
 
 def test_all_tables_are_pinned_and_none_shares_its_prefix() -> None:
-    tables = [one for one in vars(store).values() if isinstance(one, Table)] + [UNFINISHED]
+    tables = [one for one in vars(store).values() if isinstance(one, Table)]
+    tables += [UNFINISHED, POSITIONS]
     assert {id(table) for table, _, _ in SAMPLES.values()} == {id(table) for table in tables}
     assert len({table.prefix for table in tables}) == len(tables)
 
 
 def test_a_line_segment_is_read_as_it_is_written() -> None:
-    said = ("line-1", [("c1", "acme", 7, None), None])
-    written = calls._encode_segment((*said, 3, [9]))
+    said = LineSegment("line-1", [LineCall("c1", "acme", 7, None), None], 3, [9])
+    (written,) = calls.segments(said)
     assert written.hex() == SEGMENT
-    assert lines._decode(written) == LineSegment(*said, 3, [9])
-    assert lines._decode(bytes.fromhex(SEGMENT_OF_0_1_0)) == LineSegment(*said)
+    assert lines._decode(written) == said
+    before = LineSegment("line-1", said.calls)
+    assert lines._decode(bytes.fromhex(SEGMENT_OF_0_1_0)) == before
 
 
 def test_a_fan_out_is_read_as_it_is_written() -> None:

@@ -21,8 +21,8 @@ from app.analysis.times import check_range, instant_of
 from app.analysis.variants import Variant, variants_of
 from app.errors import CommandError, SettingsError
 from app.kafka.topics import common_count
-from app.main import rules_of
 from app.memory import tune_memory
+from app.rules import rules_of
 from app.settings import Settings
 from streams.engine.order import FOREVER
 from streams.engine.types import TP, Source

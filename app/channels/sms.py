@@ -11,12 +11,16 @@ import msgspec
 
 from agents.channel import LaterWord, Message
 from agents.holds import Holds
-from agents.outcomes import Outcome, Refused, Sent, Skipped, TryLater, Unclear
+from agents.limits import Limits
+from agents.outcomes import Held, Outcome, Refused, Sent, Skipped, TryLater, Unclear
 from app.http import Answer, NoAnswer, post
 from streams.records import Account, Channel, Notification
 
 if TYPE_CHECKING:
     from app.settings import Settings
+
+# The gateway's address or token is wrong, or a proxy's: no message's fault.
+_WRONG_DOOR = frozenset({401, 403, 404, 405, 407})
 
 
 def payload(command: Notification, phone: str, signature: str) -> dict[str, str]:
@@ -39,7 +43,9 @@ def outcome(answer: Answer | NoAnswer) -> Outcome:
         is_id = isinstance(provider_id, str | int) and not isinstance(provider_id, bool)
         return Sent(str(provider_id) if is_id and provider_id != "" else None)
     if status == 429:
-        return TryLater(text, answer.retry_after_s, status)
+        return TryLater(text, answer.retry_after_s, status, is_general=True)
+    if 300 <= status < 400 or status in _WRONG_DOOR:
+        return Held(f"{text}: are DIALWATCH_SMS_URL and DIALWATCH_SMS_TOKEN right?", 60.0, status)
     if 400 <= status < 500:
         return Refused(text, status)
     return Unclear(text, status)
@@ -55,6 +61,7 @@ class SmsChannel:
         self, http: httpx.AsyncClient, *, url: str | None, token: str | None, signature: str
     ) -> None:
         self.holds = Holds(self.name)
+        self.limits = Limits()
         self._http = http
         self._url = url
         self._token = token

@@ -1,4 +1,4 @@
-"""The whole product on one machine, once: stack, stand-in, worker, dialer, and what came of it.
+"""The whole product on one machine, once: stack, stand-in, worker, console, dialer and outcome.
 
 Longer than other files because it shows: what is done is in `app/local`, `app/sandbox` and the
 worker, which runs as its own process like in production.
@@ -31,6 +31,7 @@ from rich.text import Text
 
 from app.errors import CommandError
 from app.kafka.topics import create_topics
+from app.local.console import ConsoleProcess
 from app.local.dialer import Dialer, Event
 from app.local.errors import LocalStackError
 from app.local.run import progress_shown
@@ -131,10 +132,15 @@ def run_in(
             asyncio.run(create_topics(settings))
             running.callback(worker.stop)
             worker.start()
+        watcher = ConsoleProcess(directory / "console", environment)
+        with console.status("Starting the console"):
+            running.callback(watcher.stop)
+            watcher.start()
         places = Table.grid(padding=(0, 2))
         places.add_row("Kafka", stack.bootstrap_servers)
         places.add_row("the worker's page", f"{worker.url}/")
         places.add_row("the customers' phones", f"{environment['DIALWATCH_WECHAT_BASE_URL']}/")
+        places.add_row("the console", f"{watcher.url}/")
         console.print(places)
         if shown:
             console.print(f"\nThe first {shown} messages of each kind, as customers see them:\n")
@@ -150,11 +156,18 @@ def run_in(
                     time.sleep(1.0)
                     stack.check()
                     worker.check()
+                    watcher.check()
             with console.status("Stopping"):
                 running.close()
         missing = [name for name in SCENARIOS if not any(key[0] == name for key in story.scenarios)]
         for name in missing:
             console.print(f"no {name} was noticed, and the dialer gave reason for one")
+        if not stay:
+            console.print(
+                "\nWhat was sent, to whom, why and why not stood in the console, "
+                f"{watcher.url}/;\nmake run ARGS=--stay keeps everything up to look at it.",
+                soft_wrap=True,
+            )
         return 1 if missing else 0
 
 
@@ -183,7 +196,7 @@ class Phones:
         if isinstance(message, Sms):
             self._show(f"SMS to {message.phone}", message.text[:16], [message.text])
             return
-        lines = list(message.data.values())
+        lines = message.text.splitlines()
         if message.miniprogram:
             lines.append(f"→ {message.miniprogram.get('pagepath', '')}")
         self._show(f"WeChat to {message.openid}", message.data.get("keyword2", ""), lines)

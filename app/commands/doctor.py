@@ -10,14 +10,12 @@ import secrets
 import sys
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from typing import Literal
 
 import httpx
+from aiokafka.errors import IncompatibleBrokerVersion, KafkaError
 from redis.asyncio import Redis
 
-from agents.channel import StoreAwayError
 from agents.outcomes import Held, TryLater
 from app.channels.wechat import crypto
 from app.channels.wechat.channel import build_client, build_tokens
@@ -27,7 +25,12 @@ from app.http import open_http
 from app.kafka.admin import open_admin
 from app.kafka.topics import check_internal, common_count
 from app.settings import Settings, variable
-from app.store import open_redis, store_errors
+from app.store import open_redis
+from app.store_check import Verdict, examine_redis
+from streams.engine.hanging import HangingTransactions
+from streams.kafka.log_reader import LogReader
+from streams.kafka.rights import principal_of
+from streams.kafka.transactions import partitions_of
 
 KAFKA_SECONDS = 10.0
 HTTP_SECONDS = 10.0
@@ -55,8 +58,6 @@ _SAMPLES = (
     ),
 )
 
-Verdict = Literal["ok", "warn", "fail"]
-
 
 @dataclass(frozen=True)
 class Finding:
@@ -83,11 +84,12 @@ async def _print(settings: Settings) -> int:
 
 async def examine(settings: Settings) -> AsyncIterator[Finding]:
     """Yield the findings, in the order in which things are needed."""
-    yield await _kafka(settings)
+    async for finding in _kafka(settings):
+        yield finding
     redis, http = open_redis(settings.redis_url), open_http()
     try:
-        redis_finding = await _redis(redis)
-        yield redis_finding
+        for verdict, text in await examine_redis(redis):
+            yield Finding(verdict, "redis", text)
         async for finding in _wechat(settings, redis, http):
             yield finding
         yield await _clock(settings, http)
@@ -102,48 +104,54 @@ async def examine(settings: Settings) -> AsyncIterator[Finding]:
         await redis.aclose()
 
 
-async def _kafka(settings: Settings) -> Finding:
+async def _kafka(settings: Settings) -> AsyncIterator[Finding]:
     topics = settings.topics
+    wanted = [*topics.contract(), *topics.internal()]
     try:
         async with open_admin(settings, timeout_s=KAFKA_SECONDS) as admin:
             standing = await admin.partition_counts()
-        common_count(topics, standing)
-        check_internal(topics, standing)
+            common_count(topics, standing)
+            check_internal(topics, standing)
+            missing = [topic.name for topic in wanted if topic.name not in standing]
+            for line in await admin.missing_rights(settings, topics):
+                yield Finding("fail", "rights", line)
+            if trouble := await admin.session_trouble(settings):
+                yield Finding("fail", "group", trouble)
     except CommandError as error:
-        return Finding("fail", "kafka", str(error))
-    wanted = [*topics.contract(), *topics.internal()]
-    missing = [topic.name for topic in wanted if topic.name not in standing]
+        yield Finding("fail", "kafka", str(error))
+        return
     if missing:
-        return Finding(
+        yield Finding(
             "warn",
             "kafka",
             f"{len(missing)} topics are missing ({', '.join(missing[:3])}…): a worker creates "
             "them, or `dialwatch topics create`",
         )
-    return Finding("ok", "kafka", f"it answers, and all {len(wanted)} topics fit together")
+        return
+    yield Finding("ok", "kafka", f"it answers, and all {len(wanted)} topics fit together")
+    async for finding in _hanging(settings):
+        yield finding
 
 
-async def _redis(redis: Redis) -> Finding:
+async def _hanging(settings: Settings) -> AsyncIterator[Finding]:
+    """Transactions that hang: nobody reads past them."""
+    topics, options = settings.topics, settings.kafka_client_options()
+    names = [topic.name for topic in (*topics.contract(), *topics.internal())]
+    reader = LogReader(options)
+    hanging = HangingTransactions(
+        reader, settings.group, topics.changelog, topics.outputs(), principal_of(options)
+    )
     try:
-        with store_errors():
-            await redis.ping()
-    except StoreAwayError as error:
-        return Finding("fail", "redis", f"{error}: start it, or set {variable('redis_url')}")
-    policy = await _eviction_policy(redis)
-    if policy not in {"noeviction", None}:
-        return Finding(
-            "warn", "redis", f"maxmemory-policy is {policy}: what was sent may be forgotten; set "
-            "noeviction"
-        )  # fmt: skip
-    return Finding("ok", "redis", "it answers")
-
-
-async def _eviction_policy(redis: Redis) -> str | None:
-    """Return it; None: many who run a Redis for others forbid the question."""
-    with suppress(StoreAwayError), store_errors():
-        policy: str | None = (await redis.config_get("maxmemory-policy")).get("maxmemory-policy")
-        return policy
-    return None
+        async with asyncio.timeout(KAFKA_SECONDS):
+            await reader.open(names)
+            for one in await hanging.find(partitions_of(reader.client, names)):
+                yield Finding("fail", "kafka", hanging.advice(one))
+    except IncompatibleBrokerVersion:
+        return  # an older Kafka
+    except (KafkaError, TimeoutError, OSError) as error:
+        yield Finding("warn", "kafka", f"hanging transactions can't be looked for: {error!r}")
+    finally:
+        await reader.close()
 
 
 async def _wechat(
@@ -154,7 +162,7 @@ async def _wechat(
         yield Finding("warn", "wechat", f"messages are skipped: set {', '.join(missing)}")
         return
     client = build_client(settings, http)
-    token = await build_tokens(client, redis).get()
+    token = await build_tokens(client, redis, asks_at_once=True).get()
     if not isinstance(token, str):
         yield Finding("fail", "token", f"{_why(token)}: {_what_to_do(token)}")
         return
@@ -242,8 +250,7 @@ async def _callback(settings: Settings, http: httpx.AsyncClient) -> Finding:
             "callback",
             f"nothing is known of deliveries: set {variable('wechat_callback_token')}",
         )
-    host = settings.web_host if settings.web_host not in {"0.0.0.0", "::"} else "127.0.0.1"  # noqa: S104
-    url = f"http://{host}:{settings.web_port}/receive/wechat/callback"
+    url = f"http://{settings.web_address}/receive/wechat/callback"
     token, timestamp, nonce = settings.wechat_callback_token, str(int(time.time())), "doctor"
     nonce += secrets.token_hex(4)
     signed = {

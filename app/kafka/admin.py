@@ -8,13 +8,22 @@ import logging
 import os
 import re
 import sys
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import (
+    IncompatibleBrokerVersion,
     InvalidReplicationFactorError,
     KafkaError,
     NotControllerError,
@@ -26,8 +35,11 @@ from aiokafka.errors import (
 )
 
 from app.errors import CommandError, KafkaAwayError
+from app.kafka.rights import find_missing
 from app.settings import Settings, variable
-from streams.topics import Topic
+from streams.engine.types import TP
+from streams.kafka.protocol import AlterTopicConfigs
+from streams.topics import Topic, Topics
 
 log = logging.getLogger(__name__)
 
@@ -71,29 +83,47 @@ async def _connect(settings: Settings, timeout_s: float | None) -> AIOKafkaAdmin
                 return client
             except _AWAY as error:
                 await client.close()
-                reason = _plain(complaints[-1] if complaints else repr(error))
+                reason = _plain(complaints[-1] if complaints else repr(error)) or "no answer"
         is_hopeless = "AuthenticationFailed" in reason  # a command needn't wait for a right
         if timeout_s is not None and (is_hopeless or now() - begun >= timeout_s):
             raise KafkaAwayError(
                 f"Kafka doesn't answer at {settings.kafka_bootstrap_servers} ({reason}): "
                 f"start it, or set {_BROKERS} and the security settings beside it"
+                f"{_hint(settings.kafka_security_protocol, reason)}"
             )
         # A command that gives up soon says so once; a person at a terminal wants to know before.
         if now() >= next_word and (timeout_s is None or sys.stderr.isatty()):
             log.warning(
-                "Kafka doesn't answer at %s (%s); waiting for it",
+                "Kafka doesn't answer at %s (%s); waiting for it%s",
                 settings.kafka_bootstrap_servers,
                 reason,
+                _hint(settings.kafka_security_protocol, reason),
             )
             next_word = now() + SAY_AGAIN_SECONDS
         await asyncio.sleep(RETRY_SECONDS)
+
+
+def _hint(protocol: str, reason: str) -> str:
+    """Return what to look at where a port may speak another protocol than ours; else nothing."""
+    if "refused" in reason or "AuthenticationFailed" in reason or "resolve" in reason:
+        return ""
+    if "SSL" in protocol:
+        return (
+            f"; where that port speaks no TLS, set {variable('kafka_security_protocol')} to "
+            "PLAINTEXT or SASL_PLAINTEXT"
+        )
+    if "closed" in reason or "reset" in reason:
+        return (
+            f"; where that port wants TLS or a password, set {variable('kafka_security_protocol')}"
+        )
+    return ""
 
 
 def _plain(complaint: str) -> str:
     """Return what is wrong without the clients' way of saying it: "Connection refused"."""
     found = re.search(r"\[Errno (-?\d+)\] ([^'\"]*)", complaint)
     if found is None:
-        return re.sub(r'^Unable connect to "[^"]*": (\[Error \d+\] )?', "", complaint)
+        return re.sub(r'^Unable connect to "[^"]*": ?(\[Error \d+\] )?', "", complaint)
     number = int(found[1])  # below zero: the resolver's, which has its own words
     return os.strerror(number) if number > 0 else found[2].strip(" ()")
 
@@ -129,6 +159,11 @@ class ClusterAdmin:
         self._client = client
         self._brokers = brokers
 
+    @property
+    def client(self) -> Any:
+        """The connected AIOKafkaClient, for requests that are made nowhere else."""
+        return self._client._client
+
     async def partition_counts(self) -> dict[str, int]:
         """Return how many partitions every topic of the cluster has that we may see."""
         return {
@@ -137,22 +172,95 @@ class ClusterAdmin:
             if not topic["error_code"] and topic["partitions"]
         }
 
-    async def cleanup_policies(self, names: Iterable[str]) -> dict[str, str]:
-        """Return `cleanup.policy` of topics; one that we may not ask about is missing."""
+    async def topic_configs(
+        self, names: Iterable[str], keys: Sequence[str]
+    ) -> dict[str, dict[str, str]]:
+        """Return settings of topics by Kafka's names; a topic we may not ask about is missing."""
         resources = [
-            ConfigResource(ConfigResourceType.TOPIC, name, {"cleanup.policy": None})
-            for name in names
+            ConfigResource(ConfigResourceType.TOPIC, name, dict.fromkeys(keys)) for name in names
         ]
         if not resources:
             return {}
         with self._away():
             answers = await self._client.describe_configs(resources)
         return {
-            resource["resource_name"]: entry["config_value"]
+            resource["resource_name"]: {
+                entry["config_names"]: entry["config_value"] for entry in resource["config_entries"]
+            }
             for answer in answers
             for resource in answer.to_object()["resources"]
-            for entry in resource["config_entries"]
-            if entry["config_names"] == "cleanup.policy"
+            if not resource["error_code"]
+        }
+
+    async def set_configs(self, configs: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+        """Set settings of topics and leave their others; return why, for each that is refused."""
+        if not configs:
+            return {}
+        with self._away():
+            answer = await self._client._send_to_controller(AlterTopicConfigs(configs))
+        return {
+            name: " ".join((message or for_code(error_code).__name__).split())
+            for error_code, message, _, name in answer.resources
+            if error_code
+        }
+
+    async def missing_rights(self, settings: Settings, topics: Topics) -> list[str]:
+        """Return a line for each thing that Kafka forbids and a worker needs; of what an older
+        Kafka can't tell, none."""
+        deadline = asyncio.get_running_loop().time() + REQUEST_SECONDS
+        with self._away():
+            while True:
+                try:
+                    return await find_missing(self.client, settings, topics)
+                except (IncompatibleBrokerVersion, NotImplementedError):
+                    return []
+                except KafkaError as error:
+                    # A coordinator that moves, or is there for the first time.
+                    if not error.retriable or asyncio.get_running_loop().time() > deadline:
+                        raise
+                await asyncio.sleep(RETRY_SECONDS / 4)
+
+    async def session_trouble(self, settings: Settings) -> str | None:
+        """Return what is wrong with the session's length for the brokers; None: nothing, or they
+        may not be asked."""
+        keys = ("group.min.session.timeout.ms", "group.max.session.timeout.ms")
+        node = self.client.get_random_node()
+        resource = ConfigResource(ConfigResourceType.BROKER, str(node), dict.fromkeys(keys))
+        with self._away():
+            (answer,) = await self._client.describe_configs([resource])
+        (described,) = answer.to_object()["resources"]
+        limits = {
+            one["config_names"]: float(one["config_value"]) / 1000
+            for one in described["config_entries"]
+        }
+        if len(limits) < len(keys):
+            return None
+        least, most = (limits[key] for key in keys)
+        if least <= settings.session_timeout_seconds <= most:
+            return None
+        return (
+            f"the brokers take sessions of {least:g} to {most:g} s: set "
+            f"{variable('session_timeout_seconds')} to one of these"
+        )
+
+    async def members(self, group: str) -> list[tuple[str, str, str, bytes]]:
+        """Return a group's members: member id, client id, host, and the assignment's bytes."""
+        with self._away():
+            (answer,) = await _patiently(lambda: self._client.describe_consumer_groups([group]))
+        (described,) = answer.to_object()["groups"]
+        return [
+            (one["member_id"], one["client_id"], one["client_host"], one["member_assignment"])
+            for one in described["members"]
+        ]
+
+    async def committed_offsets(self, group: str) -> dict[TP, int]:
+        """Return what a group has committed, by partition."""
+        with self._away():
+            offsets = await _patiently(lambda: self._client.list_consumer_group_offsets(group))
+        return {
+            TP(tp.topic, tp.partition): known.offset
+            for tp, known in offsets.items()
+            if known.offset >= 0
         }
 
     async def create(self, topics: Sequence[Topic], replication_factor: int) -> None:
@@ -168,7 +276,7 @@ class ClusterAdmin:
                         name=topic.name,
                         num_partitions=topic.partitions,
                         replication_factor=replication_factor,
-                        topic_configs=_configs(topic),
+                        topic_configs=topic.configs(),
                     )
                     for topic in topics
                 ],
@@ -178,14 +286,34 @@ class ClusterAdmin:
             _check_created(row["topic"], row["error_code"], row.get("error_message"))
         await self._wait_until_visible({topic.name for topic in topics})
 
-    async def _wait_until_visible(self, names: set[str]) -> None:
+    async def add_partitions(self, counts: Mapping[str, int]) -> None:
+        """Give topics more partitions, up to these numbers, and return when they can be used."""
+        if not counts:
+            return
+        with self._away():
+            answer = await self._client.create_partitions(
+                {name: NewPartitions(total_count=count) for name, count in counts.items()}
+            )
+        for row in answer.to_object()["topic_errors"]:
+            if row["error_code"]:
+                reason = " ".join((row.get("error_message") or "").split())
+                raise CommandError(
+                    f"Kafka gives {row['topic']} no more partitions "
+                    f"({reason or for_code(row['error_code']).__name__}): allow this user ALTER "
+                    "on it, then run this again"
+                )
+        await self._wait_until_visible(set(counts), counts)
+
+    async def _wait_until_visible(
+        self, names: set[str], counts: Mapping[str, int] | None = None
+    ) -> None:
         """A topic that was created has leaders, and is known to every broker, a little later."""
         deadline = asyncio.get_running_loop().time() + VISIBLE_SECONDS
         while True:
             ready = {
                 topic["topic"]
                 for topic in await self._describe()
-                if topic["partitions"]
+                if len(topic["partitions"]) >= (counts or {}).get(topic["topic"], 1)
                 and all(partition["leader"] >= 0 for partition in topic["partitions"])
             }
             missing = names - ready
@@ -216,11 +344,18 @@ class ClusterAdmin:
             ) from error
 
 
-def _configs(topic: Topic) -> dict[str, str]:
-    configs = {"cleanup.policy": "compact" if topic.compacted else "delete"}
-    if topic.max_message_bytes is not None:
-        configs["max.message.bytes"] = str(topic.max_message_bytes)
-    return configs
+async def _patiently(ask: Callable[[], Awaitable[Any]]) -> Any:
+    """Ask again while the group's coordinator is chosen or moves: of a new cluster's first group
+    it takes a moment. Raises KafkaError."""
+    now = asyncio.get_running_loop().time
+    deadline = now() + REQUEST_SECONDS
+    while True:
+        try:
+            return await ask()
+        except KafkaError as error:
+            if not error.retriable or now() > deadline:
+                raise
+        await asyncio.sleep(RETRY_SECONDS / 5)
 
 
 def _check_created(name: str, error_code: int, message: str | None) -> None:

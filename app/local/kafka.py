@@ -14,7 +14,9 @@ from app.local.jars import Progress, fetch
 from app.local.service import HOST, Service, connect, free_port
 
 JAVA_AT_LEAST = 17
+FORMAT_SECONDS = 180.0
 NODE_ID = 1
+DATA, PROPERTIES_FILE, LOGGING_FILE = "data", "server.properties", "log4j2.yaml"
 
 # For a broker that serves one machine: everything exists once, nothing waits for others.
 SETTINGS = {
@@ -38,8 +40,6 @@ SETTINGS = {
     # A killed broker comes back only when its session is over (usual: 9 s).
     "broker.session.timeout.ms": 3_000,
     "broker.heartbeat.interval.ms": 500,
-    # How often transactions that ran out of time are looked for (usual: 10 s).
-    "transaction.abort.timed.out.transaction.cleanup.interval.ms": 1_000,
     # Simulated records may be years old: only size lets a record go, never its age. Committed
     # offsets outlive a holiday too.
     "log.retention.ms": -1,
@@ -86,16 +86,21 @@ class Kafka(Service):
         self._heap_mb = heap_mb
         self._settings = SETTINGS | (settings or {})
         self._progress = progress
+        # Java takes the names of files for ASCII in the locale C.
+        self.environment = os.environ | {"LC_ALL": "C.UTF-8"}
 
     @property
     def bootstrap_servers(self) -> str:
         return f"{HOST}:{self.port}"
 
     def command(self) -> list[str]:
-        """Fetch and check the jars, write the configuration, format empty data."""
+        """Fetch and check the jars, write the configuration, format empty data.
+
+        Its own files it is given by name alone, as it runs in their directory: what a path may
+        hold (commas, backslashes, Chinese) means something else in each of Java's formats.
+        """
         class_path = ":".join(str(jar) for jar in fetch(progress=self._progress))
-        logging = self.directory / "log4j2.yaml"
-        logging.write_text(LOG4J, encoding="utf-8")
+        (self.directory / LOGGING_FILE).write_text(LOG4J, encoding="utf-8")
         java = [
             str(find_java()),
             f"-Xmx{self._heap_mb}m",
@@ -104,14 +109,14 @@ class Kafka(Service):
             "-XX:-UsePerfData",
             f"-Djava.io.tmpdir={self._temporary()}",
             "-Djava.awt.headless=true",
-            f"-Dlog4j2.configurationFile={logging}",
+            f"-Dlog4j2.configurationFile={LOGGING_FILE}",
             "-cp",
             class_path,
         ]
-        properties = self._write_properties()
+        self._write_properties()
         if not (self._data / "meta.properties").exists():
-            self._format(java, properties)
-        return [*java, "kafka.Kafka", str(properties)]
+            self._format(java)
+        return [*java, "kafka.Kafka", PROPERTIES_FILE]
 
     def voters(self) -> str:
         """The controllers, as Kafka lists them: this node alone."""
@@ -134,7 +139,7 @@ class Kafka(Service):
 
     @property
     def _data(self) -> Path:
-        return self.directory / "data"
+        return self.directory / DATA
 
     def _temporary(self) -> Path:
         path = self.directory / "tmp"
@@ -149,28 +154,46 @@ class Kafka(Service):
             "CONTROLLER": f"{HOST}:{self._controller_port}",
         }
 
-    def _write_properties(self) -> Path:
-        listeners = {name: f"{name}://{place}" for name, place in self.listeners().items()}
-        settings = self._settings | {
-            "listeners": ",".join(listeners.values()),
-            "advertised.listeners": ",".join(
-                place for name, place in listeners.items() if name != "CONTROLLER"
-            ),
-            "controller.quorum.voters": self.voters(),
-            "log.dirs": self._data,
-        }
-        path = self.directory / "server.properties"
-        path.write_text("".join(f"{k}={v}\n" for k, v in settings.items()), encoding="utf-8")
-        return path
+    def advertised(self) -> dict[str, str]:
+        """Return where clients are told to go, by listener."""
+        return {name: place for name, place in self.listeners().items() if name != "CONTROLLER"}
 
-    def _format(self, java: list[str], properties: Path) -> None:
+    def _write_properties(self) -> None:
+        settings = self._settings | {
+            "listeners": _listed(self.listeners()),
+            "advertised.listeners": _listed(self.advertised()),
+            "controller.quorum.voters": self.voters(),
+            "log.dirs": DATA,
+        }
+        lines = "".join(f"{k}={v}\n" for k, v in settings.items())
+        (self.directory / PROPERTIES_FILE).write_text(lines, encoding="utf-8")
+
+    def _format(self, java: list[str]) -> None:
         tool = [*java, "kafka.tools.StorageTool", "format"]
         # With "=", because an id may begin with "-".
-        tool += [f"--cluster-id={self.cluster_id()}", "-c", str(properties)]
+        tool += [f"--cluster-id={self.cluster_id()}", "-c", PROPERTIES_FILE]
         with self.log.open("ab") as log:
-            formatted = subprocess.run(tool, stdout=log, stderr=log, check=False, timeout=60)
+            try:
+                formatted = subprocess.run(
+                    tool,
+                    cwd=self.directory,
+                    env=self.environment,
+                    stdout=log,
+                    stderr=log,
+                    check=False,
+                    timeout=FORMAT_SECONDS,
+                )
+            except subprocess.TimeoutExpired:
+                raise LocalStackError(
+                    f"Kafka didn't set up {self._data} within {FORMAT_SECONDS:.0f} s: try again "
+                    "when this machine has less to do"
+                ) from None
         if formatted.returncode:
             raise LocalStackError(f"Kafka cannot use {self._data}: {self.last_words()}")
+
+
+def _listed(listeners: dict[str, str]) -> str:
+    return ",".join(f"{name}://{place}" for name, place in listeners.items())
 
 
 def find_java() -> Path:

@@ -21,7 +21,6 @@ class Valkey(Service):
             str(find_valkey()),
             *("--bind", HOST),
             *("--port", str(self.port)),
-            *("--dir", str(self.directory)),
             *("--appendonly", "yes"),
             *("--save", ""),
         ]

@@ -10,7 +10,7 @@ PUT    /__sandbox/quota       {"daily": n}, the other limits stay
 PUT    /__sandbox/callback    see `callbacks.Callback`
 PUT    /__sandbox/followers/{openid}   {"follows": bool, "refuses": bool}, and the (un)subscribe
                                        event goes to the callback
-PUT    /__sandbox/templates/{id}       {"fields": […], "is_banned": bool}
+PUT    /__sandbox/templates/{id}       {"fields": […], "text": "…{{x.DATA}}…", "is_banned": bool}
 PUT    /__sandbox/blocked-words        […]
 PUT    /__sandbox/addresses   {"mode": "open" | "unlisted" | "ask"}
 POST   /__sandbox/addresses   {"approves": bool}: the administrator's word
@@ -49,6 +49,7 @@ class _Follower(Struct, forbid_unknown_fields=True):
 
 class _Template(Struct, forbid_unknown_fields=True):
     fields: tuple[str, ...] = FIELDS
+    text: str = ""
     is_banned: bool = False
 
 
@@ -188,7 +189,7 @@ class _Control:
     async def set_template(self, request: web.Request) -> web.Response:
         wanted = await _body(request, _Template)
         template_id, wechat = request.match_info["template_id"], self._sandbox.wechat
-        wechat.templates[template_id] = wanted.fields
+        wechat.templates[template_id], wechat.texts[template_id] = wanted.fields, wanted.text
         _set(wechat.banned, template_id, is_in=wanted.is_banned)
         return web.json_response({})
 

@@ -47,8 +47,14 @@ _Answering = Callable[[web.Request], Awaitable[web.StreamResponse]]
 class Sandbox:
     """One stand-in. Lives on one event loop."""
 
-    def __init__(self, seed: int = 1, on_arrival: OnArrival = lambda message: None) -> None:
-        """`on_arrival` is called with each message that reaches a phone."""
+    def __init__(
+        self,
+        seed: int = 1,
+        on_arrival: OnArrival = lambda message: None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`on_arrival` is called with each message that reaches a phone. `clock` in seconds."""
+        self._clock = clock
         self.forward_s = 0.0
         self.faults = Faults()
         self.dice = Dice(seed)
@@ -65,7 +71,7 @@ class Sandbox:
         self._callbacks: set[asyncio.Task[int | None]] = set()
 
     def now(self) -> float:
-        return time.time() + self.forward_s
+        return self._clock() + self.forward_s
 
     def application(self) -> web.Application:
         """Return the server as the providers have it; see `control.with_control_plane`."""
@@ -209,9 +215,9 @@ class Sandbox:
                     {
                         "template_id": template_id,
                         "title": "通知",
-                        "content": "\n".join(f"{{{{{name}.DATA}}}}" for name in fields),
+                        "content": self.wechat.text_of(template_id),
                     }
-                    for template_id, fields in self.wechat.templates.items()
+                    for template_id in self.wechat.templates
                 ]
             }
         )

@@ -11,6 +11,7 @@ from typing import Any
 
 from app.sandbox.faults import Dice, Faults
 from app.sandbox.limits import Quotas
+from app.sandbox.templates import PLATFORM_TEMPLATE, filled, text_of_fields
 
 REMEMBERED_SECONDS = 600.0
 LONGEST_URL = 1024
@@ -75,6 +76,8 @@ class Message:
     url: str | None
     miniprogram: dict[str, str] | None
     at: float
+    text: str
+    """What the customer reads: the template's text, filled in."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,8 @@ class Accounts:
     """Openids that refused a template, and the template. No event tells of it."""
     templates: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Their field names."""
+    texts: dict[str, str] = field(default_factory=dict)
+    """Their texts; none: a line for each field."""
     banned: set[str] = field(default_factory=set)
     """Templates that WeChat restricts."""
     blocked_words: set[str] = field(default_factory=set)
@@ -112,6 +117,7 @@ class Accounts:
 
     def __post_init__(self) -> None:
         self.templates.setdefault(self.template_id, FIELDS)
+        self.texts.setdefault(self.template_id, PLATFORM_TEMPLATE)
         self.quotas = Quotas(self.now)
 
     def take(self, body: Any, faults: Faults) -> Taken:
@@ -143,10 +149,15 @@ class Accounts:
             body.get("url"),
             body.get("miniprogram"),
             now,
+            filled(self.text_of(body["template_id"]), data),
         )
         self.messages.append(message)
         self.accepted += 1
         return Taken(msgid=msgid, message=message)
+
+    def text_of(self, template_id: str) -> str:
+        """Return a template's text."""
+        return self.texts.get(template_id) or text_of_fields(self.templates[template_id])
 
     def _check(self, body: Any) -> tuple[int, str]:
         """Return the errcode that a request earns, 0 for none, and what names the culprit."""

@@ -10,7 +10,7 @@ from datetime import time
 from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Annotated
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
@@ -25,6 +25,9 @@ _FIELD_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 # What an HTTP header can carry after "Bearer ".
 _BEARER_TOKEN = re.compile(r"[\x21-\x7e]+")
 _CALLBACK_TOKEN = re.compile(r"[A-Za-z0-9]{3,32}")
+_REDIS_OPTION = re.compile(
+    r"db|client_name|health_check_interval|protocol|username|password|socket_\w+|ssl_\w+"
+)
 _AES_KEY = re.compile(r"[A-Za-z0-9+/]{43}")
 
 
@@ -101,25 +104,56 @@ def _url(value: str, schemes: tuple[str, ...]) -> str:
 
 
 def _http_url(value: str) -> str:
+    if "#" in value:
+        raise ValueError("must be an address without '#': in a password it is %23")
     return _url(value, ("https", "http"))
 
 
 def _base_url(value: str) -> str:
     parts = urlsplit(_http_url(value))
-    if parts.query or parts.fragment:
-        raise ValueError("must be an address without '?' and '#': paths are put behind it")
+    if parts.query:
+        raise ValueError("must be an address without '?': paths are put behind it")
     return value.rstrip("/")
 
 
 def _redis_url(value: str) -> str:
+    if "#" in value:
+        raise ValueError("must write '#' in a password as %23")
     parts = urlsplit(_url(value, ("redis", "rediss", "unix")))
     if parts.scheme != "unix" and not re.fullmatch(r"/?\d*", parts.path):
         raise ValueError("must end in the number of a database")
+    for name in parse_qs(parts.query, keep_blank_values=True):
+        if not _REDIS_OPTION.fullmatch(name):
+            raise ValueError("must have nothing but db, client_name, socket_… and ssl_… behind '?'")
+    if parts.query:
+        _try_redis_url(value)
     return value
 
 
+def _try_redis_url(value: str) -> None:
+    from app.store import open_redis  # noqa: PLC0415 (slow to import, and few have such a part)
+
+    try:
+        open_redis(value).connection_pool.make_connection()  # type: ignore[no-untyped-call]
+    # The client's own word may repeat a password.
+    except Exception:
+        raise ValueError("must have parts behind '?' that the Redis client takes") from None
+
+
+def home_expanded(value: str | Path) -> Path:
+    """Return a path with what `~` stands for. Raises ValueError where that is nobody's home."""
+    if "\0" in str(value):
+        raise ValueError("must be a path, and no path holds a NUL")
+    try:
+        return Path(value).expanduser()
+    except RuntimeError:
+        raise ValueError(
+            f"must be a path, and nobody here has the home {Path(value).parts[0]}"
+        ) from None
+
+
 def _file(value: str) -> str:
-    path = Path(value).expanduser()
+    path = home_expanded(value)
     try:
         with path.open("rb"):
             return str(path)
@@ -128,8 +162,12 @@ def _file(value: str) -> str:
 
 
 def _datadir(value: Path) -> Path:
-    path = value.expanduser()
-    if path.exists() and not path.is_dir():
+    path = home_expanded(value)
+    try:
+        is_file = path.exists() and not path.is_dir()
+    except OSError as error:
+        raise ValueError(f"must be a directory that can be reached ({error.strerror})") from None
+    if is_file:
         raise ValueError("must be a directory, and a file stands there")
     return path
 

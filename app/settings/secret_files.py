@@ -1,11 +1,12 @@
 """Secrets given as the path of a file: `DIALWATCH_X_FILE` for `DIALWATCH_X`."""
 
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
+
+from app.settings.kinds import home_expanded
 
 MOST_BYTES = 64 * 1024
 
@@ -51,19 +52,21 @@ class SecretFiles(PydanticBaseSettingsSource):
         if self._variables.get(variable):
             reason = f"must be removed, or {variable.upper()} must: both give the same secret"
             return UnusableFile(reason), variable, False
-        return _read(Path(path.strip()).expanduser()), variable, False
+        return _read(path.strip()), variable, False
 
 
-def _read(path: Path) -> str | UnusableFile:
+def _read(path: str) -> str | UnusableFile:
     """Return the file's text without the line end that editors put behind it."""
     try:
-        with path.open("rb") as file:
+        with home_expanded(path).open("rb") as file:
             content = file.read(MOST_BYTES + 1)
         text = content.decode().rstrip("\r\n")
     except OSError as error:
         return UnusableFile(f"must be a file that can be read ({error.strerror})")
     except UnicodeDecodeError:
         return UnusableFile("must be a file of UTF-8 text")
+    except ValueError as error:  # of the path
+        return UnusableFile(str(error))
     if len(content) > MOST_BYTES:
         return UnusableFile("must be a file that holds nothing but the secret")
     return text or UnusableFile("must be a file that isn't empty")

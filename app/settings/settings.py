@@ -4,6 +4,7 @@ Only `app/` may import this; everything else is handed plain values. What values
 takes is said in `app/settings/kinds.py`. As long as the list of variables.
 """
 
+import re
 import ssl
 from collections.abc import Mapping
 from datetime import time
@@ -35,6 +36,8 @@ from streams.topics import Topics
 
 PREFIX = "DIALWATCH_"
 ENV_FILE = ".env"
+# What Kubernetes writes into NAME_PORT for each Service: tcp://10.96.0.12:80.
+_SERVICE_ADDRESS = re.compile(r"(tcp|udp|sctp)://")
 
 # Never shown, and also taken from a file. An address of Redis may hold a password.
 SECRETS = (
@@ -200,6 +203,13 @@ class Settings(BaseSettings):
             variable(name): _shown(name, getattr(self, name)) for name in type(self).model_fields
         }
 
+    @property
+    def web_address(self) -> str:
+        """Where a client on this machine finds the worker's web server: `host:port`."""
+        host = self.web_host.strip("[]")
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+        return f"[{host}]:{self.web_port}" if ":" in host else f"{host}:{self.web_port}"
+
     def missing_to_send_wechat(self) -> list[str]:
         """Return the variables without which the worker skips WeChat messages."""
         needed = ("wechat_app_id", "wechat_app_secret", "wechat_template_id")
@@ -274,7 +284,8 @@ def _without_password(address: str) -> str:
     parts = urlsplit(address)
     host = parts.netloc.rpartition("@")
     netloc = f"***@{host[2]}" if host[1] else parts.netloc
-    return parts._replace(netloc=netloc, query="***" if parts.query else "").geturl()
+    query, fragment = ("***" if part else "" for part in (parts.query, parts.fragment))
+    return parts._replace(netloc=netloc, query=query, fragment=fragment).geturl()
 
 
 def _line(details: ErrorDetails) -> str:
@@ -291,6 +302,12 @@ def _line(details: ErrorDetails) -> str:
     if value is not None and name not in SECRETS and name not in _ADDRESSES:
         shown = str(value)
         line += f" (it is {shown if len(shown) <= 60 else shown[:59] + '…'!r})"
+    if name.endswith("_port") and _SERVICE_ADDRESS.match(str(value)):
+        service = variable(name).removesuffix("_PORT").lower().replace("_", "-")
+        line += (
+            f": Kubernetes sets it so where a Service is named {service}; set it in the pod's own "
+            "env, or enableServiceLinks: false"
+        )
     return line
 
 

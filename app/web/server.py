@@ -5,7 +5,6 @@ It starts before Kafka is there and stops last, so that it can always say how th
 
 import asyncio
 import logging
-import os
 import time
 from collections.abc import Awaitable, Callable
 from datetime import datetime
@@ -17,10 +16,10 @@ from jinja2 import Environment, FileSystemLoader, select_autoescape
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
 from redis.asyncio import Redis
 
-from app.errors import CommandError
 from app.kafka.publisher import Publisher
 from app.web.access import refusal
 from app.web.history import SAMPLE_SECONDS
+from app.web.listener import Listener
 from app.web.recent import DeliveryLine, LetterLine, read_recent
 from app.web.view import WorkerView, counted
 from app.web.wechat_callback import add_callback_routes
@@ -30,10 +29,7 @@ from streams import metrics
 
 log = logging.getLogger(__name__)
 
-STOP_SECONDS = 2.0
 FILTERS = ("scenario", "channel", "status")
-# WeChat's callback refuses more than 64 KiB itself; this only bounds what is read at all.
-MOST_BODY_BYTES = 1 << 20
 
 _FOLDER = Path(__file__).parent
 _HEADERS = {
@@ -52,7 +48,7 @@ class WebServer:
     def __init__(self, view: WorkerView, publisher: Publisher, redis: Redis) -> None:
         self._view = view
         settings = view.settings
-        app = web.Application(client_max_size=MOST_BODY_BYTES)
+        app = web.Application()
         app.router.add_get("/health", self._health)
         app.router.add_get("/ready", self._ready)
         app.router.add_get("/metrics", self._metrics)
@@ -66,7 +62,9 @@ class WebServer:
         )
         add_sending_routes(app, settings=settings, topics=topics, publish=publisher.publish)
         app.on_response_prepare.append(_add_headers)
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=STOP_SECONDS)
+        self._listener = Listener(
+            app, host=settings.web_host, port=settings.web_port, setting="web"
+        )
         pages = Environment(loader=FileSystemLoader(_FOLDER), autoescape=select_autoescape())
         self._page_template = pages.get_template("page.html")
         self._recent_template = pages.get_template("recent.html")
@@ -74,29 +72,14 @@ class WebServer:
 
     async def start(self) -> None:
         """Listen. Raises CommandError where the port is taken or the host isn't ours."""
-        settings = self._view.settings
-        await self._runner.setup()
-        site = web.TCPSite(self._runner, settings.web_host.strip("[]"), settings.web_port)
-        try:
-            await site.start()
-        except OSError as error:
-            await self._runner.cleanup()
-            # asyncio puts the address and more into the error's own text.
-            known = error.errno is not None and error.errno > 0
-            reason = os.strerror(error.errno) if known else error.strerror  # type: ignore[arg-type]
-            raise CommandError(
-                f"can't listen on {settings.web_host}:{settings.web_port} ({reason}): end what "
-                "listens there, or set DIALWATCH_WEB_HOST and DIALWATCH_WEB_PORT"
-            ) from None
-        host, port = self._runner.addresses[0][:2]
-        log.info("the page is at http://%s:%d/", f"[{host}]" if ":" in host else host, port)
+        log.info("the page is at http://%s/", await self._listener.start())
         self._sampling = asyncio.create_task(self._sample())
 
     async def stop(self) -> None:
         """Let go of the port; requests under way are finished first."""
         if self._sampling is not None:
             self._sampling.cancel()
-        await self._runner.cleanup()
+        await self._listener.stop()
 
     async def _health(self, request: web.Request) -> web.Response:
         stuck = self._view.stuck()

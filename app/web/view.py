@@ -60,6 +60,8 @@ class WorkerView:
         """Return why the process isn't well; None: it is."""
         if self.worker is None:
             return None
+        if self.worker.engine.out_of_group is not None:
+            return self.worker.engine.out_of_group
         silent_s = self.worker.seconds_since_poll()
         if silent_s is None or silent_s < STUCK_SECONDS:
             return None
@@ -151,6 +153,13 @@ class WorkerView:
             else:
                 found.append(ProviderView(name, True, "open"))
         return found
+
+    def console_address(self) -> str:
+        """Return where the installation's console is, as far as the settings say."""
+        host = self.settings.console_host.strip("[]")
+        host = "localhost" if host in {"0.0.0.0", "::"} else host  # noqa: S104 (is compared)
+        shown = f"[{host}]" if ":" in host else host
+        return f"http://{shown}:{self.settings.console_port}/"
 
     def waiting(self) -> dict[str, int]:
         """Return how many messages of each channel are begun and not finished."""

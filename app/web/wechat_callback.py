@@ -4,12 +4,13 @@ What WeChat isn't answered it sends again, up to three times: until an event is 
 matched, the answer is 503, and all that is done until then may be done twice.
 """
 
+import asyncio
 import logging
 import time
-from collections.abc import Awaitable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Mapping
+from contextlib import asynccontextmanager, suppress
 from hashlib import blake2b
-from typing import Literal, Protocol
+from typing import Literal, Protocol, cast
 
 from aiohttp import web
 from aiokafka.errors import KafkaError
@@ -24,17 +25,26 @@ from app.channels.wechat.callback import (
     Heard,
     Refused,
     hear,
+    refuse_early,
     request_name,
     verify_address,
 )
-from app.channels.wechat.events import EventError, job_error, msgid_of, to_event
+from app.channels.wechat.events import (
+    EventError,
+    is_time,
+    job_error,
+    msgid_of,
+    says_follows,
+    to_event,
+)
 from app.channels.wechat.receipts import Receipts
 from app.channels.wechat.subscriptions import Subscriptions
 from app.settings import Settings
 from app.store import store_errors
+from app.web.listener import read_body
 from streams.metrics import DELIVERIES
 from streams.records import Delivery, WechatEvent, encode
-from streams.times import format_instant, parse_instant
+from streams.times import SECOND, format_moment, parse_instant
 from streams.topics import Topics
 
 _log = logging.getLogger(__name__)
@@ -42,10 +52,17 @@ _log = logging.getLogger(__name__)
 PATH = "/receive/wechat/callback"
 # A repeat is refused by its timestamp once this is over.
 _DONE_SECONDS = 2 * WINDOW_SECONDS
-# Shorter than the 5 s after which WeChat tries again.
+# Shorter than the 5 s after which WeChat tries again; renewed for as long as it is worked on.
 _BEGUN_SECONDS = 4
+_RENEW_SECONDS = 1.0
 _BEGUN, _DONE = b"begun:", b"done:"
 _ADDRESS_CHECK = b"the check of the address"
+
+# Only what is still begun: by the time this arrives it may be done, which holds for longer.
+_RENEW = """
+if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('EXPIRE', KEYS[1], ARGV[2]) end
+return 1
+"""
 
 
 class _BeingHandledError(Exception):
@@ -88,12 +105,17 @@ class _Callback:
         return web.Response(text=echo)
 
     async def receive(self, request: web.Request) -> web.Response:
-        """1. refuse what isn't WeChat's, 2. a repeat, of the request or of the event in another
-        one, gets the first one's answer, 3. publish and match, 4. only then call it done."""
-        body = await _read(request)
+        """1. refuse what isn't WeChat's, as early as it can be seen, 2. a repeat, of the request or
+        of the event in another one, gets the first one's answer, 3. publish and match, 4. only
+        then call it done."""
+        now_s = time.time()
+        refused = refuse_early(self._console, request.query, now_s)
+        if refused is not None:
+            return _refusal(refused)
+        body = await read_body(request, MOST_BODY_BYTES)
         if body is None:
             return _refusal(Refused("the body is longer than 64 KiB"))
-        heard = hear(self._console, request.query, body, time.time())
+        heard = hear(self._console, request.query, body, now_s)
         if isinstance(heard, Refused):
             return _refusal(heard)
         try:
@@ -123,14 +145,17 @@ class _Callback:
                 if standing is not None and standing != _BEGUN + said:
                     return False
                 raise _BeingHandledError
-        begun = {request: _DONE + said}
+        begun = {request: said}
         try:
-            if event is not None and await self._is_new(event, begun):
-                await self._handle(event)
+            async with self._kept(begun):
+                if event is None:
+                    await self._hear_person(heard)
+                elif await self._is_new(event, begun):
+                    await self._handle(event)
             with store_errors():
                 async with self._redis.pipeline(transaction=True) as pipe:
-                    for key, value in begun.items():
-                        pipe.set(key, value, ex=_DONE_SECONDS)
+                    for key, what in begun.items():
+                        pipe.set(key, _DONE + what, ex=_DONE_SECONDS)
                     await pipe.execute()
         except BaseException:
             # WeChat may ask again at once, and that must count.
@@ -144,24 +169,49 @@ class _Callback:
         key = self._key("event", event.event_id)
         with store_errors():
             if await self._begin(key):
-                begun[key] = _DONE
+                begun[key] = b""
                 return True
             if await self._redis.get(key) == _DONE:
                 return False
         raise _BeingHandledError
+
+    @asynccontextmanager
+    async def _kept(self, begun: Mapping[str, bytes]) -> AsyncIterator[None]:
+        """Keep the marks of what is begun: Kafka may take longer than WeChat's patience, and its
+        next try must not begin the same again."""
+
+        async def renew() -> None:
+            while True:
+                await asyncio.sleep(_RENEW_SECONDS)
+                for key, said in list(begun.items()):
+                    with suppress(StoreAwayError), store_errors():
+                        arguments = (key, _BEGUN + said, str(_BEGUN_SECONDS))
+                        await cast("Awaitable[int]", self._redis.eval(_RENEW, 1, *arguments))
+
+        renewing = asyncio.create_task(renew())
+        try:
+            yield
+        finally:
+            renewing.cancel()
 
     async def _begin(self, key: str, said: bytes = b"") -> bool:
         return bool(await self._redis.set(key, _BEGUN + said, nx=True, ex=_BEGUN_SECONDS))
 
     async def _handle(self, event: WechatEvent) -> None:
         await self._publish(self._topics.wechat_events, event.openid.encode(), encode(event))
-        match event.event.lower():
-            case "templatesendjobfinish":
-                await self._finish_job(event)
-            case "unsubscribe":
-                await self._subscriptions.on_unsubscribe(event.openid, parse_instant(event.at))
-            case "subscribe":
-                await self._subscriptions.on_subscribe(event.openid, parse_instant(event.at))
+        if event.event.lower() == "templatesendjobfinish":
+            await self._finish_job(event)
+        follows = says_follows(event.event, event.fields)
+        if follows is False:
+            await self._subscriptions.on_unsubscribe(event.openid, parse_instant(event.at))
+        elif follows:
+            await self._subscriptions.on_subscribe(event.openid, parse_instant(event.at))
+
+    async def _hear_person(self, heard: Heard) -> None:
+        """A message of a person's is left alone; but only a follower can write one."""
+        openid, created = heard.fields.get("FromUserName"), heard.fields.get("CreateTime", "")
+        if openid and is_time(created):
+            await self._subscriptions.on_subscribe(openid, int(created) * SECOND)
 
     async def _finish_job(self, event: WechatEvent) -> None:
         msgid = msgid_of(event.fields)
@@ -181,7 +231,7 @@ class _Callback:
             scenario=receipt.scenario,
             status=status,
             attempts=receipt.attempts,
-            at=format_instant(wall_clock(), self._settings.zone),
+            at=format_moment(wall_clock(), self._settings.zone),
             provider_id=msgid,
             error=error,
         )
@@ -191,16 +241,6 @@ class _Callback:
     def _key(self, kind: str, name: str) -> str:
         digest = blake2b(name.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
         return f"{self._settings.group}:wechat:{kind}:{digest}"
-
-
-async def _read(request: web.Request) -> bytes | None:
-    """Return the body; None as soon as it is too long."""
-    body = bytearray()
-    async for part in request.content.iter_any():
-        body += part
-        if len(body) > MOST_BODY_BYTES:
-            return None
-    return bytes(body)
 
 
 def _refusal(refused: Refused) -> web.Response:

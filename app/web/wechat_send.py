@@ -4,6 +4,7 @@ Follows their `SendMsgReqVO`. Answered when the command is in Kafka; what became
 `deliveries`.
 """
 
+import asyncio
 import logging
 import secrets
 from hashlib import blake2b
@@ -12,13 +13,15 @@ from typing import Annotated
 
 import msgspec
 from aiohttp import web
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError, RecordListTooLargeError
 from msgspec import Meta, Struct
 
 from agents.clock import wall_clock
 from app.settings import Settings
 from app.web.access import has_bearer
+from app.web.listener import read_body
 from app.web.wechat_callback import Publish
+from streams.decoding import InvalidRecordError, decode_notification
 from streams.records import Notification, encode
 from streams.times import format_instant
 from streams.topics import Topics
@@ -27,7 +30,15 @@ _log = logging.getLogger(__name__)
 
 PATH = "/wechat/send"
 SCENARIO = "direct"
+MOST_BODY_BYTES = 1 << 20
 _LONGEST_KEY = 200
+_MOST_DATA_BYTES = 65_536
+# Answered within 10 s, reading and writing included.
+PUBLISH_SECONDS = 8.0
+_UNKNOWN = (
+    "Kafka doesn't answer: whether the message was taken is unknown, repeat with the same "
+    "Idempotency-Key"
+)
 _OPENAPI = Path(__file__).parent / "openapi.json"
 
 Name = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^[\x21-\x7e]+$(?!\n)")]
@@ -61,19 +72,37 @@ def add_sending_routes(
         if key is not None and not 0 < len(key) <= _LONGEST_KEY:
             return _answer(400, f"Idempotency-Key: must have 1 to {_LONGEST_KEY} characters")
         try:
-            body = await request.read()
+            body = await read_body(request, MOST_BODY_BYTES)
+            if body is None:
+                return _answer(413, "the body is too long")
             wanted = _decode(body)
             body.decode()
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             return _answer(400, _field_reason(str(error)))
-        except web.HTTPRequestEntityTooLarge:
-            return _answer(400, "the body is too long")
+        except web.HTTPRequestTimeout:
+            return _answer(408, "the body didn't come in time")
+        if _data_bytes(wanted) > _MOST_DATA_BYTES:
+            return _answer(413, f"data: has more than {_MOST_DATA_BYTES} bytes")
         command = _command(wanted, key, settings)
+        record_key, value = wanted.openID.encode(), encode(command)
         try:
-            await publish(topics.notifications, wanted.openID.encode(), encode(command))
-        except KafkaError as error:
-            _log.warning("a command could not be published: %s", type(error).__name__)
-            return _answer(503, "Kafka doesn't answer, nothing was sent: try again")
+            decode_notification(record_key, value)
+            async with asyncio.timeout(PUBLISH_SECONDS):
+                await publish(topics.notifications, record_key, value)
+        except InvalidRecordError as error:
+            return _answer(400, str(error))
+        except (MessageSizeTooLargeError, RecordListTooLargeError):
+            return _answer(413, "the body is longer than a record of Kafka's may be")
+        except (KafkaError, TimeoutError) as error:
+            _log.warning(
+                "a command could not be published: %s",
+                type(error).__name__,
+                extra={
+                    "topic": topics.notifications,
+                    "notification_id": command.notification_id,
+                },
+            )
+            return _answer(503, _UNKNOWN)
         return web.json_response({"code": 0, "msg": "ok", "data": command.notification_id})
 
     async def describe(request: web.Request) -> web.FileResponse:
@@ -104,6 +133,11 @@ def _command(wanted: SendRequest, key: str | None, settings: Settings) -> Notifi
         app_id=wanted.appId or None,
         page_path=wanted.pagePath or None,
     )
+
+
+def _data_bytes(wanted: SendRequest) -> int:
+    fields = (wanted.data or {}).items()
+    return sum(len(text.encode("utf-8", "surrogatepass")) for pair in fields for text in pair)
 
 
 def _refusal(request: web.Request, settings: Settings) -> web.Response | None:

@@ -2,7 +2,7 @@
 
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from streams.engine.order import FOREVER, UNKNOWN
 from streams.engine.types import TP, Record, Source
@@ -20,6 +20,8 @@ class Buffer:
         self.position = position
         """The offset after the last record read."""
         self.count = 0
+        self.weight = 1.0
+        """Values loaded and records emitted for each record, when it was folded last."""
         self._is_read_up = is_read_up
         self._lists: deque[list[Record]] = deque()
 
@@ -47,6 +49,11 @@ class Buffer:
             del taken[most:]
         self.count -= len(taken)
         return taken
+
+    def put_back(self, records: Sequence[Record]) -> None:
+        """Take the end of what was taken back."""
+        self._lists.appendleft(list(records))
+        self.count += len(records)
 
     @property
     def at(self) -> int | None:

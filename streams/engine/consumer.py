@@ -7,6 +7,7 @@ records over a rebalance.
 
 import asyncio
 import logging
+import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -18,12 +19,12 @@ from aiokafka.errors import (
     NoOffsetForPartitionError,
     OffsetOutOfRangeError,
 )
+from aiokafka.protocol.admin import DescribeGroupsRequest
 from faust.transport.drivers import aiokafka as driver
 from mode import Service
 from yarl import URL
 
 from streams.engine.engine import Engine
-from streams.engine.takeover import OffsetOutOfRangeError as OutOfRange
 from streams.engine.types import TP
 from streams.kafka import fetching
 from streams.kafka.protocol import Membership
@@ -39,9 +40,14 @@ _POLL_GAP_S = 0.005
 _READ_S = 0.5
 _READ_HANGS_S = 20.0
 _WATCH_GROUP_S = 1.0
+_GROUP_ANSWERS_S = 5.0
 _FULL_POLL = 500
 """A poll that brought fewer records is followed by a short pause, so that the next brings more:
 at low rates the cost of a fetch for each record dominates."""
+
+
+class OutOfGroupError(Exception):
+    """The group goes on without this worker and takes it in no more."""
 
 
 class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
@@ -80,26 +86,37 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
 
     def end_of(self, tp: TP) -> int | None:
         """Return where a partition's log ends, as far as the last fetch told."""
-        assignment = self._ensure_consumer()._subscription.subscription.assignment
-        if assignment is None or TopicPartition(*tp) not in assignment.tps:
-            return None
-        highwater = assignment.state_value(TopicPartition(*tp)).highwater
-        return None if highwater is None else int(highwater)
+        state = self._state_of(tp)
+        return None if state is None or state.highwater is None else int(state.highwater)
+
+    def is_held(self, tp: TP) -> bool:
+        """Does a part of a partition wait behind somebody's open transaction, as far as the last
+        fetch told?"""
+        state = self._state_of(tp)
+        return state is not None and (state.lso or 0) < (state.highwater or 0)
 
     def is_read_up(self, tp: TP, position: int) -> bool:
         """Does a partition's log end here, as far as the last fetch told?"""
+        state = self._state_of(tp)
+        if state is None or state.highwater is None:
+            return False
+        # Behind the last delivered record there may be markers: aiokafka's position knows.
+        return max(position, self.read_to(tp) or 0) >= int(state.lso)
+
+    def read_to(self, tp: TP) -> int | None:
+        """Return up to where a partition was read, markers included. None: nobody knows, or
+        aiokafka's position counts records that are on their way from its thread to the cycle."""
+        state = self._state_of(tp)
+        if state is None or not state.has_valid_position:
+            return None
+        position = int(state.position)  # before the look: it moves after the flag is set
+        return None if getattr(state, "is_handing_over", False) else position
+
+    def _state_of(self, tp: TP) -> Any | None:
         assignment = self._ensure_consumer()._subscription.subscription.assignment
         if assignment is None or TopicPartition(*tp) not in assignment.tps:
-            return False
-        state = assignment.state_value(TopicPartition(*tp))
-        if state.highwater is None or not state.has_valid_position:
-            return False
-        # Behind the last delivered record there may be markers: aiokafka's position knows. But
-        # it also counts records that are on their way from its thread to the cycle.
-        theirs = int(state.position)
-        if getattr(state, "is_handing_over", False):
-            theirs = 0
-        return max(position, theirs) >= int(state.lso)
+            return None
+        return assignment.state_value(TopicPartition(*tp))
 
     def note_handed_over(self, tps: Iterable[TP]) -> None:
         """What was read of these partitions has arrived, or was dropped."""
@@ -118,6 +135,36 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
 
         await self.call_thread(check)
 
+    async def stay_member(self) -> None:
+        """Count as alive: aiokafka leaves the group, for good, when nothing was fetched for the
+        poll interval, as who has no partitions, or is still taking them over, doesn't."""
+
+        async def note() -> None:
+            if self._consumer is not None:
+                self._consumer._subscription._last_fetch_ended = time.monotonic()
+
+        await self.call_thread(note)
+
+    async def does_group_answer(self) -> bool:
+        """Is the group's coordinator there and able to say how the group is?"""
+
+        async def ask() -> bool:
+            coordinator = self._ensure_consumer()._coordinator
+            if coordinator.coordinator_id is None:
+                return False
+            # On another connection than that of a join, which the broker may be holding back.
+            answer = await coordinator._client.send(
+                coordinator.coordinator_id,
+                DescribeGroupsRequest([coordinator.group_id]),
+            )
+            return not any(group[0] for group in answer.groups)
+
+        try:
+            async with asyncio.timeout(_GROUP_ANSWERS_S):
+                return bool(await self.call_thread(ask))
+        except (KafkaError, TimeoutError, OSError):
+            return False
+
 
 class _Consumer(driver.Consumer):  # type: ignore[misc]
     _thread: _ConsumerThread
@@ -128,6 +175,8 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
         self.engine.seek = self._seek_engine
         self.engine.is_read_up = self._thread.is_read_up
         self.engine.end_of = self._thread.end_of
+        self.engine.is_held = self._thread.is_held
+        self.engine.read_to = self._thread.read_to
         self._reading: asyncio.Future[dict[TP, list[Any]]] | None = None
         self.last_poll = asyncio.get_event_loop().time()
 
@@ -178,10 +227,14 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
     @Service.task  # type: ignore[untyped-decorator]
     async def _watch_group(self) -> None:
         """A coordination that ended would leave the worker idle, with partitions or without."""
+        out_since: float | None = None
         while not self.should_stop:
             await self.sleep(_WATCH_GROUP_S)
             try:
                 await self._thread.check_group()
+                if not self._is_reading_stuck():
+                    await self._thread.stay_member()
+                out_since = await self._look_for_us(out_since)
             except ConsumerStoppedError:
                 return
             except KafkaError as error:
@@ -193,6 +246,37 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
             except Exception as error:
                 self.engine.crash(error)
                 return
+
+    def _is_reading_stuck(self) -> bool:
+        silent_s = self.loop.time() - self.last_poll
+        return bool(self.engine.wanted()) and silent_s > self.engine.config.max_poll_interval_s
+
+    async def _look_for_us(self, out_since: float | None) -> float | None:
+        """Return since when the group, though it answers, has given this worker no share.
+
+        Brokers that are away are waited for. Who is left out too long says so, is not well, and
+        in the end stops: whoever starts it again has a better chance than this process.
+        """
+        engine: Engine = self.engine
+        now: float = self.loop.time()
+        if engine.is_in_group or engine.is_stopped:
+            engine.out_of_group = None
+            return None
+        if out_since is None or not await self._thread.does_group_answer():
+            engine.out_of_group = None
+            return now
+        out_s, limit_s = now - out_since, engine.config.out_of_group_s
+        if out_s > limit_s:
+            said = (
+                f"out of group {engine.config.group} for {out_s:.0f} s, though it answers: restart "
+                "the worker"
+            )
+            if engine.out_of_group is None:
+                log.error("%s; it ends by itself after %.0f s", said, 2 * limit_s)
+            engine.out_of_group = said
+            if out_s > 2 * limit_s:
+                engine.crash(OutOfGroupError(said))
+        return out_since
 
     async def _drain_messages(self, fetcher: Any) -> None:
         """Read for as long as the fetcher runs."""
@@ -223,14 +307,8 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
         except (ConsumerStoppedError, NoOffsetForPartitionError):
             return {}  # the worker is stopping; the engine is about to seek
         except OffsetOutOfRangeError as error:
-            ((tp, offset),) = list(error.args[0].items())[:1]
-            self.engine.crash(
-                OutOfRange(
-                    f"{tp.topic}-{tp.partition}: offset {offset} is not in the log any more: "
-                    "records were deleted before they were read. Decide what is to be lost and "
-                    "set the group's offsets with kafka-consumer-groups --reset-offsets"
-                )
-            )
+            for tp, offset in error.args[0].items():
+                self.engine.on_out_of_range(TP(*tp), offset)
             return {}
 
 

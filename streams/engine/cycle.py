@@ -11,7 +11,7 @@ running transaction, and what is exact about them is seen only together.
 import asyncio
 import logging
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -21,23 +21,47 @@ from streams.engine import fault_points
 from streams.engine.buffer import Buffer
 from streams.engine.order import turn_of
 from streams.engine.outbox import Outbox, Window
+from streams.engine.positions import POSITIONS, Position
+from streams.engine.refused import Instead, without
 from streams.engine.state import State
 from streams.engine.types import TP, Chunk, Output, Record, Source
-from streams.kafka.producer import Destination, ProducerRecord, TransactionalProducer
+from streams.kafka.log_reader import ChangelogCutError
+from streams.kafka.producer import (
+    Destination,
+    ProducerRecord,
+    RefusedRecordsError,
+    TransactionalProducer,
+)
 from streams.kafka.protocol import Membership
 from streams.topics import partition_of
 
 log = logging.getLogger(__name__)
 
 CYCLE_SECONDS = 0.05
-MAX_BATCH_RECORDS = 10_000
 # With a backlog nobody waits for the single record, and a longer cycle writes each key once for
-# more of them.
+# more of them. Who waits for an alert waits twice: for what is noticed, and for its dispatch.
 BACKLOG_RECORDS = 20_000
 BACKLOG_CYCLE_SECONDS = 1.0
+HURRIED_BACKLOG_SECONDS = 0.1
+# One round of all partitions, in records; each has its share, which is what partitions drift apart
+# by at most. What is heavy (each record an account of its own, or many commands) counts as more.
+ROUND_RECORDS = 20_000
+LIGHT = 0.5
+MOST_IN_PORTION = 5_000
+# What a cycle works on is in memory as objects, twice while the one before commits; and a
+# transaction must be written within its ten seconds.
 MAX_CYCLE_RECORDS = 200_000
-# What a cycle works on is in memory as objects, twice while the one before commits.
 MAX_CYCLE_KEYS = 20_000
+MAX_CYCLE_OUTPUTS = 20_000
+MAX_CYCLE_BYTES = 16 << 20
+# Emitted by a bulk source in one cycle, of one partition: what is dispatched next goes through
+# the same queue as the alerts, and while there are any each cycle is to be short.
+BULK_OUTPUTS = 2_000
+BULK_OUTPUTS_BESIDE_ALERTS = 250
+BESIDE_SECONDS = 1.0
+LEAST_ROOM = 50
+# So long at most the network waits for the folds: a commit is half a dozen round trips.
+_SLICE_S = 0.01
 _MAX_BUFFERED = 40_000
 _MIN_BUFFERED = 2_000
 _MAX_KNOWN_KEYS = 100_000
@@ -58,16 +82,27 @@ class _Transaction:
     records: int = 0
     keys: int = 0
     """Values of the states that the folds have loaded."""
+    emitted: int = 0
+    """Records in `outputs`, and the bytes of their keys and values."""
+    emitted_bytes: int = 0
     offsets: dict[TP, int] = field(default_factory=dict)
     outputs: dict[Destination, list[ProducerRecord]] = field(default_factory=dict)
     touched: set[int] = field(default_factory=set)
     finished: set[TP] = field(default_factory=set)
     """Outbox partitions in which something was finished."""
-    is_hurried: bool = False
+    bulk_done: set[str] = field(default_factory=set)
+    """Topics of bulk sources that have had their share."""
+    hurried: float | None = None
+    """When somebody began to wait for it; None: nobody does."""
 
     @property
     def is_full(self) -> bool:
-        return self.records >= MAX_CYCLE_RECORDS or self.keys >= MAX_CYCLE_KEYS
+        return (
+            self.records >= MAX_CYCLE_RECORDS
+            or self.keys >= MAX_CYCLE_KEYS
+            or self.emitted >= MAX_CYCLE_OUTPUTS
+            or self.emitted_bytes >= MAX_CYCLE_BYTES
+        )
 
 
 class Cycle:
@@ -82,14 +117,19 @@ class Cycle:
         positions: Mapping[TP, int],
         read_first: Mapping[int, tuple[TP, int]],
         is_read_up: Callable[[TP, int], bool],
+        read_to: Callable[[TP], int | None],
+        topic_ids: Mapping[str, bytes],
         changelog: str,
         producer: TransactionalProducer,
         membership: Membership,
         on_failure: Callable[[Exception], None],
+        instead: Instead | None = None,
     ) -> None:
         """`positions`: where each partition is read from. `read_first`: by partition number, a
         source partition and the offset up to which it is folded before any other. `is_read_up`:
-        does a partition's log end at this offset, as far as the consumer knows?
+        does a partition's log end at this offset, as far as the consumer knows? `read_to`: up to
+        where was it read, markers included, when all that was read has arrived? `topic_ids`: what
+        the state remembers its sources by.
         """
         self._outboxes = outboxes
         self._states = states
@@ -101,6 +141,21 @@ class Cycle:
         """By partition number, what order is kept among."""
         for tp, buffer in self._buffers.items():
             self._partitions[tp.partition].append(buffer)
+        self._turns: list[deque[Buffer]] = []
+        """In the order of a round; the partitions of a bulk source have one turn together, or
+        what they say would make each commit one of all partitions of many topics."""
+        together: dict[str, deque[Buffer]] = defaultdict(deque)
+        for tp, buffer in self._buffers.items():
+            if buffer.source.is_bulk:
+                together[tp.topic].append(buffer)
+            else:
+                self._turns.append(deque([buffer]))
+        self._turns += together.values()
+        self._turn = 0
+        """Whose turn is next. A cycle that is full doesn't begin the round anew."""
+        self._hurried = -BESIDE_SECONDS
+        """When somebody began to wait last."""
+        self._share = 1 / max(len(self._partitions), 1)
         self._buffered = 0
         self.most_buffered = max(_MIN_BUFFERED, _MAX_BUFFERED // max(len(states), 1))
         """Records of one partition that wait before no more are read, and that are read at once:
@@ -111,10 +166,15 @@ class Cycle:
         }
         self._read_first = dict(read_first)
         self._is_read_up = is_read_up
+        self._read_to = read_to
+        self._topic_ids = topic_ids
+        self.committed = dict(positions)
+        """What the group's offsets are known to be."""
         self._changelog = changelog
         self._producer = producer
         self._membership = membership
         self._on_failure = on_failure
+        self._instead = instead
         self._no_state = State(-1)
         self._transaction: _Transaction | None = None
         self._commit: asyncio.Task[None] | None = None
@@ -124,13 +184,17 @@ class Cycle:
         for tp, outbox in outboxes.items():
             outbox.on_assigned(tp.partition)
 
-    def lags(self, end_of: Callable[[TP], int | None]) -> dict[TP, Lag]:
-        """Return how far each source partition is behind. `end_of`: where a log ends."""
+    def lags(
+        self, end_of: Callable[[TP], int | None], is_held: Callable[[TP], bool]
+    ) -> dict[TP, Lag]:
+        """Return how far each source partition is behind. `end_of`: where a log ends. `is_held`:
+        is its last part behind an open transaction?"""
         lags = {}
         now = time.time()
         for tp, buffer in self._buffers.items():
             end = end_of(tp)
-            if not buffer.count and (end is None or self._is_read_up(tp, buffer.position)):
+            is_read_up = end is None or (self._is_read_up(tp, buffer.position) and not is_held(tp))
+            if not buffer.count and is_read_up:
                 lags[tp] = Lag(0, 0.0)
                 continue
             records = max((end or buffer.position) - buffer.position, 0) + buffer.count
@@ -167,6 +231,24 @@ class Cycle:
         if self._buffered:
             self._wake.set()
 
+    def pass_markers(self) -> None:
+        """Commit that logs were read up where nothing but markers, or what was aborted, lies behind
+        what was folded: deleted by retention later, it would look like records never read."""
+        if self._is_closing or self._transaction or self._commit or self._read_first:
+            return
+        for tp in self.committed:
+            read_to = self._read_to(tp)
+            if read_to is None or read_to <= self.committed[tp]:
+                continue
+            if tp not in self._buffers:
+                if self._windows[tp].is_finished:
+                    self._note_finished(tp)
+            elif not self._buffers[tp].count:
+                transaction = self._running()
+                transaction.offsets[tp] = read_to
+                transaction.touched.add(tp.partition)
+                self._wake.set()
+
     def _feed_outbox(self, tp: TP, records: list[Record]) -> None:
         position = self._outbox_positions[tp]
         records = [record for record in records if record.offset >= position]
@@ -197,27 +279,39 @@ class Cycle:
 
     async def run(self) -> None:
         """Fold and commit until closed."""
+        clock = asyncio.get_running_loop().time
+        yielded = clock()
         while not self._is_closing:
             if self._is_due():
                 self._start_commit()
-            if self._fold_round():
-                await asyncio.sleep(0)
-            else:
+            if not self._fold_next():
                 await self._rest()
+                yielded = clock()
+            elif clock() - yielded > _SLICE_S:
+                await asyncio.sleep(0)
+                yielded = clock()
 
-    def _fold_round(self) -> bool:
-        """Fold one batch of every source that may be folded. Was there any?"""
-        any_folded = False
-        for buffer in self._buffers.values():
-            if self._transaction is not None and self._transaction.is_full:
-                break
-            until = self._turn_of(buffer) if buffer.count else None
-            if until is not None:
-                self._fold(buffer, until)
-                any_folded = True
-                if self._is_due():
-                    self._start_commit()
-        return any_folded
+    def _fold_next(self) -> bool:
+        """Fold a portion of the next source whose turn it is. Was there any?"""
+        transaction = self._transaction
+        if transaction is not None and transaction.is_full:
+            return False
+        turns, first = self._turns, self._turn
+        for turn in range(first, first + len(turns)):
+            sharing = turns[turn % len(turns)]
+            for number, buffer in enumerate(sharing):
+                if not buffer.count or self._has_had_its_share(buffer):
+                    continue
+                until = self._turn_of(buffer)
+                if until is not None:
+                    self._turn = (turn + 1) % len(turns)
+                    sharing.rotate(-number - 1)
+                    self._fold(buffer, until)
+                    return True
+        return False
+
+    def _has_had_its_share(self, buffer: Buffer) -> bool:
+        return self._transaction is not None and buffer.tp.topic in self._transaction.bulk_done
 
     def _turn_of(self, buffer: Buffer) -> int | None:
         """Return up to which timestamp a buffer's records may be folded; None: not now."""
@@ -231,18 +325,38 @@ class Cycle:
         return turn_of(buffer, self._partitions[number])
 
     def _fold(self, buffer: Buffer, until: int) -> None:
-        tp = buffer.tp
-        records = buffer.take(MAX_BATCH_RECORDS, until)
-        self._buffered -= len(records)
-        transaction = self._running()
+        tp, source, transaction = buffer.tp, buffer.source, self._running()
+        portion = int(self._share * ROUND_RECORDS / max(buffer.weight, LIGHT))
+        records: Sequence[Record] = buffer.take(min(max(portion, 1), MOST_IN_PORTION), until)
         state = self._states.get(tp.partition, self._no_state)
-        loaded = state.loaded()
-        buffer.source.fold(Chunk(tp, records, state, self._emit, self._hurry))
-        transaction.keys += state.loaded() - loaded
-        transaction.offsets[tp] = records[-1].offset + 1
-        transaction.records += len(records)
+        loaded, emitted = state.loaded(), transaction.emitted
+        share = self._bulk_outputs() if source.is_bulk else int(self._share * MAX_CYCLE_OUTPUTS)
+        end = emitted + max(share, LEAST_ROOM)
+
+        def room() -> int:
+            return 0 if transaction.is_full else end - transaction.emitted
+
+        now = time.time_ns() // 1000
+        chunk = Chunk(tp, records, state, self._emit, self._hurry, now, room)
+        source.fold(chunk)
+        if chunk.unfinished:
+            records = records[: len(records) - len(chunk.unfinished)]
+            buffer.put_back(chunk.unfinished)
+        if source.is_bulk:
+            transaction.bulk_done.add(tp.topic)
+        loaded = state.loaded() - loaded
+        buffer.weight = (loaded + transaction.emitted - emitted) / max(len(records), 1)
+        transaction.keys += loaded
         transaction.touched.add(tp.partition)
-        metrics.RECORDS.labels(tp.topic).inc(len(records))
+        if records:
+            self._buffered -= len(records)
+            transaction.offsets[tp] = records[-1].offset + 1
+            transaction.records += len(records)
+            metrics.RECORDS.labels(tp.topic).inc(len(records))
+
+    def _bulk_outputs(self) -> int:
+        is_calm = time.monotonic() - self._hurried > BESIDE_SECONDS
+        return BULK_OUTPUTS if is_calm else BULK_OUTPUTS_BESIDE_ALERTS
 
     def _running(self) -> _Transaction:
         if self._transaction is None:
@@ -250,13 +364,18 @@ class Cycle:
         return self._transaction
 
     def _hurry(self) -> None:
-        self._running().is_hurried = True
+        transaction, self._hurried = self._running(), time.monotonic()
+        if transaction.hurried is None:
+            transaction.hurried = self._hurried
 
     def _emit(self, output: Output) -> None:
         topic, partition, key, value, headers = output
         if partition is None:
             partition = self._partition_of(topic, key)
-        self._running().outputs.setdefault((topic, partition), []).append((key, value, headers))
+        transaction = self._running()
+        transaction.outputs.setdefault((topic, partition), []).append((key, value, headers))
+        transaction.emitted += 1
+        transaction.emitted_bytes += len(key or b"") + len(value or b"")
 
     def _partition_of(self, topic: str, key: bytes | None) -> int:
         """Where the Java default partitioner puts a key; keyless records go to partition 0."""
@@ -276,13 +395,14 @@ class Cycle:
         transaction = self._transaction
         if transaction is None or self._commit is not None:
             return False
-        if transaction.is_full:
-            return True
-        is_hurried = transaction.is_hurried and self._buffered < BACKLOG_RECORDS
-        return is_hurried or time.monotonic() - transaction.started >= self._cycle_seconds()
+        return transaction.is_full or time.monotonic() >= self._due_at(transaction)
 
-    def _cycle_seconds(self) -> float:
-        return BACKLOG_CYCLE_SECONDS if self._buffered >= BACKLOG_RECORDS else CYCLE_SECONDS
+    def _due_at(self, transaction: _Transaction) -> float:
+        is_backlog = self._buffered >= BACKLOG_RECORDS
+        due = transaction.started + (BACKLOG_CYCLE_SECONDS if is_backlog else CYCLE_SECONDS)
+        if transaction.hurried is None:
+            return due
+        return min(due, transaction.hurried + (HURRIED_BACKLOG_SECONDS if is_backlog else 0.0))
 
     async def _rest(self) -> None:
         """Sleep until there is something to fold or the running cycle is due."""
@@ -291,7 +411,7 @@ class Cycle:
         if transaction is None or self._commit is not None:
             await self._wake.wait()
             return
-        left = transaction.started + self._cycle_seconds() - time.monotonic()
+        left = self._due_at(transaction) - time.monotonic()
         timer = asyncio.get_running_loop().call_later(max(left, 0), self._wake.set)
         await self._wake.wait()
         timer.cancel()
@@ -301,7 +421,8 @@ class Cycle:
         transaction = self._running()
         self._transaction = None
         for tp in transaction.finished:
-            transaction.offsets[tp] = self._windows[tp].settle()
+            transaction.offsets[tp] = self._windows[tp].settle(self._read_to(tp))
+        self._note_positions(transaction.offsets)
         records: dict[Destination, Sequence[ProducerRecord]] = {}
         sealed = []
         for partition in transaction.touched:
@@ -315,6 +436,17 @@ class Cycle:
         records.update(transaction.outputs)
         self._commit = asyncio.create_task(self._commit_sealed(transaction, records, sealed))
 
+    def _note_positions(self, offsets: dict[TP, int]) -> None:
+        """Let the offsets include the markers behind what was folded, and the states know them."""
+        for tp, offset in offsets.items():
+            buffer = self._buffers.get(tp)
+            if buffer is not None and not buffer.count:
+                offsets[tp] = max(offset, self._read_to(tp) or 0)
+            state = self._states.get(tp.partition)
+            if state is not None:
+                position = Position(offsets[tp], self._topic_ids[tp.topic])
+                state.put(POSITIONS, tp.topic.encode(), position)
+
     async def _commit_sealed(
         self,
         transaction: _Transaction,
@@ -323,7 +455,7 @@ class Cycle:
     ) -> None:
         began = time.monotonic()
         try:
-            ends = await self._producer.commit(records, transaction.offsets, self._membership)
+            ends = await self._commit_what_is_taken(records, transaction.offsets)
         except Exception as error:  # whatever it is, nothing of the cycle may be kept
             self._is_closing = True
             self._wake.set()
@@ -332,11 +464,44 @@ class Cycle:
         fault_points.passing(fault_points.AFTER_COMMIT)
         for state in sealed:
             state.apply()
-            state.position = ends.get((self._changelog, state.partition), state.position)
+            known = state.position
+            state.position = ends.get((self._changelog, state.partition), known)
+            if state.position < known:
+                tp = TP(self._changelog, state.partition)
+                self._is_closing = True
+                self._on_failure(ChangelogCutError(tp, 0, state.position, known))
+                return
+        self.committed.update(transaction.offsets)
         self._commit = None
         self._wake.set()
         metrics.COMMIT_SECONDS.observe(time.monotonic() - began)
         metrics.BATCH_RECORDS.observe(transaction.records)
+
+    async def _commit_what_is_taken(
+        self, records: dict[Destination, Sequence[ProducerRecord]], offsets: dict[TP, int]
+    ) -> dict[Destination, int]:
+        """Commit; what Kafka takes never is replaced, and costs one record. The state has no
+        replacement: what is refused of it stops the worker."""
+        while True:
+            try:
+                return await self._producer.commit(records, offsets, self._membership)
+            except RefusedRecordsError as refused:
+                topics = {topic for topic, _ in refused.refused}
+                if self._instead is None or self._changelog in topics:
+                    raise refused.error from None
+                records = without(
+                    records,
+                    refused,
+                    instead=self._instead,
+                    longest=self._producer.longest,
+                    place=self._place,
+                )
+
+    def _place(self, output: Output) -> Destination:
+        partition = output.partition
+        if partition is None:
+            partition = self._partition_of(output.topic, output.key)
+        return output.topic, partition
 
     async def finish_commit(self, within_s: float) -> bool:
         """Fold no more; wait for the commit under way. Did it end well, or was there none?

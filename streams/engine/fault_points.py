@@ -6,6 +6,7 @@ Inactive, and free, unless `DIALWATCH_TEST_CRASH_AT` or `DIALWATCH_TEST_FREEZE_A
 
 import os
 import signal
+from collections.abc import Mapping
 
 HALF_PRODUCED = "half-produced"
 BEFORE_OFFSETS = "before-offsets"
@@ -24,6 +25,16 @@ def arm(point_and_count: str, sent: signal.Signals) -> None:
     if point not in POINTS:
         raise ValueError(f"{point!r} is no fault point; there are {', '.join(POINTS)}")
     _armed[point] = (int(count or 1), sent)
+
+
+def arm_as(told: Mapping[str, str]) -> None:
+    """Arm what the two variables say, for fault tests only."""
+    for variable, sent in (
+        ("DIALWATCH_TEST_CRASH_AT", signal.SIGKILL),
+        ("DIALWATCH_TEST_FREEZE_AT", signal.SIGSTOP),
+    ):
+        if told.get(variable):
+            arm(told[variable], sent)
 
 
 def passing(point: str) -> None:

@@ -98,12 +98,20 @@ class Window:
         """Remember that a record is done."""
         del self._unfinished[offset]
 
-    def settle(self) -> int:
-        """Write down what is unfinished before the state is sealed; return what to commit."""
+    @property
+    def is_finished(self) -> bool:
+        """Is all that was begun done?"""
+        return not self._unfinished
+
+    def settle(self, read_to: int | None) -> int:
+        """Write down what is unfinished before the state is sealed; return what to commit.
+
+        `read_to`: up to where the log was read, with the markers behind its last record.
+        """
         first = next(iter(self._unfinished), None)
         last = max(self._next - 1, self._skip_to)
         if first is None:
             self._state.delete(UNFINISHED, self._key)
-            return last + 1
+            return max(last + 1, read_to or 0)
         self._state.put(UNFINISHED, self._key, _Unfinished(last, list(self._unfinished)))
         return first

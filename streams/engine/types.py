@@ -1,6 +1,6 @@
 """What the engine's parts hand to each other."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -33,6 +33,13 @@ class Output(NamedTuple):
     headers: list[tuple[str, bytes]] = []  # noqa: RUF012  # a tuple's default, and never changed
 
 
+_UNLIMITED = 1 << 30
+
+
+def _no_limit() -> int:
+    return _UNLIMITED
+
+
 @dataclass(slots=True)
 class Chunk:
     """All records of one poll of one source partition, and where what they cause goes."""
@@ -45,6 +52,25 @@ class Chunk:
     """Produce with this cycle's transaction. Needs no answer: it is done or nothing is."""
     hurry: Callable[[], None]
     """Commit this cycle at once: somebody waits for what it says."""
+    now: int = 0
+    """This moment as an instant, by the clock of whoever runs the fold: folds read none."""
+    room: Callable[[], int] = _no_limit
+    """How many more records may be emitted of this chunk before others have their turn. A fold
+    that can emit many for one record stops where none is left."""
+    unfinished: Sequence[Record] = ()
+
+    def leave(self, record: Record) -> None:
+        """Stop at a record: it and those behind it are folded again. What was done of it is known
+        then only from what the state says."""
+        self.unfinished = [one for one in self.records if one.offset >= record.offset]
+
+    def in_turn(self) -> Iterator[Record]:
+        """Yield the records for as long as there is room; the rest is left."""
+        for number, record in enumerate(self.records):
+            if number and self.room() <= 0:
+                self.leave(record)
+                return
+            yield record
 
 
 @dataclass(frozen=True)
@@ -62,3 +88,5 @@ class Source:
     the order of their timestamps: a backlog comes out as it would have come in time."""
     is_clock: bool = False
     """Its records wait also for what is older of all sources that go first (see `order`)."""
+    is_bulk: bool = False
+    """Nobody waits for what it says: it has a small share of each cycle, once."""

@@ -1,20 +1,36 @@
-"""Reading logs apart from the group: their ends, and changelogs into states."""
+"""Logs apart from the group: their ends and ids, changelogs into states, what is done with away."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.client import AIOKafkaClient
+from aiokafka.errors import KafkaConnectionError, for_code
+from aiokafka.protocol.admin import DeleteRecordsRequest
 
 from streams import metrics
 from streams.engine.state import State
 from streams.engine.types import TP
 from streams.kafka.producer import learn, within
+from streams.kafka.protocol import DescribeTopics, read_topic_ids
+from streams.kafka.transactions import OFFSETS_TOPIC, check_leaders
 
 _STOP_S = 3.0
+_DELETE_TIMEOUT_MS = 5_000
 
 
 class ChangelogCutError(Exception):
     """A changelog isn't whole (any more): what would be restored from it is wrong."""
+
+    def __init__(self, tp: TP, begin: int, end: int, position: int) -> None:
+        known = f", and this worker knows it up to {position}" if position else ""
+        super().__init__(
+            f"{tp.topic}-{tp.partition} holds {begin} to {end}{known}: a part of what is "
+            "remembered was deleted. Its topic must have cleanup.policy=compact alone. Stop all "
+            f"workers and decide: `kafka-topics --delete --topic {tp.topic}`, and the next start "
+            "says how to go on without; another DIALWATCH_GROUP begins anew, and sends what the "
+            "topics still hold again"
+        )
 
 
 class LogReader:
@@ -34,7 +50,7 @@ class LogReader:
             self._ends = await self._connect("read_uncommitted")
         if self._records is None:
             self._records = await self._connect("read_committed")
-        await learn(self._ends._client, topics)
+        await learn(self._ends._client, [*topics, OFFSETS_TOPIC])
 
     async def close(self) -> None:
         """Disconnect."""
@@ -44,6 +60,24 @@ class LogReader:
             if consumer is not None:
                 await within(_STOP_S, consumer.stop())
 
+    @property
+    def client(self) -> AIOKafkaClient:
+        """The connections, for questions that no consumer asks. It knows the opened topics."""
+        return self._open(self._ends)._client
+
+    async def check_leaders(self, topics: Iterable[str]) -> None:
+        """Raise KafkaError unless all partitions of topics have leaders now."""
+        if not await self.client.force_metadata_update():
+            raise KafkaConnectionError("no broker says where the partitions are")
+        check_leaders(self.client, topics)
+
+    async def offsets_at(self, tps: Iterable[TP], timestamp: int) -> dict[TP, int]:
+        """Return the first offsets from a time on (ms since the epoch), where there are any."""
+        found = await self._open(self._ends).offsets_for_times(
+            dict.fromkeys(_theirs(tps), timestamp)
+        )
+        return {TP(*tp): at.offset for tp, at in found.items() if at is not None}
+
     async def ends(self, tps: Iterable[TP]) -> dict[TP, int]:
         """Return the logs' ends, pending transactions included."""
         return _plain(await self._open(self._ends).end_offsets(_theirs(tps)))
@@ -51,6 +85,34 @@ class LogReader:
     async def beginnings(self, tps: Iterable[TP]) -> dict[TP, int]:
         """Return the logs' first offsets."""
         return _plain(await self._open(self._ends).beginning_offsets(_theirs(tps)))
+
+    async def topic_ids(self, topics: Iterable[str]) -> dict[str, bytes]:
+        """Return the id of each topic that there is: another one, where it was made anew. Empty,
+        where brokers know of none (before Kafka 2.8)."""
+        client = self._open(self._ends)._client
+        wanted = set(topics)
+        try:
+            answer = await client.send(client.get_random_node(), DescribeTopics(wanted))
+        except NotImplementedError:  # aiokafka's, where no version is spoken by both
+            return dict.fromkeys(wanted, b"")
+        return read_topic_ids(answer)
+
+    async def delete_before(self, offsets: Mapping[TP, int]) -> None:
+        """Delete the records before these offsets. Raises KafkaError at the first that fails."""
+        client = self._open(self._ends)._client
+        by_leader: dict[int, dict[str, list[tuple[int, int]]]] = {}
+        for tp, offset in offsets.items():
+            leader = client.cluster.leader_for_partition(TopicPartition(*tp))
+            if leader is None or leader < 0:
+                continue
+            by_leader.setdefault(leader, {}).setdefault(tp.topic, []).append((tp.partition, offset))
+        for leader, topics in by_leader.items():
+            request = DeleteRecordsRequest(topics.items(), _DELETE_TIMEOUT_MS)
+            answer = await client.send(leader, request)
+            for topic in answer.topics:
+                for partition in topic[1]:
+                    if error_code := partition[2]:
+                        raise for_code(error_code)
 
     async def restore(
         self, changelogs: dict[TP, State], ends: dict[TP, int], on_progress: Callable[[], None]
@@ -65,12 +127,7 @@ class LogReader:
         begins = await self.beginnings(changelogs)
         for tp, state in changelogs.items():
             if begins[tp] > 0 or ends[tp] < state.position:
-                raise ChangelogCutError(
-                    f"{tp.topic}-{tp.partition} holds {begins[tp]} to {ends[tp]}, and this worker "
-                    f"knows it up to {state.position}: a part of what is remembered was deleted. "
-                    "The topic must have cleanup.policy=compact alone. Another DIALWATCH_GROUP "
-                    "begins anew, and sends what the topics still hold again"
-                )
+                raise ChangelogCutError(tp, begins[tp], ends[tp], state.position)
         behind = {tp: state for tp, state in changelogs.items() if state.position < ends[tp]}
         if not behind:
             metrics.RESTORED.set(1)

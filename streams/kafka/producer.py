@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaProducer, TopicPartition, errors
 from aiokafka.client import AIOKafkaClient, ConnectionGroup, CoordinationType
 from aiokafka.errors import (
     ConcurrentTransactions,
@@ -20,18 +20,30 @@ from aiokafka.errors import (
     CoordinatorNotAvailableError,
     InvalidProducerEpoch,
     InvalidProducerIdMapping,
+    InvalidTimestampError,
     KafkaConnectionError,
+    KafkaError,
+    MessageSizeTooLargeError,
     NodeNotReadyError,
     NoError,
     NotCoordinatorError,
+    OperationNotAttempted,
     ProducerFenced,
+    RecordListTooLargeError,
     RequestTimedOutError,
     UnknownTopicOrPartitionError,
     for_code,
 )
 from aiokafka.producer import sender
+from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.producer.transaction_manager import TransactionState
-from aiokafka.protocol.transaction import AddOffsetsToTxnRequest, InitProducerIdRequest
+from aiokafka.protocol.admin import DescribeConfigsRequest
+from aiokafka.protocol.transaction import (
+    AddOffsetsToTxnRequest,
+    AddPartitionsToTxnRequest,
+    EndTxnRequest,
+    InitProducerIdRequest,
+)
 
 from streams.engine import fault_points
 from streams.engine.types import TP
@@ -53,6 +65,7 @@ ProducerRecord = tuple[bytes | None, bytes | None, Any]
 """A record to write: key, value and headers."""
 
 TRANSACTION_TIMEOUT_S = 10.0
+_TOPIC_RESOURCE = 2
 _RETRY_S = 0.005
 # What aiokafka waits between two transactions while the markers of the first are being written:
 # its 20 ms are most of what an alert waits for.
@@ -62,6 +75,9 @@ _WAIT_FOR_COORDINATOR_S = 30.0
 _ABORT_S = 5.0
 _STOP_S = 3.0
 _LONG_COMMIT_S = 10.0
+_DOUBTFUL_S = 3.0
+"""An end that takes longer may have waited for a coordinator that was started anew, and that may
+have completed the transaction without its markers."""
 
 _RETRIABLE = (
     ConcurrentTransactions,
@@ -73,8 +89,46 @@ _RETRIABLE = (
     RequestTimedOutError,
     UnknownTopicOrPartitionError,
 )
+
+
+class InvalidRecordError(KafkaError):  # type: ignore[misc]
+    """The broker, or a rule of the topic's, refuses a record; aiokafka doesn't know the code."""
+
+    errno = 87
+    message = "INVALID_RECORD"
+
+
+errors.kafka_errors[InvalidRecordError.errno] = InvalidRecordError
+
+_RECORD_REFUSED = (
+    InvalidRecordError,
+    InvalidTimestampError,
+    MessageSizeTooLargeError,
+    RecordListTooLargeError,
+)
+"""A record will never be taken; the others of its transaction may be."""
+_SMALL_BATCH_BYTES = 50_000
+_LONGEST_RECORD = 64 << 20  # where a topic's limit isn't known: the broker hangs up at 100 MiB
 _PRODUCER_FENCED = (InvalidProducerEpoch, InvalidProducerIdMapping, ProducerFenced)
 """Somebody else has this transactional id by now, or ended this producer's transaction."""
+
+
+class RefusedRecordsError(Exception):
+    """Kafka takes these records never: `refused` are their places in what was to be committed, by
+    destination. Nothing was committed, and the producer is ready for another try."""
+
+    def __init__(self, refused: Mapping[Destination, Sequence[int]], error: Exception) -> None:
+        super().__init__(f"{type(error).__name__} of {dict(refused)}")
+        self.refused = refused
+        self.error = error
+
+
+class _BatchRefusedError(Exception):
+    """One batch of several records is refused."""
+
+    def __init__(self, destination: Destination, records: range, error: Exception) -> None:
+        super().__init__(destination, records, error)
+        self.destination, self.records, self.error = destination, records, error
 
 
 class TransactionalProducer:
@@ -86,7 +140,23 @@ class TransactionalProducer:
         self._client_options = client_options
         self._producer: AIOKafkaProducer | None = None
         self._coordinators: dict[tuple[int, str], int] = {}
-        self._is_fenced = False
+        self._is_lost = False
+        self._has_gap = False
+        """Something wasn't written: the number of the next batch wouldn't follow that of the last
+        one that was, and every commit would fail."""
+        self._counts: dict[str, int] = {}
+        self.longest: dict[str, int] = {}
+        """`max.message.bytes` of the topics learnt of which it is known."""
+        self._is_doubtful = False
+        """Was a coordinator away, or started anew, since the last question began?"""
+        self._committed: list[Destination] | None = None
+        """Where the last transaction wrote; None: this producer has committed none, or aborted
+        since."""
+
+    @property
+    def is_open(self) -> bool:
+        """Has it a producer id?"""
+        return self._producer is not None
 
     async def open(self) -> None:
         """Be ready to begin: nothing is open, of this producer or of its predecessor. May wait."""
@@ -117,16 +187,20 @@ class TransactionalProducer:
 
     def partition_count(self, topic: str) -> int:
         """How many partitions a topic has; of a topic asked for the first time see `learn`."""
-        partitions = self._open_producer.client.cluster.partitions_for_topic(topic)
-        if not partitions:
+        if self._producer is not None:
+            partitions = self._producer.client.cluster.partitions_for_topic(topic)
+            if partitions:
+                return len(partitions)
+        if topic not in self._counts:
             raise UnknownTopicOrPartitionError(topic)
-        return len(partitions)
+        return self._counts[topic]  # it is just being replaced
 
     async def learn(self, topics: list[str]) -> None:
         """Fetch the topics' metadata, so that `partition_count` knows them."""
         await learn(self._open_producer.client, topics)
         for topic in topics:
-            await self._open_producer.partitions_for(topic)
+            self._counts[topic] = len(await self._open_producer.partitions_for(topic))
+        self.longest = await longest_records(self._open_producer.client, topics)
 
     async def commit(
         self,
@@ -136,45 +210,93 @@ class TransactionalProducer:
     ) -> dict[Destination, int]:
         """Commit records and offsets as one unit; return where each destination goes on.
 
-        1. produce everything, 2. wait until all of it is written (aiokafka's commit doesn't
-        fail when a send failed), 3. send the offsets, which the group's generation fences,
-        4. commit. The offsets returned lie behind the transaction's own marker. When this raises
-        nothing is known: call `end`.
+        1. join all partitions, 2. produce everything, 3. wait until all of it is written
+        (aiokafka's commit doesn't fail when a send failed), 4. send the offsets, which the
+        group's generation fences, 5. commit. The offsets returned lie behind the transaction's
+        own marker. When this raises nothing is known: call `end`.
+
+        Raises RefusedRecordsError where some of the records are to blame.
         """
         # aiokafka waits for brokers as long as it takes, and says nothing.
         impatient = asyncio.get_running_loop().call_later(
             _LONG_COMMIT_S, log.warning, "a commit takes long: is Kafka away or slow?"
         )
         try:
-            return await self._commit(records, offsets, membership)
+            return await self._commit_or_narrow(records, offsets, membership)
         except _PRODUCER_FENCED:
-            self._is_fenced = True
+            self._is_lost = True
             raise
         finally:
             impatient.cancel()
+
+    async def _commit_or_narrow(
+        self,
+        records: Mapping[Destination, Sequence[ProducerRecord]],
+        offsets: dict[TP, int],
+        membership: Membership,
+    ) -> dict[Destination, int]:
+        """Commit; of a batch that is refused find out which record is to blame: written again in
+        smaller batches, and in the end one by one, all but that one are taken."""
+        too_long = self._too_long(records)
+        if too_long:
+            raise RefusedRecordsError(too_long, MessageSizeTooLargeError())
+        narrowed: dict[Destination, tuple[range, int]] = {}
+        while True:
+            try:
+                return await self._commit(records, offsets, membership, narrowed)
+            except _BatchRefusedError as refused:
+                await self.open()
+                await learn(self._open_producer.client, list(self._counts))
+                destination, suspects = refused.destination, refused.records
+                if len(suspects) == 1:
+                    culprit = {destination: [suspects.start]}
+                    raise RefusedRecordsError(culprit, refused.error) from refused.error
+                _, before = narrowed.get(destination, (None, _MAX_BATCH_BYTES))
+                most = _SMALL_BATCH_BYTES if before > _SMALL_BATCH_BYTES else 0
+                narrowed[destination] = (suspects, most)
+
+    def _too_long(
+        self, records: Mapping[Destination, Sequence[ProducerRecord]]
+    ) -> dict[Destination, list[int]]:
+        """Return the records that are too long for their topic without a doubt."""
+        found = {}
+        for destination, pairs in records.items():
+            most = self.longest.get(destination[0], _LONGEST_RECORD)
+            too_long = [place for place, record in enumerate(pairs) if size_of(record) > most]
+            if too_long:
+                found[destination] = too_long
+        return found
 
     async def _commit(
         self,
         records: Mapping[Destination, Sequence[ProducerRecord]],
         offsets: dict[TP, int],
         membership: Membership,
+        narrowed: Mapping[Destination, tuple[range, int]],
     ) -> dict[Destination, int]:
-        producer = self._open_producer
+        producer, now = self._open_producer, asyncio.get_running_loop().time
         await producer.begin_transaction()
-        written: list[tuple[Destination, int, asyncio.Future[Any]]] = []
+        await self._join(producer, list(records), membership.group)
+        written: list[tuple[Destination, range, asyncio.Future[Any]]] = []
+        self._has_gap = True
         for half, (destination, pairs) in enumerate(records.items()):
             if half == len(records) // 2:
                 fault_points.passing(fault_points.HALF_PRODUCED)
-            await self._produce(producer, destination, pairs, written)
-        metadata = await asyncio.gather(*(future for _, _, future in written))
+            await self._produce(producer, destination, pairs, narrowed.get(destination), written)
+        metadata = await asyncio.gather(
+            *(future for _, _, future in written), return_exceptions=True
+        )
+        ends = _check_written(written, metadata)
+        self._has_gap = False
         fault_points.passing(fault_points.BEFORE_OFFSETS)
         await self._send_offsets(producer, offsets, membership)
         fault_points.passing(fault_points.BEFORE_COMMIT)
+        began = now()
         await producer.commit_transaction()
-        return {
-            destination: where.offset + count + 1
-            for (destination, count, _), where in zip(written, metadata, strict=True)
-        }
+        self._committed = list(records)
+        if now() - began > _DOUBTFUL_S:
+            await self._write_markers_again(membership.group)
+        return ends
 
     async def end(self) -> None:
         """End whatever transaction is open, by abort if that is safe, else with the producer."""
@@ -186,14 +308,17 @@ class TransactionalProducer:
         # next producer's InitProducerId aborts it for sure.
         # Nor does it know that this producer was fenced when the answer to a request of ours said
         # so: it would go on with an epoch that is refused for ever.
-        state = None if self._is_fenced else producer._txn_manager.state
+        state = None if self._is_lost else producer._txn_manager.state
         if state is TransactionState.READY:
             return
         if state is TransactionState.IN_TRANSACTION:
-            if await within(_ABORT_S, producer.abort_transaction()):
+            began, self._committed = asyncio.get_running_loop().time(), None
+            if not await within(_ABORT_S, producer.abort_transaction()):
+                log.warning("could not abort a transaction: another producer does")
+            elif asyncio.get_running_loop().time() - began < _DOUBTFUL_S and not self._has_gap:
                 return
-            log.warning("could not abort a transaction: another producer does")
-        self._producer, self._is_fenced = None, False
+        self._producer, self._is_lost, self._committed = None, False, None
+        self._has_gap = False
         await _stop_quietly(producer)
 
     async def close(self) -> None:
@@ -228,50 +353,107 @@ class TransactionalProducer:
 
         await self._patiently(ask)
 
+    async def _join(
+        self, producer: AIOKafkaProducer, destinations: list[Destination], group: str
+    ) -> None:
+        """Add all partitions and the group to the transaction, before anything is written with it.
+
+        Raises TopicAuthorizationFailedError with the topic that may not be written.
+        """
+        while True:
+            self._is_doubtful = False
+            await self._add(destinations, group)
+            if not self._is_doubtful or self._committed is None:
+                break
+            # What hangs of the last one would be ended together with this one, committed or not.
+            await self._write_markers_again(group)
+        manager = producer._txn_manager
+        manager._txn_partitions.update(TopicPartition(*to) for to in destinations)
+        manager.consumer_group_added(group)
+
+    async def _write_markers_again(self, group: str) -> None:
+        """Have the last transaction's markers written once more, wherever they are missing: with
+        one that writes nothing, has the same partitions, and is committed too."""
+        self._is_lost = True  # until it is done: aiokafka knows nothing of it
+        await self._add(self._committed or [], group)
+        await self._patiently(lambda: self._ask_of_transaction(EndTxnRequest, True))
+        self._is_lost = False
+
+    async def _add(self, destinations: list[Destination], group: str) -> None:
+        if destinations:
+            await self._patiently(lambda: self._add_partitions(destinations))
+        await self._patiently(lambda: self._ask_of_transaction(AddOffsetsToTxnRequest, group))
+
+    async def _ask_of_transaction(self, request: type[Any], *fields: Any) -> Any:
+        """Ask the coordinator something about this producer's transaction; raise its error."""
+        manager = self._open_producer._txn_manager
+        answer = await self._ask_coordinator(
+            CoordinationType.TRANSACTION,
+            self.transactional_id,
+            request(self.transactional_id, manager.producer_id, manager.producer_epoch, *fields),
+        )
+        _raise_for(getattr(answer, "error_code", 0))
+        return answer
+
+    async def _add_partitions(self, destinations: list[Destination]) -> None:
+        topics: dict[str, list[int]] = {}
+        for topic, partition in destinations:
+            topics.setdefault(topic, []).append(partition)
+        answer = await self._ask_of_transaction(AddPartitionsToTxnRequest, list(topics.items()))
+        for topic, partitions in answer.errors:
+            for _partition, error_code in partitions:
+                error = for_code(error_code)
+                # Said of the others, where one is refused.
+                if error is not NoError and error is not OperationNotAttempted:
+                    raise error(topic)
+
     async def _produce(
         self,
         producer: AIOKafkaProducer,
         destination: Destination,
         pairs: Sequence[ProducerRecord],
-        written: list[tuple[Destination, int, asyncio.Future[Any]]],
+        narrowed: tuple[range, int] | None,
+        written: list[tuple[Destination, range, asyncio.Future[Any]]],
     ) -> None:
         topic, partition = destination
+        most = min(_MAX_BATCH_BYTES, self.longest.get(topic, _MAX_BATCH_BYTES))
+        suspects, most_of_suspects = narrowed or (range(0), most)
+        begin, count = 0, 0
 
         async def send() -> None:
+            nonlocal begin, count
+            if not count:
+                return
+            batch._relative_offset = count
             future = await producer.send_batch(batch, topic, partition=partition)
-            written.append((destination, batch.record_count(), future))
+            written.append((destination, range(begin, begin + count), future))
+            begin, count = begin + count, 0
 
         # BatchBuilder.append costs twice what its C builder does, for every changed key.
-        batch = producer.create_batch()
-        append, count = batch._builder.append, 0
-        for key, value, headers in pairs:
-            if append(count, None, key, value, headers) is None:
-                batch._relative_offset = count
+        batch = BatchBuilder(most, 0, is_transactional=True)
+        append = batch._builder.append
+        for place, (key, value, headers) in enumerate(pairs):
+            if suspects and place in (suspects.start, suspects.stop):
                 await send()
-                batch = producer.create_batch()
+                batch = BatchBuilder(
+                    most_of_suspects if place in suspects else most, 0, is_transactional=True
+                )
+                append = batch._builder.append
+            if append(count, None, key, value, headers) is None:
+                await send()
+                batch = BatchBuilder(
+                    most_of_suspects if place in suspects else most, 0, is_transactional=True
+                )
                 # The first record of a batch is taken whatever its size: the broker decides.
-                append, count = batch._builder.append, 0
-                append(count, None, key, value, headers)
+                append = batch._builder.append
+                append(0, None, key, value, headers)
             count += 1
-        batch._relative_offset = count
         await send()
 
     async def _send_offsets(
         self, producer: AIOKafkaProducer, offsets: dict[TP, int], membership: Membership
     ) -> None:
         manager = producer._txn_manager
-
-        async def add_group() -> None:
-            request = AddOffsetsToTxnRequest(
-                self.transactional_id,
-                manager.producer_id,
-                manager.producer_epoch,
-                membership.group,
-            )
-            answer = await self._ask_coordinator(
-                CoordinationType.TRANSACTION, self.transactional_id, request
-            )
-            _raise_for(answer.error_code)
 
         async def commit_offsets() -> None:
             request = TxnOffsetCommit(
@@ -285,8 +467,6 @@ class TransactionalProducer:
                 await self._ask_coordinator(CoordinationType.GROUP, membership.group, request)
             )
 
-        await self._patiently(add_group)
-        manager.consumer_group_added(membership.group)
         await self._patiently(commit_offsets)
 
     async def _patiently(self, ask: Callable[[], Coroutine[Any, Any, T]]) -> T:
@@ -301,8 +481,11 @@ class TransactionalProducer:
                 if loop.time() > deadline:
                     raise
                 log.debug("asking again: %r", error)
-                if not isinstance(error, ConcurrentTransactions):
+                if isinstance(error, ConcurrentTransactions):
+                    pause = _RETRY_S  # the markers of the transaction before are on their way
+                else:
                     self._coordinators.clear()
+                    self._is_doubtful = True
             await asyncio.sleep(pause)
             pause = min(pause * 2, 0.5)
 
@@ -319,6 +502,38 @@ class TransactionalProducer:
         if self._producer is None:
             raise RuntimeError("the producer is not open")
         return self._producer
+
+
+def size_of(record: ProducerRecord) -> int:
+    """Return how many bytes of a record are somebody's, which is less than it takes in a log."""
+    key, value, headers = record
+    size = len(key or b"") + len(value or b"")
+    for name, said in headers:
+        size += len(name) + len(said)
+    return size
+
+
+def _check_written(
+    written: Sequence[tuple[Destination, range, asyncio.Future[Any]]], results: Sequence[Any]
+) -> dict[Destination, int]:
+    """Return where each destination goes on behind the transaction's marker.
+
+    Raises what a send failed with. What is refused for good counts most: behind it, others of the
+    same partition fail because their numbers don't follow."""
+    failed = [
+        (destination, places, error)
+        for (destination, places, _), error in zip(written, results, strict=True)
+        if isinstance(error, BaseException)
+    ]
+    for destination, places, error in failed:
+        if isinstance(error, _RECORD_REFUSED):
+            raise _BatchRefusedError(destination, places, error)
+    for _, _, error in failed:
+        raise error
+    return {
+        destination: where.offset + len(places) + 1
+        for (destination, places, _), where in zip(written, results, strict=True)
+    }
 
 
 def _raise_for(error_code: int) -> None:
@@ -341,6 +556,19 @@ async def learn(client: AIOKafkaClient, topics: Iterable[str]) -> None:
     """Fetch the metadata of those topics that a client doesn't know, all with one request: aiokafka
     would ask for each when it comes across it, some of them 0.1 s apart."""
     await asyncio.gather(*(client.add_topic(topic) for topic in topics))
+
+
+async def longest_records(client: AIOKafkaClient, topics: Iterable[str]) -> dict[str, int]:
+    """Return `max.message.bytes` of topics; those that we may not ask about are missing."""
+    name = "max.message.bytes"
+    resources = [(_TOPIC_RESOURCE, topic, [name]) for topic in topics]
+    answer = await client.send(client.get_random_node(), DescribeConfigsRequest(resources))
+    found = {}
+    for resource in answer.to_object()["resources"]:
+        for entry in resource["config_entries"]:
+            if entry["config_names"] == name and (entry["config_value"] or "").isdigit():
+                found[resource["resource_name"]] = int(entry["config_value"])
+    return found
 
 
 async def within(most_s: float, ending: Coroutine[Any, Any, None]) -> bool:

@@ -1,23 +1,30 @@
-"""Two Kafka requests in versions that aiokafka 0.14 doesn't speak, and who answers them.
+"""Kafka requests, or versions of them, that aiokafka 0.14 doesn't speak, and who answers them.
 
 TxnOffsetCommit v3 carries the consumer group's generation: a worker that lost its partitions
 can't commit (KIP-447). OffsetFetch v7 can insist on stable offsets: a dead owner's pending
-commit is waited for, not overlooked.
+commit is waited for, not overlooked. IncrementalAlterConfigs leaves the settings that it doesn't
+name; Metadata v10 tells the ids by which a topic that was made anew is known.
 Fields: the Kafka protocol guide (kafka.apache.org/protocol).
 """
 
+from collections.abc import Iterable, Mapping
+from io import BytesIO
 from typing import Any, NamedTuple
 
 from aiokafka.errors import IllegalGenerationError, for_code
+from aiokafka.protocol.abstract import AbstractType
 from aiokafka.protocol.api import Request, RequestStruct, Response
 from aiokafka.protocol.types import (
+    Array,
     Boolean,
     CompactArray,
     CompactString,
+    Int8,
     Int16,
     Int32,
     Int64,
     Schema,
+    String,
     TaggedFields,
 )
 
@@ -34,11 +41,13 @@ class Membership(NamedTuple):
 
 class CommittedOffset(NamedTuple):
     """A group's offset of one partition; -1: none. `is_stable`: no transaction is about to
-    change it. `metadata`: the transactional id of who committed it."""
+    change it. `metadata`: the transactional id of who committed it; empty: it was set by hand.
+    `has_position`: the changelog says the same, with the same transaction."""
 
     offset: int
     metadata: str
     is_stable: bool
+    has_position: bool = False
 
 
 class _TxnOffsetCommitResponse(Response):  # type: ignore[misc]
@@ -125,7 +134,7 @@ class TxnOffsetCommit(Request[_TxnOffsetCommitStruct]):  # type: ignore[misc]
             _by_topic(
                 offsets,
                 # The owner's id as metadata lets whoever takes over end what it left open.
-                lambda tp: (tp.partition, offsets[tp], -1, transactional_id, {}),
+                lambda tp: (tp.partition, offsets[tp], _WITH_POSITION, transactional_id, {}),
             ),
             {},
         )
@@ -199,7 +208,173 @@ class OffsetFetch(Request[_OffsetFetchStruct]):  # type: ignore[misc]
         return request_struct_class(*self._fields)
 
 
+class _AlterConfigsResponse(Response):  # type: ignore[misc]
+    API_KEY = 44
+    API_VERSION = 0
+    SCHEMA = Schema(
+        ("throttle_time_ms", Int32),
+        (
+            "resources",
+            Array(
+                ("error_code", Int16),
+                ("error_message", String("utf-8")),
+                ("resource_type", Int8),
+                ("resource_name", String("utf-8")),
+            ),
+        ),
+    )
+
+
+class _AlterConfigsStruct(RequestStruct):  # type: ignore[misc]
+    API_KEY = 44
+    API_VERSION = 0
+    RESPONSE_TYPE = _AlterConfigsResponse
+    SCHEMA = Schema(
+        (
+            "resources",
+            Array(
+                ("resource_type", Int8),
+                ("resource_name", String("utf-8")),
+                (
+                    "configs",
+                    Array(
+                        ("name", String("utf-8")),
+                        ("operation", Int8),
+                        ("value", String("utf-8")),
+                    ),
+                ),
+            ),
+        ),
+        ("validate_only", Boolean),
+    )
+
+
+class _Uuid(AbstractType[bytes]):  # type: ignore[misc]
+    @classmethod
+    def encode(cls, value: bytes) -> bytes:
+        return value
+
+    @classmethod
+    def decode(cls, data: BytesIO) -> bytes:
+        return data.read(16)
+
+
+class _MetadataResponse(Response):  # type: ignore[misc]
+    API_KEY = 3
+    API_VERSION = 10
+    SCHEMA = Schema(
+        ("throttle_time_ms", Int32),
+        (
+            "brokers",
+            CompactArray(
+                ("node_id", Int32),
+                ("host", CompactString("utf-8")),
+                ("port", Int32),
+                ("rack", CompactString("utf-8")),
+                ("tags", TaggedFields),
+            ),
+        ),
+        ("cluster_id", CompactString("utf-8")),
+        ("controller_id", Int32),
+        (
+            "topics",
+            CompactArray(
+                ("error_code", Int16),
+                ("name", CompactString("utf-8")),
+                ("topic_id", _Uuid),
+                ("is_internal", Boolean),
+                (
+                    "partitions",
+                    CompactArray(
+                        ("error_code", Int16),
+                        ("partition", Int32),
+                        ("leader", Int32),
+                        ("leader_epoch", Int32),
+                        ("replicas", CompactArray(Int32)),
+                        ("isr", CompactArray(Int32)),
+                        ("offline", CompactArray(Int32)),
+                        ("tags", TaggedFields),
+                    ),
+                ),
+                ("authorized_operations", Int32),
+                ("tags", TaggedFields),
+            ),
+        ),
+        ("authorized_operations", Int32),
+        ("tags", TaggedFields),
+    )
+
+
+class _MetadataStruct(RequestStruct):  # type: ignore[misc]
+    API_KEY = 3
+    API_VERSION = 10
+    FLEXIBLE_VERSION = True
+    RESPONSE_TYPE = _MetadataResponse
+    SCHEMA = Schema(
+        (
+            "topics",
+            CompactArray(
+                ("topic_id", _Uuid), ("name", CompactString("utf-8")), ("tags", TaggedFields)
+            ),
+        ),
+        ("allow_auto_topic_creation", Boolean),
+        ("include_cluster_authorized_operations", Boolean),
+        ("include_topic_authorized_operations", Boolean),
+        ("tags", TaggedFields),
+    )
+
+
+_NO_ID = bytes(16)
+_MISSING = 3
+
+
+class DescribeTopics(Request[_MetadataStruct]):  # type: ignore[misc]
+    """Ask how topics stand, and create none."""
+
+    API_KEY = 3
+
+    def __init__(self, topics: Iterable[str]) -> None:
+        tags: dict[int, bytes] = {}
+        self._topics = [(_NO_ID, topic, tags) for topic in sorted(topics)]
+
+    def build(self, request_struct_class: type[Any]) -> Any:
+        return request_struct_class(self._topics, False, False, False, {})
+
+
+def read_topic_ids(response: Any) -> dict[str, bytes]:
+    """Return the ids of the topics that there are. Raises aiokafka's error classes."""
+    found = {}
+    for error_code, name, topic_id, *_ in response.topics:
+        if error_code == _MISSING:
+            continue
+        if error_code:
+            raise for_code(error_code)
+        found[name] = b"" if topic_id == _NO_ID else topic_id
+    return found
+
+
+_TOPIC, _SET = 2, 0
+
+
+class AlterTopicConfigs(Request[_AlterConfigsStruct]):  # type: ignore[misc]
+    """Set the named settings of topics, each a mapping; the others stay as they are."""
+
+    API_KEY = 44
+
+    def __init__(self, configs: Mapping[str, Mapping[str, str]]) -> None:
+        self._resources = [
+            (_TOPIC, topic, [(name, _SET, value) for name, value in settings.items()])
+            for topic, settings in configs.items()
+        ]
+
+    def build(self, request_struct_class: type[Any]) -> Any:
+        return request_struct_class(self._resources, False)
+
+
 _UNSTABLE_OFFSET_COMMIT = 88
+# Sent as the leader's epoch, which nobody else makes use of: 0.1.0 committed offsets, with -1, that
+# its changelog doesn't know, and in one group with it the two must be told apart.
+_WITH_POSITION = 0
 
 
 def _by_topic(offsets: dict[TP, int], entry: Any) -> list[tuple[str, list[Any], dict[int, bytes]]]:
@@ -223,8 +398,10 @@ def read_offset_fetch(response: Any) -> dict[TP, CommittedOffset]:
         raise for_code(response.error_code)
     found: dict[TP, CommittedOffset] = {}
     for topic, partitions, _tags in response.topics:
-        for partition, offset, _epoch, metadata, error_code, _ in partitions:
+        for partition, offset, epoch, metadata, error_code, _ in partitions:
             if error_code and error_code != _UNSTABLE_OFFSET_COMMIT:
                 raise for_code(error_code)
-            found[TP(topic, partition)] = CommittedOffset(offset, metadata or "", not error_code)
+            found[TP(topic, partition)] = CommittedOffset(
+                offset, metadata or "", not error_code, epoch == _WITH_POSITION
+            )
     return found

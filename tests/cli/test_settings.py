@@ -2,6 +2,10 @@
 
 from pathlib import Path
 
+import pytest
+
+from app.errors import SettingsError
+from app.settings import load_settings
 from tests.cli.test_commands import dialwatch
 
 DEFAULTS = {
@@ -143,3 +147,45 @@ def test_every_variable_is_read_from_dot_env_too_and_the_environment_goes_first(
     expected = DEFAULTS | OTHERS | {"GROUP": "first", "KAFKA_SASL_PASSWORD": "***"}
     assert expected.items() <= shown(ended.stdout).items()
     assert "secret" not in ended.stdout + ended.stderr
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://:pa#do-not-show-me@redis:6379/0",
+        "redis://redis:6379#do-not-show-me",
+        "redis://redis:6379/0?pasword=do-not-show-me",
+        "redis://redis:6379/0?db=do-not-show-me",
+        "redis://redis:6379/0?decode_responses=yes",
+        "rediss://redis:6379/0?ssl_cert_reqs=do-not-show-me",
+        "redis://redis:6379/zero",
+        "redis://redis:70000/0",
+    ],
+)
+def test_a_wrong_part_of_the_address_of_redis_is_one_line_without_the_password(url: str) -> None:
+    with pytest.raises(SettingsError) as refused:
+        load_settings(redis_url=url)
+    (line,) = refused.value.lines
+    assert line.startswith("DIALWATCH_REDIS_URL: must ")
+    assert "do-not-show-me" not in line
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://:pa%23ss@redis:6379/3",
+        "rediss://redis:6379/0?ssl_cert_reqs=none&socket_keepalive=true",
+        "unix:///run/redis.sock?db=3",
+    ],
+)
+def test_a_right_address_of_redis_is_taken_and_shows_no_password(url: str) -> None:
+    settings = load_settings(redis_url=url)
+    assert settings.redis_url == url
+    assert "pa%23ss" not in settings.shown()["DIALWATCH_REDIS_URL"]
+
+
+def test_no_address_has_a_fragment_that_could_be_half_a_password() -> None:
+    for name in ("sms_url", "wechat_base_url"):
+        with pytest.raises(SettingsError) as refused:
+            load_settings(**{name: "https://user:1#do-not-show-me@example.com"})
+        assert "do-not-show-me" not in str(refused.value.lines)

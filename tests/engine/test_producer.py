@@ -5,11 +5,15 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from aiokafka import AIOKafkaConsumer
-from aiokafka.errors import InvalidProducerEpoch
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.errors import InvalidProducerEpoch, KafkaTimeoutError, MessageSizeTooLargeError
 
 from streams.engine.types import TP
-from streams.kafka.producer import TransactionalProducer
+from streams.kafka.producer import (
+    ProducerRecord,
+    RefusedRecordsError,
+    TransactionalProducer,
+)
 from streams.kafka.protocol import Membership
 from tests.installation import Installation
 
@@ -80,3 +84,94 @@ async def test_a_commit_that_was_cut_off_is_not_in_the_way_of_the_next(
         await producer.commit({}, offsets, member)
     finally:
         await producer.close()
+
+
+@pytest.fixture
+async def producer(installation: Installation) -> AsyncIterator[TransactionalProducer]:
+    made = TransactionalProducer(
+        f"{installation.name}-worker", {"bootstrap_servers": installation.brokers}
+    )
+    await made.open()
+    yield made
+    await made.close()
+
+
+def _records(*values: bytes) -> list[ProducerRecord]:
+    return [(b"k", value, []) for value in values]
+
+
+@pytest.mark.broker
+async def test_after_a_send_that_failed_the_next_commit_works(
+    installation: Installation,
+    member: Membership,
+    producer: TransactionalProducer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # A producer that is kept has a gap in its sequence: every commit after it fails.
+    offsets = {TP(installation.topics.calls, 0): 0}
+    inbox = (installation.topics.inbox_messages, 0)
+    send = AIOKafkaProducer.send_batch
+    sent = []
+
+    async def lose_one(self: AIOKafkaProducer, batch: Any, topic: str, *, partition: int) -> Any:
+        future = await send(self, batch, topic, partition=partition)
+        sent.append(1)
+        if len(sent) == 1:
+            await self.flush()
+            failed = asyncio.get_running_loop().create_future()
+            failed.set_exception(KafkaTimeoutError())
+            # As if it had not arrived: its number is taken, and nobody knows.
+            self._txn_manager.increment_sequence_number(TopicPartition(topic, partition), 5)
+            return failed
+        return future
+
+    monkeypatch.setattr(AIOKafkaProducer, "send_batch", lose_one)
+    with pytest.raises(KafkaTimeoutError):
+        await producer.commit({inbox: _records(b"1")}, offsets, member)
+    await producer.open()
+    async with asyncio.timeout(20):
+        await producer.commit({inbox: _records(b"2")}, offsets, member)
+    assert [one.value for one in await installation.read("inbox-messages")] == [b"2"]
+
+
+@pytest.mark.broker
+async def test_which_records_are_refused_is_found_out_and_the_rest_committed(
+    installation: Installation, member: Membership, producer: TransactionalProducer
+) -> None:
+    # Unlike as with a topic that we may ask about, only the broker says it.
+    topic = installation.topics.inbox_messages
+    await installation.configure(topic, {"max.message.bytes": "20000"})
+    await asyncio.sleep(0.5)
+    offsets = {TP(installation.topics.calls, 0): 0}
+    values = [b"%d" % number for number in range(300)]
+    values[150] = b"x" * 30_000
+    other = (installation.topics.deliveries, 1)
+    records = {(topic, 0): _records(*values), other: _records(b"other")}
+    with pytest.raises(RefusedRecordsError) as refused:
+        await producer.commit(records, offsets, member)
+    assert refused.value.refused == {(topic, 0): [150]}
+    assert isinstance(refused.value.error, MessageSizeTooLargeError)
+    del values[150]
+    await producer.commit(records | {(topic, 0): _records(*values)}, offsets, member)
+    assert [one.value for one in await installation.read("inbox-messages")] == values
+    assert [one.value for one in await installation.read("deliveries")] == [b"other"]
+
+
+@pytest.mark.broker
+async def test_a_topic_that_takes_only_small_batches_gets_small_ones(
+    installation: Installation, member: Membership, producer: TransactionalProducer
+) -> None:
+    topic = installation.topics.inbox_messages
+    await installation.configure(topic, {"max.message.bytes": "20000"})
+    await asyncio.sleep(0.5)
+    await producer.learn([topic, installation.topics.deliveries])
+    assert producer.longest == {topic: 20_000, installation.topics.deliveries: 4 << 20}
+    values = [b"%0500d" % number for number in range(100)]
+    offsets = {TP(installation.topics.calls, 0): 0}
+    began = producer._producer
+    await producer.commit({(topic, 0): _records(*values)}, offsets, member)
+    assert producer._producer is began  # nothing was refused
+    with pytest.raises(RefusedRecordsError) as refused:
+        await producer.commit({(topic, 0): _records(b"1", b"x" * 20_001)}, offsets, member)
+    assert refused.value.refused == {(topic, 0): [1]}
+    assert producer._producer is began  # the broker wasn't even asked

@@ -21,6 +21,7 @@ from streams.kafka.fetching import _FetchResult
 from streams.kafka.log_reader import ChangelogCutError, LogReader
 from streams.kafka.producer import TransactionalProducer
 from streams.kafka.protocol import Membership, TxnOffsetCommit
+from streams.kafka.transactions import OFFSETS_TOPIC
 from tests.installation import Installation
 
 CALLS = TP("calls", 0)
@@ -74,7 +75,15 @@ class Outbox:
 @pytest.fixture
 def engine() -> Engine:
     made = Engine(
-        EngineConfig("group", "w1", "changelog", (), 6.0, {"bootstrap_servers": "127.0.0.1:1"})
+        EngineConfig(
+            group="group",
+            worker_id="w1",
+            changelog="changelog",
+            output_topics=(),
+            queues=frozenset(),
+            session_timeout_s=6.0,
+            client_options={"bootstrap_servers": "127.0.0.1:1"},
+        )
     )
     made.crashed = []  # type: ignore[attr-defined]
     made.crash = made.crashed.append  # type: ignore[attr-defined]
@@ -177,8 +186,16 @@ async def test_what_is_folded_is_committed_at_a_stop(engine: Engine) -> None:
     ],
 )
 async def test_a_record_is_never_folded_on_a_state_that_is_not_there(
-    engine: Engine, assigned: set[TP]
+    engine: Engine, assigned: set[TP], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    async def nothing(topics: list[str]) -> None:
+        pass
+
+    async def all_there(topics: list[str]) -> dict[str, bytes]:
+        return dict.fromkeys(topics, b"")
+
+    monkeypatch.setattr(engine._reader, "open", nothing)
+    monkeypatch.setattr(engine._reader, "topic_ids", all_there)
     engine.add_source(Source("accounts", lambda batch: None, is_read_first=True))
     engine.add_source(Source("calls", lambda batch: None, is_timed=True))
     engine.add_outbox(Outbox())
@@ -282,7 +299,7 @@ async def test_where_partitions_are_is_asked_for_all_topics_at_once(
         await reader.close()
     # More than once where a new topic has no leader yet, but not for one topic after the other.
     assert asked
-    assert all(asked_for == set(topics) for asked_for in asked)
+    assert all(asked_for == {*topics, OFFSETS_TOPIC} for asked_for in asked)
 
 
 async def test_a_tick_that_waits_for_a_marker_is_folded_when_the_marker_was_read() -> None:
@@ -298,6 +315,8 @@ async def test_a_tick_that_waits_for_a_marker_is_folded_when_the_marker_was_read
         positions={CALLS: 0, ticks: 0},
         read_first={},
         is_read_up=lambda tp, offset: is_read_up,
+        read_to=lambda tp: None,
+        topic_ids={},
         changelog="changelog",
         producer=None,  # type: ignore[arg-type]
         membership=Membership("group", 1, "member"),
@@ -355,9 +374,9 @@ def test_offsets_that_somebody_set_forward_are_not_taken_back_by_a_window() -> N
     state = State(0)
     state.put(UNFINISHED, b"outbox", _Unfinished(9, [4, 8]))
     window = Window(state, "outbox", 7)  # 4 was skipped by whoever set the offset to 7
-    assert window.settle() == 8
+    assert window.settle(None) == 8
     window.finish(8)
-    assert window.settle() == 10
+    assert window.settle(None) == 10
 
 
 class PartitionState:
@@ -382,7 +401,11 @@ def test_a_log_is_not_read_up_while_its_last_records_are_on_their_way() -> None:
     consumer = SimpleNamespace(
         _subscription=SimpleNamespace(subscription=SimpleNamespace(assignment=assignment))
     )
-    thread: Any = SimpleNamespace(_ensure_consumer=lambda: consumer)
+    thread: Any = SimpleNamespace(
+        _ensure_consumer=lambda: consumer,
+        _state_of=lambda tp: _ConsumerThread._state_of(thread, tp),
+        read_to=lambda tp: _ConsumerThread.read_to(thread, tp),
+    )
 
     class Fetched:
         next_fetch_offset = 8

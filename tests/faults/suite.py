@@ -34,13 +34,18 @@ from tests.faults.history import LEGS, RUN_LENGTH, SHARED_LINE, Event, History
 from tests.installation import PARTITIONS, Installation
 
 SESSION_SECONDS = 6
+RELEASE_0_1_0 = "61b90f7"
 CALLS = 3_000
 CHUNK = 10
 PAUSE_SECONDS = 0.03
 WAITING_PAUSE_SECONDS = 0.15
 """Between chunks when there are calls enough and the fault isn't over."""
-SETTLE_SECONDS = 90.0
+SETTLE_SECONDS = 360.0
+"""The longest outage, a slow start and 90 s."""
 STRIKE_SECONDS = 60.0
+PUBLISH_MS = 600_000
+START_SECONDS = 300.0
+"""Of a broker after an outage, which may be slow."""
 PAUSE_LIMIT_SECONDS = SESSION_SECONDS + 5.0
 """A dead worker's partitions are worked on again in this time: 2 s beyond the session in quiet,
 a little more on a machine that does other things."""
@@ -72,8 +77,13 @@ class Round:
         turns: int = 3,
         partitions: int = PARTITIONS,
         replication: int = 1,
+        workers: int = 2,
+        settle_s: float = SETTLE_SECONDS,
     ) -> None:
+        """`settle_s`: how long all that is published may take, faults included."""
         self.servers = servers
+        self.settle_s = settle_s
+        self._worker_count = workers
         self.rng = random.Random(seed)
         self.calls = calls
         self.turns = turns
@@ -88,6 +98,8 @@ class Round:
             "DIALWATCH_WECHAT_RATE": "2000",
         }
         self.workers: list[WorkerProcess] = []
+        self.streaming = asyncio.Event()
+        """Set in the last leg, in which calls come until the fault is over."""
         self.notes: list[str] = []
         """What is worth telling beside the verdict."""
         self.is_watched = True
@@ -101,7 +113,9 @@ class Round:
             self.installation.variables |= environment
             await self.installation.create_topics()
             try:
-                self.workers = [self.installation.worker(is_started=False) for _ in range(2)]
+                self.workers = [
+                    self.installation.worker(is_started=False) for _ in range(self._worker_count)
+                ]
                 for worker in self.workers:
                     worker.launch()
                 striking = asyncio.create_task(fault(self))
@@ -131,7 +145,11 @@ class Round:
     async def publish(self, striking: "asyncio.Task[None]") -> None:
         """Publish all legs; the last one goes on until the fault is over."""
         producer = AIOKafkaProducer(
-            bootstrap_servers=self.installation.brokers, enable_idempotence=True, acks="all"
+            bootstrap_servers=self.installation.brokers,
+            enable_idempotence=True,
+            acks="all",
+            # What is published outlives an outage, once.
+            request_timeout_ms=PUBLISH_MS,
         )
         try:
             await producer.start()
@@ -141,6 +159,8 @@ class Round:
                     await self._send(producer, events)
                     await self.stand_still()
                 until = self.calls * (leg + 1) // LEGS
+                if leg == LEGS - 1:
+                    self.streaming.set()
                 halfway = (self.history.calls + until) // 2
                 is_announced = leg == 1
                 while self.history.calls < until or (leg == LEGS - 1 and not striking.done()):
@@ -173,7 +193,7 @@ class Round:
 
     async def stand_still(self) -> None:
         """Wait until all that was published is folded and all that is noticed has ended."""
-        deadline = time.monotonic() + SETTLE_SECONDS
+        deadline = time.monotonic() + self.settle_s
         state = "Kafka didn't answer"
         while time.monotonic() < deadline:
             self.check_workers()
@@ -185,7 +205,7 @@ class Round:
                 return
             await asyncio.sleep(0.3)
         told = await difference(self.installation, self.history)
-        raise AssertionError(f"after {SETTLE_SECONDS:.0f} s: {state}; {told}")
+        raise AssertionError(f"after {self.settle_s:.0f} s: {state}; {told}")
 
     async def _what_is_left(self) -> str:
         """Say what there still is to wait for; nothing: an empty string."""
@@ -454,6 +474,56 @@ async def kill_broker(round_: Round) -> None:
     await asyncio.to_thread(round_.servers.kafka.start)
 
 
+def outage(length_s: float, *, is_slow: bool = False) -> Fault:
+    """The broker is away for a while, with transactions open, and comes back with the same data."""
+
+    async def strike(round_: Round) -> None:
+        await round_.streaming.wait()
+        await _all_ready(round_)
+        await _some_time(round_, 0.5, 3.0)
+        await away([round_.servers.kafka], length_s, is_slow=is_slow)
+
+    return strike
+
+
+def outage_of(count: int, length_s: float) -> Fault:
+    """The same of some of a cluster's brokers at once: two of three are too few for
+    min.insync.replicas."""
+
+    async def strike(round_: Round) -> None:
+        await round_.streaming.wait()
+        await _all_ready(round_)
+        brokers: list[Kafka] = round_.servers.brokers  # type: ignore[attr-defined]
+        await away(round_.rng.sample(brokers, count), length_s)
+
+    return strike
+
+
+async def away(brokers: list[Kafka], length_s: float, *, is_slow: bool = False) -> None:
+    """Kill brokers at once; start them again after a while, on the same data."""
+    for broker in brokers:
+        broker.kill()
+        broker.start_seconds = START_SECONDS
+    await asyncio.sleep(length_s)
+    start = _start_slowly if is_slow else _start
+    await asyncio.gather(*(start(broker) for broker in brokers))
+
+
+async def _start(broker: Kafka) -> None:
+    await asyncio.to_thread(broker.start)
+
+
+async def _start_slowly(broker: Kafka) -> None:
+    """With a quarter of the time it would need: what happens before it serves takes long."""
+    starting = asyncio.create_task(_start(broker))
+    while not starting.done():
+        broker.pause()
+        await asyncio.sleep(0.3)
+        broker.resume()
+        await asyncio.sleep(0.1)
+    await starting
+
+
 async def full_disk(round_: Round) -> None:
     """No file of the broker can grow any more: it gives up, and comes back when there is room."""
     await _all_ready(round_)
@@ -561,6 +631,45 @@ async def kill_brokers(round_: Round) -> None:
         await asyncio.to_thread(broker.start)
 
 
+async def upgrade(round_: Round) -> None:
+    """From 0.1.0 to this version, worker by worker: for a while both are in one group, and either
+    may die and leave the other what it wrote."""
+    directory = round_.installation.directory / "0.1.0"
+    release = await asyncio.to_thread(release_0_1_0, directory)
+    await _all_ready(round_)
+    for worker in round_.workers:
+        await round_.end(worker)
+    for worker in round_.workers:
+        round_.launch(worker, PYTHONPATH=str(release))
+    await _all_ready(round_)
+    await _some_time(round_, 1.0, 3.0)
+    first, second = round_.pick()
+    await round_.end(first)
+    round_.launch(first)
+    await _all_ready(round_)
+    for worker, version in ((second, {"PYTHONPATH": str(release)}), (first, {})):
+        await _some_time(round_, 1.0, 3.0)
+        round_.kill(worker)
+        await _some_time(round_, 0.0, 8.0)
+        round_.launch(worker, **version)
+        await _all_ready(round_)
+    await _some_time(round_, 1.0, 3.0)
+    await round_.end(second)
+    round_.launch(second)
+    await _all_ready(round_)
+
+
+def release_0_1_0(directory: Path) -> Path:
+    """Return 0.1.0's tree, from this repository's history."""
+    directory.mkdir(parents=True, exist_ok=True)
+    with subprocess.Popen(
+        ["git", "archive", RELEASE_0_1_0], cwd=Path(__file__).parents[2], stdout=subprocess.PIPE
+    ) as made:
+        subprocess.run(["tar", "--extract"], cwd=directory, stdin=made.stdout, check=True)
+    assert made.returncode == 0, f"this clone has no commit {RELEASE_0_1_0}: fetch its history"
+    return directory
+
+
 @dataclass(frozen=True)
 class Kind:
     """A fault, and what it needs."""
@@ -580,14 +689,19 @@ FAULTS: dict[str, Kind] = {
     "rolling-restart": Kind(rolling_restart),
     "pause-broker": Kind(pause_broker),
     "kill-broker": Kind(kill_broker),
+    **{f"outage-{length_s}": Kind(outage(length_s)) for length_s in (5, 45, 180)},
+    "outage-slow-start": Kind(outage(10, is_slow=True)),
     "unknown-outcome": Kind(unknown_outcome),
     "refused-produce": Kind(refused_produce),
     "redis-away": Kind(redis_away),
     "redis-flushed": Kind(redis_flushed),
     "lose-directory": Kind(lose_directory),
+    "upgrade": Kind(upgrade),
     "kill-at-random-64": Kind(kill_at_random, partitions=64),
     "roll-brokers": Kind(roll_brokers, needs_cluster=True),
     "kill-brokers": Kind(kill_brokers, needs_cluster=True),
+    "outage-2-of-3": Kind(outage_of(2, 20), needs_cluster=True),
+    "outage-3-of-3": Kind(outage_of(3, 45), needs_cluster=True),
 }
 if hasattr(resource, "prlimit"):
     FAULTS["full-disk"] = Kind(full_disk)

@@ -49,8 +49,14 @@ class EndsAtOnce(Small):
 
 
 class NeverServes(Small):
-    start_seconds = 0.5
-    script = "import time; print('well', flush=True); time.sleep(100)"
+    start_seconds = 1.0
+
+    def command(self) -> list[str]:
+        # A shell speaks within that time on a busy machine too.
+        return ["/bin/sh", "-c", "echo well; exec sleep 100"]
+
+    def is_serving(self) -> bool:
+        return False
 
 
 def test_it_starts_on_the_same_port_again_after_a_kill(tmp_path: Path) -> None:
@@ -153,7 +159,13 @@ def test_needs_are_checked_for_directories_that_don_t_exist_yet(tmp_path: Path) 
 
 
 @pytest.mark.broker
-def test_a_stack_finds_its_data_again_and_a_dead_server_is_noticed(tmp_path: Path) -> None:
+def test_a_stack_finds_its_data_again_and_a_dead_server_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a directory whose name means something else in a list, a property and the locale C."""
+    monkeypatch.setenv("LC_ALL", "C")
+    tmp_path /= "数据, a\\b %20"
+
     async def topics(servers: str, *, new: str | None = None) -> list[str]:
         admin = AIOKafkaAdminClient(bootstrap_servers=servers)
         await admin.start()
@@ -168,6 +180,8 @@ def test_a_stack_finds_its_data_again_and_a_dead_server_is_noticed(tmp_path: Pat
         asyncio.run(topics(stack.bootstrap_servers, new="kept"))
         with Redis.from_url(stack.redis_url) as redis:
             redis.set("kept", "too")
+    assert (tmp_path / "kafka" / "data" / "kept-0").is_dir()
+    assert list((tmp_path / "valkey" / "appendonlydir").iterdir())
     with Stack(tmp_path) as stack:
         assert "kept" in asyncio.run(topics(stack.bootstrap_servers))
         with Redis.from_url(stack.redis_url) as redis:

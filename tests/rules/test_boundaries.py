@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from tables import recharges
-from tables.lines import LineRun, LineSegment, fold
+from tables.lines import LineCall, LineRun, LineSegment, fold
 from tables.recharges import Recharges
 from tables.runs import Run
 from tests.drive import Drive
@@ -293,11 +293,10 @@ def test_a_recharge_is_told_once_however_many_came_before_it() -> None:
     assert [one["cause"]["recharge_id"] for one in drive.commands] == list(dict.fromkeys(ids))
     # Also where one hash ends and the next begins.
     known = Recharges(bytes(8) + b"\1" * 8)
-    alone = Recharges()
-    recharges.fold(alone, "x")
-    known.hashes += b"\2" * 3 + alone.hashes + b"\2" * 5
-    assert recharges.fold(known, "x")
-    assert not recharges.fold(known, "x")
+    digest = recharges.hash_of("x")
+    known.hashes += b"\2" * 3 + digest + b"\2" * 5
+    assert recharges.fold(known, digest)
+    assert not recharges.fold(known, digest)
 
 
 def test_low_on_every_day_is_told_on_every_day() -> None:
@@ -533,7 +532,7 @@ def test_repeats_of_a_complete_batch_leave_nothing_behind() -> None:
 
 def test_who_left_the_run_of_a_line_is_not_told_after_the_length_was_lowered() -> None:
     line = LineRun(Run(2, "c1", 0), {"acme": None})
-    segment = LineSegment("line-1", [None, ("c2", "bob", 1, None)])
+    segment = LineSegment("line-1", [None, LineCall("c2", "bob", 1)])
     (reached,) = fold(line, segment, length=1, window=10)
     assert set(reached.accounts) == {"bob"}
     assert line == LineRun(Run(0, "c2", 1), {})

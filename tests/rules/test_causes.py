@@ -87,7 +87,8 @@ def test_a_line_s_run_names_its_last_call_also_in_the_middle_of_a_poll() -> None
 def test_a_segment_that_was_cut_keeps_the_offsets_of_its_calls(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("agents.calls._MOST_IN_SEGMENT", 2)
+    monkeypatch.setattr("agents.calls._MOST_BYTES", 10)
+    monkeypatch.setattr("agents.calls._FEW_CALLS", 2)
     drive = Drive(run_length=4)
     results = ["E", "W", "W", "W", "W"]
     segments = drive.take_at_once(
@@ -100,7 +101,7 @@ def test_a_segment_that_was_cut_keeps_the_offsets_of_its_calls(
 def letter(headers: list[tuple[str, bytes]]) -> list[tuple[str, bytes]]:
     """The headers of a record's dead letter."""
     made: Any = dead_letter(
-        "dead", topic="t", partition=1, offset=2, key=b"k", value=b"v", reason="x: y",
+        "dead", topic="t", partition=1, offset=2, key=b"k", value=b"v", reason="x: y", at="2026",
         headers=headers,
     )  # fmt: skip
     return made.headers  # type: ignore[no-any-return]

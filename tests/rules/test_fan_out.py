@@ -1,9 +1,11 @@
 """An announcement on its way to every account, whatever happens to its worker meanwhile."""
 
 import random
+from typing import Any
 
 import pytest
 
+from streams.engine.types import Chunk
 from tests.drive import Drive
 from tests.installation import Published
 from tests.samples import account, announcement
@@ -53,3 +55,44 @@ def test_each_account_that_has_a_record_then_is_told_once_when_workers_come_and_
         drive.go_on()
     assert portions >= 4
     assert told(drive) == sorted({*before} - deleted)
+
+
+def test_accounts_made_anew_are_told_again_and_who_comes_later_is_not() -> None:
+    drive = Drive()
+    drive.take(account(f"a{n}", channels=INBOX) for n in range(9))
+    assert len(drive.take([announcement("first")])) == 9
+    drive._offset = 0  # the topic was made anew, and somebody decided to read it
+    drive.take(account(f"a{n}", channels=INBOX) for n in range(3))
+    assert len(drive.take([announcement("second")])) == 9
+    # Between its beginning and its end somebody comes: too late for it.
+    drive.take(account(f"b{n}", channels=INBOX) for n in range(1_100))
+    drive.defer([announcement("third")])
+    drive.go_on()
+    drive.defer([account("z", channels=INBOX)])
+    while drive.deferred():
+        drive.go_on()
+    assert "z" not in told(drive)
+    assert "b1099" in told(drive)
+
+
+@pytest.mark.parametrize("room", [1, 30, 2_000])
+def test_a_portion_is_as_large_as_there_is_room_for(room: int) -> None:
+    drive = Drive()
+    drive.take(account(f"a{n:04}", channels=INBOX) for n in range(500))
+    drive.defer([announcement("up"), announcement("again")])
+    state, source = drive.engine.states[0], drive.engine.sources["g-fan-outs"]
+    portions = []
+    while drive.deferred():
+        tp, record = drive.engine.waiting.popleft()
+        before = len(drive.commands)
+        left: list[Any] = [record]
+        source.fold(
+            Chunk(
+                tp, left, state, drive.engine.emit, lambda: None,
+                room=lambda: room - (len(drive.commands) - before),  # noqa: B023 (called at once)
+            )
+        )  # fmt: skip
+        portions.append(len(drive.commands) - before)
+    assert max(portions) <= max(room, 10)
+    assert len(drive.commands) == 2 * 500
+    assert told(drive) == sorted([f"a{n:04}" for n in range(500)] * 2)

@@ -323,3 +323,91 @@ def test_a_fraction_put_aside_gives_the_same_instant_or_refusal(text: str) -> No
             return str(error)
 
     assert outcome(CallsParsed().instants.__getitem__) == outcome(parse_instant)
+
+
+LIMITS = [
+    *((topic, "account_id", 512) for topic in ("call-records", "recharges", "accounts")),
+    ("call-records", "call_id", 512),
+    ("call-records", "line_id", 512),
+    ("call-records", "phone", 128),
+    ("recharges", "recharge_id", 512),
+    ("announcements", "announcement_id", 512),
+    ("announcements", "kind", 512),
+    ("announcements", "title", 2_048),
+    ("announcements", "content", 524_288),
+    ("accounts", "name", 2_048),
+    ("accounts", "openid", 128),
+    ("accounts", "phone", 128),
+    ("notifications", "account_id", 512),
+    ("notifications", "notification_id", 64),
+    ("notifications", "scenario", 512),
+    ("notifications", "title", 2_048),
+    ("notifications", "content", 65_536),
+    ("notifications", "openid", 128),
+    ("notifications", "template_id", 512),
+    ("notifications", "url", 2_048),
+    ("notifications", "app_id", 512),
+    ("notifications", "page_path", 2_048),
+]
+KEYS = {"call-records": "account_id", "recharges": "account_id", "accounts": "account_id"}
+KEYS |= {"announcements": "announcement_id", "notifications": "account_id"}
+
+
+def of_length(topic: str, field: str, text: str) -> Any:
+    value = TOPICS[topic][1].value | {field: text}
+    return decode(topic, json.dumps(value, ensure_ascii=False).encode(), value[KEYS[topic]])
+
+
+@pytest.mark.parametrize(("topic", "field", "most"), LIMITS)
+def test_a_text_may_have_so_many_bytes_and_not_one_more(topic: str, field: str, most: int) -> None:
+    of_length(topic, field, "x" * most)
+    for text in ("x" * (most + 1), "x" * (most - 2) + "云"):  # 3 bytes in UTF-8
+        if field == "notification_id" and not text.isascii():
+            continue
+        with pytest.raises(InvalidRecordError, match=f"^{field}: has more than {most} bytes$"):
+            of_length(topic, field, text)
+
+
+@pytest.mark.parametrize(
+    ("data", "is_valid"),
+    [
+        ({"k1": "x" * 32_766, "k2": "x" * 32_766}, True),  # 2 * (2 + 32,766) = 65,536
+        ({"k1": "x" * 32_766, "k2": "x" * 32_767}, False),
+    ],
+)
+def test_the_data_of_a_command_is_limited_in_all(data: dict[str, str], is_valid: bool) -> None:
+    value = COMMAND | {"channel": "wechat", "data": data}
+    raw = json.dumps(value).encode()
+    if is_valid:
+        decode("notifications", raw)
+    else:
+        with pytest.raises(InvalidRecordError, match="data: has more than 65536 bytes"):
+            decode("notifications", raw)
+
+
+@pytest.mark.parametrize(
+    ("field", "text", "is_valid"),
+    [
+        ("phone", "1" * 128, True),
+        ("phone", "1" * 129, False),
+        ("call_id", "x" * 512, True),
+        ("call_id", "x" * 513, False),
+        ("line_id", "云" * 170, True),  # 510 bytes
+        ("line_id", "云" * 171, False),
+        ("error", "x" * 100_000, True),  # nothing comes of it
+    ],
+)
+def test_calls_of_one_poll_are_held_to_the_same_limits(
+    field: str, text: str, is_valid: bool
+) -> None:
+    drive = Drive()
+    drive.take([call("acme", 0, **{field: text})])
+    assert drive.reasons() == ([] if is_valid else [f"{field}: has more than {_most(field)} bytes"])
+
+
+def _most(field: str) -> int:
+    return {"phone": 128}.get(field, 512)
+
+
+def test_a_deletion_counts_whatever_its_keys_length() -> None:
+    assert decode("accounts", None, "x" * 100_000) is None

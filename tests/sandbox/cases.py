@@ -60,7 +60,12 @@ CASES = [
         Sent("*"),
         arrives=True,
     ),
-    Case("busy", error(-1, "system error"), TryLater("system error", None, -1), _faults(busy=1.0)),
+    Case(
+        "busy",
+        error(-1, "system error"),
+        TryLater("system error", None, -1, 5, is_general=True),
+        _faults(busy=1.0),
+    ),
     Case(
         "openid of another account",
         error(40003, "invalid openid"),
@@ -112,7 +117,7 @@ CASES = [
     Case(
         "too often to one openid",
         error(43117, "send to this user too frequently"),
-        TryLater("", 3600, 43117, 2),
+        TryLater("", 3600, 43117, 2, is_recipients=True),
         _limits(per_recipient=2),
         sent_before=2,
     ),
@@ -166,7 +171,7 @@ CASES = [
     Case(
         "token endpoint busy",
         error(-1, "system error"),
-        TryLater("", None, -1),
+        Held("", 1, -1),
         _faults(token_answer=-1),
         token_only=True,
     ),
@@ -178,5 +183,5 @@ BROKEN = [
     ("cut off after accepting", Faults(truncated=1.0), Unclear("*"), True),
     ("reset", Faults(reset=1.0), Unclear("*"), False),
     ("HTTP 500", Faults(http_500=1.0), Unclear("HTTP 500", 500), False),
-    ("HTTP 429", Faults(http_429=1.0), TryLater("HTTP 429", 1.0, 429), False),
+    ("HTTP 429", Faults(http_429=1.0), TryLater("HTTP 429", 1.0, 429, is_general=True), False),
 ]

@@ -10,6 +10,7 @@ import msgspec
 
 from agents.channel import Entry, LaterWord, Message, StoreAwayError
 from agents.holds import Holds
+from agents.limits import Limits
 from agents.outcomes import Outcome, Refused, Sent, Skipped
 from agents.send import SendAgent
 from streams.engine.outbox import OutboxRecord
@@ -94,6 +95,7 @@ class FakeChannel:
     attempts: list[tuple[float, str, bool]] = field(default_factory=list)
     """(moment, message id, is_repeat) of every call."""
     holds: Holds = field(default_factory=lambda: Holds("wechat", now=now, random=lambda: 0.0))
+    limits: Limits = field(default_factory=Limits)
     under_way: int = 0
     most_under_way: int = 0
 

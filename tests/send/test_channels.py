@@ -209,5 +209,20 @@ async def test_nobody_there_means_that_nobody_took_it(redis: Redis) -> None:
         outcome = await sms.send(await prepared(sms), is_repeat=False)
         assert outcome == TryLater("ConnectError")
         client = WechatClient(http, "http://127.0.0.1:1", "wx-1", SECRET)
-        token = await Tokens(client, TokenStore(redis, "wx-1")).get()
-        assert token == TryLater("token: ConnectError")
+        token = await Tokens(client, TokenStore(redis, "wx-1"), random=lambda: 0.0).get()
+        assert isinstance(token, Held)
+        assert token.reason == "token: ConnectError"
+
+
+@pytest.mark.parametrize("status", [301, 302, 401, 403, 404, 405, 407])
+async def test_a_gateway_at_a_wrong_address_loses_nothing(
+    redis: Redis, provider: Provider, url: str, status: int
+) -> None:
+    async with open_http() as http:
+        sms = SmsChannel(http, url=f"{url}/sms", token=SECRET, signature="测试")
+        provider.answers(status, "")
+        outcome = await sms.send(await prepared(sms), is_repeat=False)
+        assert isinstance(outcome, Held)
+        assert outcome.error_code == status
+        provider.answers(422, "")
+        assert await sms.send(await prepared(sms), is_repeat=False) == Refused("HTTP 422", 422)

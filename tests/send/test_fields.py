@@ -30,6 +30,12 @@ def test_a_thing_takes_twenty_characters_and_a_longer_one_is_cut_to_nineteen_and
     assert fit({"things_of_mine": "字" * 21}) == {"things_of_mine": "字" * 19 + "…"}
 
 
+def test_a_thing_is_one_line_without_control_characters() -> None:
+    assert fit({"thing1": "甲\r\n乙\t丙\u2028丁\x00\x1b\x7f戊\x85"}) == {"thing1": "甲 乙 丙 丁戊 "}
+    # Cut is what is left of it.
+    assert fit({"thing1": "\x00" * 30 + "字" * 20}) == {"thing1": "字" * 20}
+
+
 def test_names_of_old_templates_have_no_limits() -> None:
     data = {"first": "字" * 100, "keyword1": "字" * 100, "remark": ""}
     assert fit(data) == data
@@ -47,10 +53,14 @@ def test_names_of_old_templates_have_no_limits() -> None:
         ("amount7", ["￥50.00", "50", "50.00元"], ["五十", "1" * 11]),
         ("phone_number8", ["+86-0755-26290001", "13800000000"], ["1" * 18, "一"]),
         ("car_number9", ["粤A8Z888挂"], ["粤A8Z888挂挂挂"]),
-        ("name10", ["张三", "Zhang San"], ["张" * 11, "a" * 21]),
+        (
+            "name10",
+            ["张三", "Zhang San", "A公司", "张三Tom", "张三Tommy·李", "𠮷野家", "a" * 20, "O'Neil"],
+            ["张" * 11, "a" * 21, "张" + "a" * 10, "张三\n", "张\x00三", "张3", ""],
+        ),
         ("phrase11", ["任务完成"], ["连续未接通警报", "done"]),
         ("const12", ["已完成"], ["字" * 21]),
-        ("enum13", ["已完成"], ["字" * 21]),
+        ("enum13", ["已完成"], ["字" * 21, "已\x1b完成"]),
         ("short_thing14", ["whatever" * 9], []),
     ],
 )

@@ -36,10 +36,10 @@ EXPECTED: dict[int, Outcome | StaleToken] = {
     # Taken; the real word comes later.
     0: Sent("3487542469355618313"),
     45065: Sent("3487542469355618313"),
-    # Back off and try again, as often as it takes.
-    -1: TryLater("text", None, -1),
-    43100: TryLater("text", 60, 43100),
-    45011: TryLater("text", TO_NEXT_MINUTE, 45011),
+    # Back off and try again: a message alone so often, all together as often as it takes.
+    -1: TryLater("text", None, -1, 5, is_general=True),
+    43100: TryLater("text", 60, 43100, 5, is_general=True),
+    45011: TryLater("text", TO_NEXT_MINUTE, 45011, 5, is_general=True),
     # A token renewed, and once more.
     40001: StaleToken("text", 40001),
     40014: StaleToken("text", 40014),
@@ -47,7 +47,7 @@ EXPECTED: dict[int, Outcome | StaleToken] = {
     # So many tries.
     40003: TryLater("text", 60, 40003, 2),
     40241: TryLater("text", 61, 40241, 2),
-    43117: TryLater("text", 3600, 43117, 2),
+    43117: TryLater("text", 3600, 43117, 2, is_recipients=True),
     99999: TryLater("text", None, 99999, 3),
     # The template is parked.
     40036: Held("text", 60, 40036, "T"),
@@ -105,6 +105,11 @@ def test_a_restriction_that_many_customers_meet_is_the_accounts() -> None:
     assert outcome(answer(50002), circumstances(recipients_hit=6)) == Held("text", 600, 50002)
 
 
+def test_another_systems_mini_program_costs_its_message_and_ours_the_channel() -> None:
+    foreign = circumstances(is_own_jump=False)
+    assert outcome(answer(40013), foreign) == Refused("text: the message's mini-program", 40013)
+
+
 @pytest.mark.parametrize(
     ("refusals", "expected"),
     [
@@ -121,12 +126,18 @@ def test_an_unknown_template_is_tried_three_times_slowly_and_then_held(
 
 def test_an_operator_replaces_rows_of_the_table() -> None:
     rules = parse_rules("43101=try_later:5, 40003=refuse,12345=hold:7.5,-1=try_later:2:3")
-    assert outcome(answer(43101), circumstances(), rules) == TryLater("text", 5, 43101)
+    assert outcome(answer(43101), circumstances(), rules) == TryLater(
+        "text", 5, 43101, is_general=True
+    )
     assert outcome(answer(40003), circumstances(), rules) == Refused("text", 40003)
     assert outcome(answer(12345), circumstances(), rules) == Held("text", 7.5, 12345)
     assert outcome(answer(-1), circumstances(), rules) == TryLater("text", 2, -1, 3)
     assert rules[-1].is_overload
     assert {code for code in rules if rules[code] != RULES.get(code)} == {43101, 40003, 12345, -1}
+    # How often one recipient may be told so is the operator's; that it is theirs is WeChat's.
+    assert outcome(answer(43117), circumstances(), parse_rules("43117=try_later:5")) == TryLater(
+        "text", 5, 43117, is_recipients=True
+    )
     assert parse_rules("") == RULES
 
 
@@ -143,7 +154,9 @@ def test_a_row_that_makes_no_sense_is_refused(setting: str) -> None:
         (NoAnswer("ReadTimeout", may_be_taken=True), Unclear("ReadTimeout")),
         (Answer(500), Unclear("HTTP 500", 500)),
         (Answer(502, {"errcode": 0}), Unclear("HTTP 502", 502)),
-        (Answer(429, None, 7.0), TryLater("HTTP 429", 7.0, 429)),
+        (Answer(429, None, 7.0), TryLater("HTTP 429", 7.0, 429, is_general=True)),
+        # Somebody's between us and WeChat, who doesn't know our messages.
+        (Answer(400), Held("HTTP 400: is DIALWATCH_WECHAT_BASE_URL right?", 60, 400)),
         (Answer(413), Refused("HTTP 413", 413)),
         (Answer(404), Held("HTTP 404: is DIALWATCH_WECHAT_BASE_URL right?", 60, 404)),
         (Answer(302), Held("HTTP 302: is DIALWATCH_WECHAT_BASE_URL right?", 60, 302)),
@@ -187,15 +200,15 @@ def test_errors_are_grouped_without_the_request_id(
         (answer(40001), Held("token: text", 60, 40001)),
         (answer(40125), Held("token: text", 60, 40125)),
         (answer(89507), Held("token: text", 3600, 89507)),
-        (answer(-1), TryLater("token: text", None, -1)),
-        (answer(45011), TryLater("token: text", TO_NEXT_MINUTE, 45011)),
+        (answer(-1), Held("token: text", 0, -1)),
+        (answer(45011), Held("token: text", TO_NEXT_MINUTE, 45011)),
         (answer(77777), Held("token: text", 60, 77777)),
-        (Answer(503), TryLater("token: HTTP 503, no token in the answer")),
+        (Answer(503), Held("token: HTTP 503, no token in the answer", 0)),
         # No message was sent, so that none is in doubt.
-        (NoAnswer("ReadTimeout", may_be_taken=True), TryLater("token: ReadTimeout")),
+        (NoAnswer("ReadTimeout", may_be_taken=True), Held("token: ReadTimeout", 0)),
     ],
 )
 def test_a_token_that_does_not_come_puts_no_message_in_doubt(
-    received: Answer | NoAnswer, expected: TryLater | Held
+    received: Answer | NoAnswer, expected: Held
 ) -> None:
     assert token_outcome(received, NOW) == expected

@@ -1,14 +1,16 @@
-"""What the sender keeps in Redis, on a real server: ledger, receipts, subscriptions."""
+"""What the sender keeps in Redis, on a real server: receipts, subscriptions; the ledger's time.
+
+What a ledger promises is in `test_ledger.py`.
+"""
 
 import asyncio
 
 import pytest
-from msgspec.structs import replace
 from redis.asyncio import Redis
 
 from agents.channel import Entry, LaterWord, StoreAwayError
 from app.channels.wechat.receipts import Receipt, Receipts
-from app.channels.wechat.subscriptions import Subscriptions
+from app.channels.wechat.subscriptions import REFUSAL_SECONDS, UNSUBSCRIBED_SECONDS, Subscriptions
 from app.ledger import KEPT_SECONDS, RedisLedger
 from app.local.valkey import Valkey
 from app.store import open_redis
@@ -18,48 +20,13 @@ DELIVERY = Delivery("n1", "wechat", "a", "batch_completed", "sent", 1, "2019-01-
 RECEIPT = Receipt("n1", "a", "batch_completed", 2, b"a")
 
 
-async def test_the_ledger_remembers_what_was_begun_and_how_it_ended(redis: Redis) -> None:
+async def test_the_ledger_forgets_after_the_topics_do(redis: Redis) -> None:
     ledger = RedisLedger(redis, "g")
-    assert await ledger.read("n1") is None
-    entry = Entry("t-0-1", attempts=1, doubt_since=5)
-    assert await ledger.write("n1", entry) is None
-    assert await ledger.read("n1") == entry
-    entry.deliveries = [DELIVERY]
-    await ledger.finish("n1", entry)
-    assert await ledger.read("n1") == entry
-    assert KEPT_SECONDS >= 7 * 86400
-    assert KEPT_SECONDS - 5 <= await redis.ttl("g:ledger:n1") <= KEPT_SECONDS
-
-
-async def test_a_worker_that_was_frozen_begins_nothing_its_successor_has_ended(
-    redis: Redis,
-) -> None:
-    ledger = RedisLedger(redis, "g")
-    ended = Entry("t-0-1", attempts=1, deliveries=[DELIVERY])
-    await ledger.finish("n1", ended)
-    assert await ledger.write("n1", Entry("t-0-1", attempts=1)) == ended
-    assert await ledger.read("n1") == ended
-
-
-async def test_another_record_does_not_take_over_what_one_has_begun(redis: Redis) -> None:
-    ledger = RedisLedger(redis, "g")
-    await ledger.write("n1", Entry("t-0-1", attempts=1))
-    assert await ledger.write("n1", Entry("t-0-9", attempts=1)) == Entry("t-0-1", attempts=1)
-
-
-async def test_a_record_sent_again_takes_over_what_was_given_up_and_nothing_else(
-    redis: Redis,
-) -> None:
-    ledger = RedisLedger(redis, "g")
-    given_up = Entry("t-0-1", attempts=1, deliveries=[replace(DELIVERY, status="failed")])
-    await ledger.finish("n1", given_up)
-    again = Entry("t-0-9", attempts=1, replaces="t-0-1")
-    assert await ledger.write("n1", again) is None
-    assert await ledger.write("n1", again) is None
-    other = Entry("t-0-12", attempts=1, replaces="t-0-1")
-    assert await ledger.write("n1", other) == again
-    # A worker that was frozen over the first one begins nothing.
-    assert await ledger.write("n1", Entry("t-0-1", attempts=2)) == again
+    entry = Entry("t-0-1", attempts=1, deliveries=[DELIVERY])
+    for write in (ledger.write, ledger.finish):
+        await write("n1", entry)
+        assert KEPT_SECONDS >= 7 * 86400
+        assert KEPT_SECONDS - 5 <= await redis.ttl("g:ledger:n1") <= KEPT_SECONDS
 
 
 async def test_two_installations_on_one_redis_know_nothing_of_each_other(redis: Redis) -> None:
@@ -104,7 +71,8 @@ async def test_an_unsubscribed_customer_stays_so_until_the_next_subscribe(redis:
     await subscriptions.on_unsubscribe("o1", 5)
     assert await subscriptions.is_unsubscribed("o1")
     await subscriptions.on_refusal("o1")
-    assert await redis.ttl("g:wechat:unsubscribed:o1") == -1
+    # For weeks, but not for good: the event that takes it back may have been missed.
+    assert 86400 < await redis.ttl("g:wechat:unsubscribed:o1") <= UNSUBSCRIBED_SECONDS
     await subscriptions.on_subscribe("o1", 6)
     assert not await subscriptions.is_unsubscribed("o1")
 
@@ -120,10 +88,10 @@ async def test_an_unsubscribe_that_had_to_be_repeated_does_not_undo_a_later_subs
     assert await subscriptions.is_unsubscribed("o1")
 
 
-async def test_a_refusal_is_believed_for_a_day(redis: Redis) -> None:
+async def test_a_refusal_is_believed_for_a_short_while(redis: Redis) -> None:
     subscriptions = Subscriptions(redis, "g")
     await subscriptions.on_refusal("o1")
-    assert 0 < await redis.ttl("g:wechat:unsubscribed:o1") <= 86400
+    assert 0 < await redis.ttl("g:wechat:unsubscribed:o1") <= REFUSAL_SECONDS == 3600
 
 
 async def test_redis_going_away_and_coming_back_is_seen_at_once(valkey: Valkey) -> None:

@@ -1,6 +1,7 @@
 """What becomes of commands: order, doubt, holds, a store that is away, partitions taken away."""
 
 import asyncio
+import random
 from itertools import pairwise
 
 import msgspec
@@ -8,6 +9,7 @@ import pytest
 
 from agents.channel import Entry, LaterWord, Message
 from agents.outcomes import Held, Outcome, Refused, Sent, Skipped, TryLater, Unclear
+from agents.send import MOST_OF_ONE, MOST_PENDING
 from streams.records import Account
 from tests.send.fakes import FakeChannel, MemoryLedger, World, notification
 from tests.virtual_time import run_virtually
@@ -145,7 +147,7 @@ def test_an_answer_that_it_was_not_taken_does_not_end_an_older_doubt() -> None:
 
 
 def test_a_provider_that_drops_repeats_for_good_is_asked_until_it_answers() -> None:
-    channel = answering(*[Unclear("ReadTimeout")] * 200, Sent("1"))
+    channel = answering(*[Unclear("ReadTimeout")] * 400, Sent("1"))
     channel.doubt_limit_s = None
     world = one_command(channel)
     assert world.finished[0, 0] > 3600
@@ -372,12 +374,17 @@ def test_a_provider_that_cannot_be_reached_buries_nothing() -> None:
 
 
 def test_trouble_of_a_few_customers_only_does_not_hold_the_channel() -> None:
-    world = World(answering(Unclear("ReadTimeout")))
+    async def answer(message: Message, is_repeat: bool) -> Outcome:
+        return Unclear("ReadTimeout") if message.recipient.startswith("o-bad") else Sent("1")
+
+    world = World(FakeChannel(answer))
 
     async def main() -> None:
-        world.take(*[notification(f"n{i}", f"a{i}") for i in range(4)])
-        await asyncio.sleep(500)
-        assert world.agent.holds() == []
+        world.take(*[notification(f"bad{i}", f"bad{i}") for i in range(4)])
+        for number in range(50):
+            world.take(notification(f"n{number}", "a"), offset=100 + number)
+            await asyncio.sleep(10)
+            assert world.agent.holds() == []
         await world.done()
 
     run_virtually(main())
@@ -566,6 +573,217 @@ def test_a_direct_message_takes_its_openids_turn() -> None:
 def _direct(notification_id: str) -> dict[str, object]:
     fields = msgspec.structs.asdict(notification(notification_id, "a"))
     return fields | {"account_id": None, "scenario": "direct", "openid": "o-1"}
+
+
+BUSY = TryLater("system busy", None, -1, 5, is_general=True)
+LIMITED = TryLater("too often", 3600, 43117, 2, is_recipients=True)
+
+
+def ends(world: World) -> dict[str, str | int | None]:
+    """Return how each notification ended: `sent`, or the code (else the error) it failed with."""
+    return {
+        one.notification_id: one.status if one.status == "sent" else one.error_code or one.error
+        for one in world.deliveries()
+    }
+
+
+@pytest.mark.parametrize(
+    ("bad", "within_s"),
+    [
+        (BUSY, 20),  # tries at 0, 1, 3, 7 and 15 s
+        (TryLater("template changed", 60, 43100, 5, is_general=True), 5 * 60),
+        (TryLater("HTTP 429", None, 429, is_general=True), 10 * 60),
+        (Held("HTTP 400", 60, 400), 6 * 60),
+        (Held("HTTP 400", 60, 400, scope="T"), 6 * 60),
+    ],
+)
+def test_what_one_message_alone_is_told_for_ever_ends_it_and_the_customers_later_ones_go(
+    bad: Outcome, within_s: float
+) -> None:
+    async def answer(message: Message, is_repeat: bool) -> Outcome:
+        await asyncio.sleep(0.05)
+        return bad if message.message_id == "bad" else Sent("1")
+
+    world = World(FakeChannel(answer))
+
+    async def main() -> None:
+        world.take(notification("bad", "a"), notification("later", "a"))
+        for number in range(1000):
+            world.take(notification(f"n{number}", f"c{number}"), offset=100 + number)
+            await asyncio.sleep(1)
+        await world.done()
+
+    run_virtually(main())
+    told = ends(world)
+    assert isinstance(bad, TryLater | Held)
+    assert told.pop("bad") == bad.error_code
+    assert set(told.values()) == {"sent"}
+    assert world.finished[0, 0] <= within_s
+    assert world.finished[0, 1] <= within_s + 1
+
+
+@pytest.mark.parametrize("held", [BUSY, Held("HTTP 400", 60, 400)])
+def test_what_everybody_is_told_for_hours_is_a_hold_and_loses_nothing(held: Outcome) -> None:
+    end = 36_000
+
+    async def answer(message: Message, is_repeat: bool) -> Outcome:
+        await asyncio.sleep(0.05)
+        return held if asyncio.get_running_loop().time() < end else Sent("1")
+
+    world = World(FakeChannel(answer))
+
+    async def main() -> None:
+        world.take(*[notification(f"n{i}", f"a{i}") for i in range(20)])
+        for _ in range(4):
+            await asyncio.sleep(8000)
+            (view,) = world.agent.holds()
+            assert isinstance(held, TryLater | Held)
+            assert view.reason == str(held.error_code)
+            assert view.since[:16] == "2019-01-30T15:52"
+        await world.done()
+
+    run_virtually(main())
+    assert set(ends(world).values()) == {"sent"}
+    assert max(world.finished.values()) < end + 120
+
+
+def test_one_message_alone_on_a_quiet_channel_is_on_hold_until_somebody_gets_through() -> None:
+    async def answer(message: Message, is_repeat: bool) -> Outcome:
+        return BUSY if message.message_id == "bad" else Sent("1")
+
+    world = World(FakeChannel(answer))
+
+    async def main() -> None:
+        world.take(notification("bad", "a"))
+        await asyncio.sleep(20_000)
+        assert [view.reason for view in world.agent.holds()] == ["-1"]
+        assert world.finished == {}
+        world.take(notification("n1", "b"), offset=1)
+        await asyncio.sleep(300)
+        assert ends(world) == {"n1": "sent", "bad": -1}
+
+    run_virtually(main())
+
+
+def test_a_third_of_all_attempts_told_busy_loses_nothing() -> None:
+    dice = random.Random(1)
+
+    async def answer(message: Message, is_repeat: bool) -> Outcome:
+        await asyncio.sleep(0.05)
+        return BUSY if dice.random() < 0.3 else Sent("1")
+
+    world = World(FakeChannel(answer), most_at_once=64)
+
+    async def main() -> None:
+        world.take(*[notification(f"n{i}", f"a{i % 1000}") for i in range(4000)])
+        await world.done()
+
+    run_virtually(main())
+    assert set(ends(world).values()) == {"sent"}
+
+
+def limited(*recipients: str, until: float = float("inf")) -> FakeChannel:
+    """Return a channel on which these recipients take no more until then."""
+
+    async def answer(message: Message, is_repeat: bool) -> Outcome:
+        await asyncio.sleep(0.05)
+        is_limited = asyncio.get_running_loop().time() < until
+        return LIMITED if is_limited and message.recipient in recipients else Sent("1")
+
+    return FakeChannel(answer)
+
+
+def test_a_recipients_limit_is_for_all_that_waits_and_takes_a_share_of_the_window() -> None:
+    world = World(limited("o-busy"), most_at_once=64)
+
+    async def main() -> None:
+        world.take(*[notification(f"b{i}", "busy") for i in range(5000)])
+        # Another account of the same person, and a direct message: the same limit.
+        world.accounts["twin"] = Account("twin", "乙", openid="o-busy")
+        world.take(*[notification(f"t{i}", "twin") for i in range(100)], offset=6000)
+        await asyncio.sleep(1)
+        assert world.agent.pending(0) == MOST_OF_ONE < world.agent.max_pending
+        world.take(*[notification(f"n{i}", f"a{i}") for i in range(500)], offset=7000)
+        await asyncio.sleep(10)
+        assert sum(offset >= 7000 for _, offset in world.finished) == 500
+        assert world.agent.pending(0) == MOST_OF_ONE
+        await world.done()
+        # What comes later waits for the rest that began then, and is told the same together.
+        await asyncio.sleep(1)
+        tried = len(world.channel.attempts)
+        world.take(*[notification(f"l{i}", "busy") for i in range(100)], offset=8000)
+        began = asyncio.get_running_loop().time()
+        await world.done()
+        assert asyncio.get_running_loop().time() - began == pytest.approx(3600, abs=5)
+        assert len(world.channel.attempts) == tried + 1
+
+    run_virtually(main())
+    told = ends(world)
+    assert {code for name, code in told.items() if name[0] in "btl"} == {43117}
+    # The first hour's rest, one try for all, and all are given up.
+    first = [moment for (_, offset), moment in world.finished.items() if offset < 6100]
+    assert 3600 <= min(first) <= max(first) < 3610
+    assert sum(name[0] in "bt" for _, name, _ in world.channel.attempts) <= 4
+
+
+def test_a_recipient_who_takes_again_after_the_rest_gets_everything_in_order() -> None:
+    world = World(limited("o-busy", until=3000))
+
+    async def main() -> None:
+        world.take(*[notification(f"b{i}", "busy") for i in range(50)])
+        await world.done()
+
+    run_virtually(main())
+    assert set(ends(world).values()) == {"sent"}
+    assert list(ends(world)) == [f"b{i}" for i in range(50)]
+    assert min(world.finished.values()) >= 3600
+
+
+def test_a_limit_that_was_met_before_a_restart_is_a_second_strike_after_it() -> None:
+    ledger = MemoryLedger()
+
+    async def main() -> None:
+        for _ in range(2):
+            world = World(limited("o-busy"), ledger)
+            world.take(*[notification(f"b{i}", "busy") for i in range(50)])
+            await asyncio.sleep(1)
+            await world.agent.on_revoked([0])
+        world = World(limited("o-busy"), ledger)
+        world.take(*[notification(f"b{i}", "busy") for i in range(50)])
+        await world.done()
+        assert set(ends(world).values()) == {43117}
+        assert 3600 <= max(world.finished.values()) < 3610
+
+    run_virtually(main())
+
+
+def test_a_limited_recipient_with_more_than_the_window_never_stops_the_others() -> None:
+    world = World(limited("o-busy"))
+
+    async def main() -> None:
+        world.take(notification("first", "busy"))
+        await asyncio.sleep(1)
+        world.take(*[notification(f"b{i}", "busy") for i in range(MOST_PENDING + 1)], offset=1)
+        await asyncio.sleep(60)
+        assert len(world.finished) >= MOST_PENDING
+        assert world.agent.pending(0) < world.agent.max_pending
+
+    run_virtually(main())
+
+
+def test_a_recipient_served_slowly_takes_a_share_of_the_window_too() -> None:
+    world = World(FakeChannel(pauses={"o-slow": 1.0}))
+
+    async def main() -> None:
+        world.take(*[notification(f"s{i}", "slow") for i in range(6000)])
+        assert world.agent.pending(0) == MOST_OF_ONE
+        world.take(*[notification(f"s{i}", "slow") for i in range(20_000)], offset=6000)
+        # What is begun in all is bounded all the same.
+        assert world.agent.pending(0) >= world.agent.max_pending
+        await world.agent.on_revoked([0])
+        assert world.agent.pending(0) == 0
+
+    run_virtually(main())
 
 
 AGAIN = [

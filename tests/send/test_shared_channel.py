@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from agents.channel import Message
-from agents.outcomes import Held, Outcome, Sent, TryLater
+from agents.outcomes import Held, Outcome, Refused, Sent, TryLater
 from app.channels.wechat.channel import WechatChannel
 from app.channels.wechat.client import WechatClient
 from app.channels.wechat.message import Template
@@ -24,7 +24,9 @@ class _Tokens:
         return "token"
 
 
-def channel(codes: list[int], *, rate: float = 1000.0, rules: str = "") -> WechatChannel:
+def channel(
+    codes: list[int], *, rate: float = 1000.0, rules: str = "", template: Template = TEMPLATE
+) -> WechatChannel:
     """Return a channel that is answered with these codes, and the last for good."""
     left = list(codes)
 
@@ -39,7 +41,7 @@ def channel(codes: list[int], *, rate: float = 1000.0, rules: str = "") -> Wecha
         _Tokens(),  # type: ignore[arg-type]
         None,  # type: ignore[arg-type]
         None,  # type: ignore[arg-type]
-        template=TEMPLATE,
+        template=template,
         rate=rate,
         rules=parse_rules(rules),
     )
@@ -114,3 +116,49 @@ def test_an_overload_halves_the_pace_and_it_recovers() -> None:
         return [moments[1] - moments[0], moments[3] - moments[2]]
 
     assert run_virtually(main()) == [pytest.approx(0.2, rel=0.01), pytest.approx(0.1, rel=0.01)]
+
+
+def test_restricted_recipients_hold_the_account_only_when_nobody_is_taken_between() -> None:
+    def restricted(*recipients: str) -> list[Message]:
+        return [Message("n1", recipient, "T", b"{}") for recipient in recipients]
+
+    async def main() -> list[Outcome]:
+        # Six in the worker's life, days apart; then six with others taken between; then six in
+        # a row, and the hold's first probe ten minutes later.
+        sending = channel([50002] * 6 + [50002, 0] * 6 + [50002])
+        met = []
+        for one in restricted(*"abcdef"):
+            met.append(await sending.send(one, is_repeat=False))
+            await asyncio.sleep(86_400)
+        for one in restricted(*"aabbccddeeff"):
+            met.append(await sending.send(one, is_repeat=False))
+        for one in restricted(*"abcdef"):
+            met.append(await sending.send(one, is_repeat=False))
+        await asyncio.sleep(601)
+        met.append(await sending.send(restricted("g")[0], is_repeat=False))
+        return met
+
+    refused, held = Refused("said", 50002), Held("said", 600, 50002)
+    assert run_virtually(main()) == (
+        [refused] * 6 + [refused, Sent("7")] * 6 + [refused] * 5 + [held] * 2
+    )
+
+
+def test_a_mini_program_of_another_system_is_refused_and_holds_nobody() -> None:
+    theirs = b'{"miniprogram":{"appid":"wx-theirs","pagepath":"p"}}'
+    ours = b'{"miniprogram":{"appid":"wx-ours"}}'
+
+    async def main() -> list[Outcome]:
+        template = msgspec.structs.replace(TEMPLATE, miniprogram_app_id="wx-ours")
+        sending = channel([40013], template=template)
+        return [
+            await sending.send(Message("n1", "o", "T", body), is_repeat=False)
+            for body in (theirs, ours, b"{}")
+        ]
+
+    held = Held("said", 60.0, 40013)
+    assert run_virtually(main()) == [
+        Refused("said: the message's mini-program", 40013),
+        held,
+        held,
+    ]

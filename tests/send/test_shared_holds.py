@@ -69,6 +69,7 @@ async def test_workers_that_are_gone_are_forgotten(redis: Redis) -> None:
     await shared(redis)
     assert await redis.smembers("g:holding-workers") == {b"w1"}  # type: ignore[misc]
     working.cancel()
+    await asyncio.gather(working, return_exceptions=True)
 
 
 async def test_holds_go_as_they_end_and_a_redis_that_was_away_is_told_later(

@@ -51,13 +51,24 @@ def test_an_account_is_told_from_its_neighbours_and_not_named(name: str, shown: 
 def worker(**how: Any) -> Any:
     """What the view asks of a worker, as it would answer."""
     engine = SimpleNamespace(
-        is_ready=how.get("is_ready", True), assigned=how.get("assigned", set()), lags=dict
+        is_ready=how.get("is_ready", True),
+        assigned=how.get("assigned", set()),
+        lags=dict,
+        out_of_group=how.get("out_of_group"),
     )
     return SimpleNamespace(
         engine=engine,
         senders=how.get("senders", ()),
         seconds_since_poll=lambda: how.get("silent_s", 0.1),
     )
+
+
+def test_who_is_out_of_its_group_is_not_well_and_says_why() -> None:
+    view = WorkerView(load_settings())
+    view.worker = worker()
+    assert view.stuck() is None
+    view.worker = worker(out_of_group="the group gives this worker nothing")
+    assert view.stuck() == "the group gives this worker nothing"
 
 
 def test_ready_says_what_is_being_waited_for_in_each_part_of_a_worker_s_life() -> None:

@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 
 from app.local.worker import WorkerProcess
+from app.sandbox.faults import Faults
 from app.sandbox.run import running_sandbox
+from app.shared_holds import read_holds
+from app.store import open_redis
 from tests.installation import Installation
 from tests.samples import account, call
 
@@ -133,3 +136,31 @@ async def test_without_redis_a_worker_watches_on_and_says_what_waits(
         assert sandbox.wechat.messages == []
         worker.terminate()
         assert worker.wait_exit() == 0
+
+
+@pytest.mark.broker
+async def test_what_a_worker_holds_is_told_by_it_and_by_redis_and_since_when(
+    installation: Installation,
+) -> None:
+    with running_sandbox() as (sandbox, environment):
+        sandbox.faults = Faults(answer=48001)
+        worker = installation.worker(**environment)
+        await installation.publish(
+            [account("acme", intent_classes=["A"]), call("acme", 0, result="A")]
+        )
+        redis = open_redis(installation.variables["DIALWATCH_REDIS_URL"])
+        try:
+            for _ in range(300):
+                held = await read_holds(redis, installation.name)
+                if held:
+                    break
+                await asyncio.sleep(0.1)
+            ((hold,), told) = held, json.loads(worker.get("/ready")[1])["holds"]
+            assert told == [hold._asdict()]
+            assert (hold.channel, hold.reason, hold.scope) == ("wechat", "48001", None)
+            assert hold.since < hold.until
+            worker.terminate()
+            assert worker.wait_exit() == 0
+            assert await read_holds(redis, installation.name) == []
+        finally:
+            await redis.aclose()

@@ -1,5 +1,6 @@
 """The server's routes in memory, with a recorder in Kafka's place and a real Valkey."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
@@ -19,8 +20,11 @@ class Recorder:
 
     records: list[tuple[str, bytes | None, bytes]] = field(default_factory=list)
     error: Exception | None = None
+    takes_s: float = 0.0
 
     async def publish(self, topic: str, key: bytes | None, value: bytes) -> None:
+        if self.takes_s:
+            await asyncio.sleep(self.takes_s)
         if self.error is not None:
             raise self.error
         self.records.append((topic, key, value))

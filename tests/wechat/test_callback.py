@@ -93,21 +93,22 @@ async def test_a_plain_event_is_published_once_and_a_repeat_gets_the_same_answer
 async def test_a_signature_that_does_not_cover_the_body_opens_one_body_only(
     client: Client, recorder: Recorder, redis: Redis
 ) -> None:
-    params = query("n1")
+    # Each made once: a second later it would be another request.
+    params, second, third, fourth = (query(nonce) for nonce in ("n1", "n2", "n3", "n4"))
     assert (await client.post(PATH, params=params, data=event())).status == 200
     forged = event("unsubscribe", CreateTime="1548834731")
     assert (await client.post(PATH, params=params, data=forged)).status == 403
     # The same of a repeat under another signature, of a person's message and of the check of the
     # address: each has used its signature up.
-    assert (await client.post(PATH, params=query("n2"), data=event())).status == 200
-    assert (await client.post(PATH, params=query("n2"), data=forged)).status == 403
+    assert (await client.post(PATH, params=second, data=event())).status == 200
+    assert (await client.post(PATH, params=second, data=forged)).status == 403
     text = event(CreateTime="1548834735").replace(b"event", b"text")
-    assert (await client.post(PATH, params=query("n3"), data=text)).status == 200
-    assert (await client.post(PATH, params=query("n3"), data=text)).status == 200
-    assert (await client.post(PATH, params=query("n3"), data=forged)).status == 403
-    assert (await client.get(PATH, params=query("n4") | {"echostr": "e"})).status == 200
-    assert (await client.get(PATH, params=query("n4") | {"echostr": "e"})).status == 200
-    assert (await client.post(PATH, params=query("n4"), data=forged)).status == 403
+    assert (await client.post(PATH, params=third, data=text)).status == 200
+    assert (await client.post(PATH, params=third, data=text)).status == 200
+    assert (await client.post(PATH, params=third, data=forged)).status == 403
+    assert (await client.get(PATH, params=fourth | {"echostr": "e"})).status == 200
+    assert (await client.get(PATH, params=fourth | {"echostr": "e"})).status == 200
+    assert (await client.post(PATH, params=fourth, data=forged)).status == 403
     assert len(recorder.records) == 1
     assert not await Subscriptions(redis, "dialwatch").is_unsubscribed("openid1")
 
@@ -132,25 +133,85 @@ async def test_json_bodies_say_the_same(client: Client, recorder: Recorder) -> N
     assert json.loads(recorder.of("wechat-events")[0])["at"] == "2019-01-30T15:52:10+08:00"
 
 
+FORBIDDEN = {
+    "control character": b"\x1d",
+    "no character": "\uffff".encode(),
+    "half an emoji": b"\xed\xa0\xbd",
+    "cut UTF-8": b"\xe4\xbd",
+    "no UTF-8": b"\xff",
+    "NUL": b"\0",
+}
+
+
+@pytest.mark.parametrize("name", FORBIDDEN)
+async def test_what_no_xml_may_hold_is_left_out_of_what_a_follower_wrote(
+    name: str, client: Client, recorder: Recorder
+) -> None:
+    body = event("SCAN", EventKey="你-here-好").replace(b"-here-", FORBIDDEN[name])
+    assert (await client.post(PATH, params=query("n1"), data=body)).status == 200
+    said = json.loads(recorder.of("wechat-events")[0])
+    assert (said["scene"], said["fields"]["EventKey"]) == ("你好", "你好")
+    # A person's message is heard, and published nowhere.
+    text = event(MsgType="text", Content="-here-").replace(b"-here-", FORBIDDEN[name])
+    assert (await client.post(PATH, params=query("n2"), data=text)).status == 200
+
+
 @pytest.mark.parametrize(
-    ("params", "body"),
+    "number", ["&#x1D;", "&#29;", "&#xD83D;", "&#xFFFF;", "&#0;", "&#99999999;"]
+)
+async def test_a_forbidden_character_by_its_number_is_left_out_and_in_cdata_it_is_text(
+    number: str, client: Client, recorder: Recorder
+) -> None:
+    body = event("SCAN", EventKey=number, Ticket="t")
+    body = body.replace(b"<![CDATA[t]]>", f"a{number}&#x4f60;b".encode())
+    assert (await client.post(PATH, params=query("n1"), data=body)).status == 200
+    fields = json.loads(recorder.of("wechat-events")[0])["fields"]
+    assert (fields["EventKey"], fields["Ticket"]) == (number, "a你b")
+
+
+@pytest.mark.parametrize(
+    "escaped", [b"\\ud83d", b"\\u001d", b"\x1d", b"\xe4\xbd", b"\\uffff", b"\0"]
+)
+async def test_json_bodies_lose_the_same_characters(
+    escaped: bytes, client: Client, recorder: Recorder
+) -> None:
+    said = {"FromUserName": "openid1", "CreateTime": 1548834730, "MsgType": "event", "Event": "X"}
+    body = json.dumps(said | {"Word": "a-here-b", "List": ["-here-"]}).encode()
+    body = body.replace(b"-here-", escaped)
+    assert (await client.post(PATH, params=query("n1"), data=body)).status == 200
+    assert json.loads(recorder.of("wechat-events")[0])["fields"]["Word"] == "ab"
+
+
+async def test_leaving_out_characters_makes_no_document_type(
+    client: Client, recorder: Recorder
+) -> None:
+    body = b'<!DOC\x1dTYPE x [<!ENTITY e "e">]><xml><Event>&\x1de;</Event></xml>'
+    assert (await client.post(PATH, params=query("n1"), data=body)).status == 403
+    assert recorder.records == []
+
+
+@pytest.mark.parametrize(
+    ("age_s", "wrong", "body"),
     [
-        (query("n") | {"signature": "0" * 40}, event()),
-        ({"timestamp": "1"}, event()),
-        (query("n", at=time.time() - 3600), event()),
-        (query("n"), b"<!DOCTYPE x><xml></xml>"),
-        (query("n"), b'<!DOCTYPE x [<!ENTITY e "e">]><xml><Event>&e;</Event></xml>'),
-        (query("n"), b"rubbish"),
-        (query("n"), b""),
-        (query("n"), event(CreateTime="soon")),
-        (query("n"), event(CreateTime="0" * 20 + "9" * 14)),
-        (query("n"), b"<xml>" + b"x" * 65_536 + b"</xml>"),
-        (query("n"), sealed_xml(KEY, event())[1]),
+        (0, {"signature": "0" * 40}, event()),
+        (0, {"timestamp": "1"}, event()),
+        (0, {"signature": ""}, event()),
+        (3600, {}, event()),
+        (0, {}, b"<!DOCTYPE x><xml></xml>"),
+        (0, {}, b'<!DOCTYPE x [<!ENTITY e "e">]><xml><Event>&e;</Event></xml>'),
+        (0, {}, b"rubbish"),
+        (0, {}, b""),
+        (0, {}, event(CreateTime="soon")),
+        (0, {}, event(CreateTime="0" * 20 + "9" * 14)),
+        (0, {}, b"<xml>" + b"x" * 65_536 + b"</xml>"),
+        (0, {}, sealed_xml(KEY, event())[1]),
     ],
 )
 async def test_what_is_not_wechats_gets_403_and_changes_nothing(
-    client: Client, recorder: Recorder, params: dict[str, str], body: bytes
+    client: Client, recorder: Recorder, age_s: float, wrong: dict[str, str], body: bytes
 ) -> None:
+    # Signed now: when tests are collected is long before some are run.
+    params = query("n", at=time.time() - age_s) | wrong
     answer = await client.post(PATH, params=params, data=body)
     assert answer.status == 403
     assert recorder.records == []
@@ -167,6 +228,15 @@ class TestWithAKey:
             "wechat_encoding_aes_key": KEY,
             "wechat_encoding_aes_key_previous": PREVIOUS,
         }
+
+    async def test_a_forbidden_character_is_left_out_of_an_encrypted_message_too(
+        self, client: Client, recorder: Recorder
+    ) -> None:
+        said = event("SCAN", EventKey="a-here-b").replace(b"-here-", b"\x1d\xed\xa0\xbd")
+        sealed, body = sealed_xml(KEY, said)
+        answer = await client.post(PATH, params=query("n1", sealed=sealed), data=body)
+        assert answer.status == 200
+        assert json.loads(recorder.of("wechat-events")[0])["scene"] == "ab"
 
     @pytest.mark.parametrize("key", [KEY, PREVIOUS])
     async def test_the_present_and_the_previous_key_open(
@@ -243,6 +313,48 @@ async def test_unsubscribe_holds_until_the_next_subscribe(client: Client, redis:
     assert await subscriptions.is_unsubscribed("openid1")
     await client.post(PATH, params=query("n2"), data=event("subscribe", CreateTime="1548834731"))
     assert not await subscriptions.is_unsubscribed("openid1")
+
+
+@pytest.mark.parametrize(
+    ("said", "follows"),
+    [
+        (event("SCAN", CreateTime="1548834731"), True),
+        (event("CLICK", CreateTime="1548834731", EventKey="k"), True),
+        (event("VIEW", CreateTime="1548834731"), True),
+        (event("LOCATION", CreateTime="1548834731"), True),
+        (event("TEMPLATESENDJOBFINISH", CreateTime="1548834731", Status="success"), True),
+        (event(CreateTime="1548834731").replace(b"[event]", b"[text]"), True),
+        # Came late, tells of a block, or comes from anybody.
+        (event("SCAN", CreateTime="1548834729"), False),
+        (event("TEMPLATESENDJOBFINISH", CreateTime="1548834731", Status="failed:x"), False),
+        (event("user_get_card", CreateTime="1548834731"), False),
+    ],
+)
+async def test_what_only_a_follower_can_cause_ends_the_mark_of_an_unsubscribe(
+    client: Client, redis: Redis, said: bytes, follows: bool
+) -> None:
+    await client.post(PATH, params=query("n1"), data=event("unsubscribe"))
+    assert (await client.post(PATH, params=query("n2"), data=said)).status == 200
+    assert await Subscriptions(redis, "dialwatch").is_unsubscribed("openid1") is not follows
+
+
+async def test_a_slow_broker_makes_no_second_delivery_of_what_wechat_sends_again(
+    client: Client, recorder: Recorder, redis: Redis
+) -> None:
+    await Receipts(redis, "dialwatch").remember("7", Receipt("id1", "acme", "s", 1, b"acme"))
+    recorder.takes_s = 6.0
+    body = event("TEMPLATESENDJOBFINISH", MsgID="7", Status="success")
+    first = asyncio.create_task(client.post(PATH, params=query("n1"), data=body))
+    statuses = []
+    # As WeChat does after 5 s, with the same nonce or another.
+    for nonce in ("n1", "n2"):
+        await asyncio.sleep(5)
+        statuses.append((await client.post(PATH, params=query(nonce), data=body)).status)
+    assert statuses == [503, 503]
+    assert (await first).status == 200
+    for nonce in ("n1", "n2"):
+        assert (await client.post(PATH, params=query(nonce), data=body)).status == 200
+    assert len(recorder.of("deliveries")) == len(recorder.of("wechat-events")) == 1
 
 
 async def test_without_kafka_the_answer_is_503_and_the_repeat_counts(

@@ -7,8 +7,9 @@ from typing import Any
 import msgspec
 import pytest
 from aiohttp.test_utils import TestClient
-from aiokafka.errors import KafkaConnectionError
+from aiokafka.errors import KafkaConnectionError, MessageSizeTooLargeError
 
+from app.web import wechat_send
 from app.web.wechat_send import SendRequest
 from streams.decoding import decode_notification
 from tests.wechat.conftest import Recorder
@@ -94,12 +95,37 @@ async def test_it_needs_the_token(client: Client, recorder: Recorder) -> None:
     assert recorder.records == []
 
 
-async def test_without_kafka_it_says_so_and_nothing_is_sent(
+async def test_without_kafka_it_says_so_and_what_makes_a_repeat_safe(
     client: Client, recorder: Recorder
 ) -> None:
     recorder.error = KafkaConnectionError()
     status, said = await send(client)
     assert status == said["code"] == 503
+    assert "unknown, repeat with the same Idempotency-Key" in said["msg"]
+
+
+async def test_a_kafka_that_hangs_is_waited_for_so_long_only(
+    client: Client, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert wechat_send.PUBLISH_SECONDS < 10
+    monkeypatch.setattr(wechat_send, "PUBLISH_SECONDS", 0.1)
+    recorder.takes_s = 60
+    async with asyncio.timeout(5):
+        status, said = await send(client)
+    assert status == said["code"] == 503
+    assert "unknown" in said["msg"]
+
+
+async def test_what_no_record_can_hold_is_413(client: Client, recorder: Recorder) -> None:
+    half = "字" * 11_000  # 33,000 bytes
+    assert (await send(client, BODY | {"data": {"a": half}}))[0] == 200
+    status, said = await send(client, BODY | {"data": {"a": half, "b": half}})
+    assert status == said["code"] == 413
+    assert said["msg"].startswith("data: ")
+    recorder.error = MessageSizeTooLargeError()
+    status, said = await send(client)
+    assert status == said["code"] == 413
+    assert len(recorder.records) == 1
 
 
 @pytest.mark.parametrize(
@@ -143,7 +169,7 @@ async def test_repeats_at_the_same_moment_and_of_a_restarted_worker_name_one_not
 async def test_the_description_is_of_what_is_served(client: Client) -> None:
     said = json.loads(await (await client.get("/openapi.json")).text())
     operation = said["paths"]["/wechat/send"]["post"]
-    assert set(operation["responses"]) == {"200", "400", "401", "403", "503"}
+    assert set(operation["responses"]) == {"200", "400", "401", "403", "413", "503"}
     described = said["components"]["schemas"]["SendMsgReqVO"]
     _, components = msgspec.json.schema_components([SendRequest])
     served = components["SendRequest"]

@@ -9,6 +9,7 @@ same body again is a repeat, another one is refused, and after the window all ar
 somebody who reads the traffic is to be faster than WeChat; only an AES key closes that.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from app.settings import Settings
 
 MOST_BODY_BYTES = 64 * 1024
+_SIGNATURE = re.compile(r"[0-9a-fA-F]{40}")
 WINDOW_SECONDS = 300
 
 
@@ -76,16 +78,32 @@ def verify_address(console: Console, query: Mapping[str, str], now_s: float) -> 
     return query.get("echostr", "")
 
 
+def refuse_early(console: Console, query: Mapping[str, str], now_s: float) -> Refused | None:
+    """Return why a POST counts for nothing whatever its body says; None: the body must be read.
+
+    An encrypted body's signature covers it, so that only its form can be seen before.
+    """
+    refused = _check_query(console, query, now_s)
+    if refused is not None:
+        return refused
+    if not console.aes_keys:
+        if not crypto.is_signed(query.get("signature", ""), *_signed(console, query)):
+            return Refused("the signature is wrong")
+    elif not _SIGNATURE.fullmatch(query.get("msg_signature", "")):
+        return Refused("the msg_signature is missing")
+    return None
+
+
 def hear(console: Console, query: Mapping[str, str], body: bytes, now_s: float) -> Heard | Refused:
     """Return what a POST says, or why it counts for nothing."""
-    refused = _check_query(console, query, now_s)
+    refused = refuse_early(console, query, now_s)
     if refused is not None:
         return refused
     if len(body) > MOST_BODY_BYTES:
         return Refused("the body is longer than 64 KiB")
     try:
         if not console.aes_keys:
-            return _hear_plain(console, query, body)
+            return _hear_plain(query, body)
         return _hear_encrypted(console, query, body)
     except (EventError, crypto.CryptoError) as error:
         return Refused(str(error))
@@ -106,10 +124,7 @@ def _signed(console: Console, query: Mapping[str, str]) -> tuple[str, str, str]:
     return (console.token or "", query.get("timestamp", ""), query.get("nonce", ""))
 
 
-def _hear_plain(console: Console, query: Mapping[str, str], body: bytes) -> Heard | Refused:
-    given = query.get("signature", "")
-    if not crypto.is_signed(given, *_signed(console, query)):
-        return Refused("the signature is wrong")
+def _hear_plain(query: Mapping[str, str], body: bytes) -> Heard | Refused:
     fields = read_fields(body)
     if "Encrypt" in fields and "MsgType" not in fields:
         return Refused("the body is encrypted and DIALWATCH_WECHAT_ENCODING_AES_KEY is not set")

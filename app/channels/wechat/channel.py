@@ -1,18 +1,19 @@
 """WeChat template messages: payload, token, one POST, and what its answer means."""
 
 import logging
-from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import httpx
 import msgspec
+from msgspec import Struct
 from redis.asyncio import Redis
 
 from agents.channel import LaterWord, Message, StoreAwayError
 from agents.clock import Clock, wall_clock
 from agents.holds import Holds
+from agents.limits import Limits
 from agents.outcomes import Held, Outcome, Refused, Skipped, TryLater
 from app.channels.wechat.client import WechatClient
 from app.channels.wechat.fields import UnfitFieldError, parse_fields
@@ -30,7 +31,7 @@ from app.channels.wechat.outcomes import (
 )
 from app.channels.wechat.pace import Pace, RecipientPace
 from app.channels.wechat.receipts import Receipt, Receipts
-from app.channels.wechat.refusals import Refusals
+from app.channels.wechat.refusals import Refusals, Restricted
 from app.channels.wechat.subscriptions import Subscriptions
 from app.channels.wechat.token import Tokens
 from app.channels.wechat.token_store import TokenStore
@@ -46,6 +47,14 @@ _log = logging.getLogger(__name__)
 DOUBT_LIMIT_SECONDS = 590.0
 # Refused right after it was renewed: mostly renewed once more by somebody else meanwhile.
 REFUSED_TOKEN_HOLD_SECONDS = 5.0
+
+
+class _Jump(Struct):
+    appid: str
+
+
+class _Body(Struct):
+    miniprogram: _Jump | None = None
 
 
 class WechatChannel:
@@ -68,6 +77,7 @@ class WechatChannel:
     ) -> None:
         """`rate`: most sends a second. `rules`: what codes mean. `now` returns instants."""
         self.holds = Holds(self.name, now=now)
+        self.limits = Limits()
         self._client = client
         self._tokens = tokens
         self._receipts = receipts
@@ -78,7 +88,7 @@ class WechatChannel:
         self._rules = rules
         self._now = now
         self._template_refusals = Refusals()
-        self._restricted: deque[str] = deque(maxlen=20)
+        self._restricted = Restricted()
 
     async def prepare(
         self, command: Notification, account: Account | None
@@ -129,21 +139,25 @@ class WechatChannel:
         rule = rule_for(answer, self._rules)
         if rule is not None and rule.is_overload:
             self._pace.on_overload()
+        recipients_hit, template_refusals = 0, 0
         if rule is not None and rule.do is Do.REFUSE_OR_HOLD:
-            self._restricted.append(message.recipient)
-        template_refusals = 0
+            recipients_hit = self._restricted.count(message.recipient)
         if rule is not None and rule.do is Do.HOLD_TEMPLATE:
             template_refusals = self._template_refusals.count(message.scope)
         elif rule is not None and rule.do is Do.ACCEPT:
             self._template_refusals.forget(message.scope)
+            self._restricted.forget()
         result = outcome(
             answer,
             Circumstances(
                 now=self._now(),
                 template_id=message.scope,
                 is_own_template=message.scope == self._template.template_id,
+                is_own_jump=rule is None
+                or rule.do is not Do.HOLD_UNLESS_FOREIGN
+                or self._is_own_jump(message),
                 is_repeat=is_repeat,
-                recipients_hit=len(set(self._restricted)),
+                recipients_hit=recipients_hit,
                 template_refusals=template_refusals,
             ),
             self._rules,
@@ -153,8 +167,13 @@ class WechatChannel:
             with suppress(StoreAwayError):
                 await self._subscriptions.on_refusal(message.recipient)
         if isinstance(result, Refused | Held | TryLater) and isinstance(answer, Answer):
-            _log_refusal(answer, result)
+            _log_refusal(answer, result, message)
         return result
+
+    def _is_own_jump(self, message: Message) -> bool:
+        """Whether the message names no mini-program but ours."""
+        jump = msgspec.json.decode(message.body, type=_Body).miniprogram
+        return jump is None or jump.appid == self._template.miniprogram_app_id
 
     async def remember(
         self, command: Notification, key: bytes | None, attempts: int, provider_id: str
@@ -166,10 +185,16 @@ class WechatChannel:
         return await self._receipts.remember(provider_id, receipt)
 
 
-def _log_refusal(answer: Answer, result: Refused | Held | TryLater) -> None:
+def _log_refusal(answer: Answer, result: Refused | Held | TryLater, message: Message) -> None:
     # The request id is what Tencent's support asks for.
     request_id = rid((answer.body or {}).get("errmsg", ""))
-    _log.info("wechat answered %s (rid %s)", result.error_code, request_id)
+    _log.info(
+        "wechat answered %s (rid %s)",
+        result.error_code,
+        request_id,
+        # Of all but the longest ids the message's is the notification's.
+        extra={"notification_id": message.message_id},
+    )
 
 
 def build_client(settings: "Settings", http: httpx.AsyncClient) -> WechatClient:
@@ -183,9 +208,9 @@ def build_client(settings: "Settings", http: httpx.AsyncClient) -> WechatClient:
     )
 
 
-def build_tokens(client: WechatClient, redis: Redis) -> Tokens:
+def build_tokens(client: WechatClient, redis: Redis, *, asks_at_once: bool = False) -> Tokens:
     """Return the account's token, shared through Redis."""
-    return Tokens(client, TokenStore(redis, client.app_id))
+    return Tokens(client, TokenStore(redis, client.app_id), asks_at_once=asks_at_once)
 
 
 def build_wechat(settings: "Settings", redis: Redis, http: httpx.AsyncClient) -> WechatChannel:

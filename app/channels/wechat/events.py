@@ -1,5 +1,6 @@
 """WeChat's events, from their XML or JSON to the record that the platform reads. Pure."""
 
+import json
 import re
 from collections.abc import Mapping
 from datetime import tzinfo
@@ -18,7 +19,19 @@ _SCENE_PREFIX = "qrscene_"
 # Beside them stands everything else WeChat sent, as `fields`.
 _OWN_FIELDS = frozenset({"FromUserName", "CreateTime", "Event"})
 _SECONDS = re.compile(r"[0-9]{1,12}")
+# What XML 1.0 has no place for. People paste it, and half an emoji is what their phones cut.
+_FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+# A character by its number; in a CDATA section this is text.
+_CDATA_OR_NUMBER = re.compile(r"<!\[CDATA\[.*?\]\]>|&#(?:x([0-9a-fA-F]+)|([0-9]+));", re.DOTALL)
 _LATEST_SECONDS = 253_402_300_799  # the year 9999
+
+# What only a follower can do: follow, scan a code, use the account's menu, tell where they are.
+_FOLLOWERS_EVENTS = frozenset(
+    {
+        *("subscribe", "scan", "click", "view", "view_miniprogram", "location", "location_select"),
+        *("scancode_push", "scancode_waitmsg", "pic_sysphoto", "pic_photo_or_album", "pic_weixin"),
+    }
+)
 
 
 class EventError(ValueError):
@@ -28,7 +41,9 @@ class EventError(ValueError):
 def read_fields(body: bytes) -> dict[str, str]:
     """Return the top level of an XML or JSON body as strings. Raises EventError.
 
-    Document types and entities are refused: they are how XML reads foreign files.
+    What no text may hold (control characters, half an emoji, cut UTF-8) is left out: WeChat passes
+    on what a follower wrote. Document types and entities are refused: they are how XML reads
+    foreign files.
     """
     return _read_json(body) if body.lstrip()[:1] == b"{" else _read_xml(body)
 
@@ -44,7 +59,7 @@ def to_event(fields: Mapping[str, str], app_id: str, zone: tzinfo) -> WechatEven
         if not fields.get(name):
             raise EventError(f"{name} is missing")
     created = fields["CreateTime"]
-    if _SECONDS.fullmatch(created) is None or int(created) > _LATEST_SECONDS:
+    if not is_time(created):
         raise EventError("CreateTime is no time")
     event, openid = fields["Event"], fields["FromUserName"]
     # Two results of one second differ only in their MsgID.
@@ -59,6 +74,22 @@ def to_event(fields: Mapping[str, str], app_id: str, zone: tzinfo) -> WechatEven
         at=format_instant(int(created) * SECOND, zone),
         fields={name: value for name, value in fields.items() if name not in _OWN_FIELDS},
     )
+
+
+def is_time(created: str) -> bool:
+    """Whether a CreateTime is one: seconds since 1970."""
+    return _SECONDS.fullmatch(created) is not None and int(created) <= _LATEST_SECONDS
+
+
+def says_follows(event: str, fields: Mapping[str, str]) -> bool | None:
+    """Return whether an event tells that its person follows the account, or no longer; None: it
+    tells neither. The list of events is open, and some come from who doesn't follow."""
+    name = event.lower()
+    if name == "unsubscribe":
+        return False
+    if name == "templatesendjobfinish":
+        return True if job_error(fields.get("Status", "")) is None else None
+    return True if name in _FOLLOWERS_EVENTS else None
 
 
 def msgid_of(fields: Mapping[str, str]) -> str | None:
@@ -84,21 +115,49 @@ def _scene(event: str, key: str) -> str | None:
             return None
 
 
+def _without_forbidden(text: str) -> str:
+    return _FORBIDDEN.sub("", text)
+
+
 def _read_json(body: bytes) -> dict[str, str]:
     try:
-        said = msgspec.json.decode(body)
-        body.decode()
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        said = _decode_json(body)
+    except (ValueError, RecursionError):
         raise EventError("the body is no JSON in UTF-8") from None
     if not isinstance(said, dict) or len(said) > _MOST_FIELDS:
         raise EventError("the body is no object of fields")
-    return {name: _text(value) for name, value in said.items()}
+    return {_without_forbidden(name): _text(value) for name, value in said.items()}
+
+
+def _decode_json(body: bytes) -> Any:
+    """Raises ValueError."""
+    try:
+        body.decode()
+        return msgspec.json.decode(body)
+    except ValueError:
+        lenient = json.loads(body.decode("utf-8", "ignore"), strict=False)
+    # Strictly once more, without what made it fail.
+    text = _without_forbidden(json.dumps(lenient, ensure_ascii=False))
+    return msgspec.json.decode(text.encode())
 
 
 def _text(value: Any) -> str:
     if isinstance(value, str):
-        return value
+        return _without_forbidden(value)
     return "" if value is None else msgspec.json.encode(value).decode()
+
+
+def _xml_without_forbidden(body: bytes) -> bytes:
+    def without(found: re.Match[str]) -> str:
+        digits = found[1] or found[2]
+        if digits is None:
+            return found[0]
+        number = int(digits[:9], 16 if found[1] else 10)
+        is_known = number < 0x110000 and not _FORBIDDEN.match(chr(number))
+        return found[0] if is_known else ""
+
+    text = _without_forbidden(body.decode("utf-8", "ignore"))
+    return _CDATA_OR_NUMBER.sub(without, text).encode()
 
 
 def _read_xml(body: bytes) -> dict[str, str]:
@@ -131,7 +190,7 @@ def _read_xml(body: bytes) -> dict[str, str]:
     parser.EndElementHandler = lambda _: path.pop()
     parser.CharacterDataHandler = text
     try:
-        parser.Parse(body, True)
+        parser.Parse(_xml_without_forbidden(body), True)
     except (expat.ExpatError, UnicodeError, ValueError) as error:
         if isinstance(error, EventError):
             raise

@@ -2,14 +2,20 @@
 
 A keyword's kind is its name without the number (`thing1`, `time4`). WeChat refuses what doesn't
 fit its kind (47003), and the official test account doesn't: so it is checked here. Only a
-`thing` is cut; half a phone number would be worse than none. Names of old templates (`first`,
-`keyword1`) have no kind and no limits.
+`thing` is cut and made one line; half a phone number would be worse than none. Names of old
+templates (`first`, `keyword1`) have no kind and no limits.
 """
 
 import re
 from collections.abc import Mapping, Sequence
 
 _THING_LENGTH = 20
+
+_HAN = "[\u3400-\u9fff\U00020000-\U0003ffff]"
+# Letters of any script, and what stands between the parts of a name.
+_OF_NAMES = r"(?:[^\W\d_]|[ .·•'’()（）&,，、-])"
+_LINE_BREAKS = re.compile(r"[\t-\r\x1c-\x1e\x85\u2028\u2029]+")
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 _KINDS: Mapping[str, re.Pattern[str]] = {
     "number": re.compile(r"(?=.{1,32}$)-?\d+(?:\.\d+)?", re.ASCII),
@@ -21,7 +27,8 @@ _KINDS: Mapping[str, re.Pattern[str]] = {
     "amount": re.compile(r"[^\w\s.]?\d{1,10}(?:\.\d+)?元?", re.ASCII),
     "phone_number": re.compile(r"[\d+\-() #*]{1,17}", re.ASCII),
     "car_number": re.compile(r"\S{1,8}"),
-    "name": re.compile(r"[\u3400-\u9fff·]{1,10}|[A-Za-z .·]{1,20}"),
+    # Ten characters where one of them is Han (A公司, 张三Tom), else twenty.
+    "name": re.compile(f"(?=.*{_HAN}){_OF_NAMES}{{1,10}}|(?!.*{_HAN}){_OF_NAMES}{{1,20}}"),
     "phrase": re.compile(r"[\u3400-\u9fff]{1,5}"),
     "enum": re.compile(r".{1,20}"),
     "const": re.compile(r".{1,20}"),
@@ -56,9 +63,10 @@ def fit(data: Mapping[str, str]) -> dict[str, str]:
 
 def _fit_one(name: str, value: str) -> str:
     if name.startswith("thing"):
+        value = _CONTROLS.sub("", _LINE_BREAKS.sub(" ", value))
         return value if len(value) <= _THING_LENGTH else f"{value[: _THING_LENGTH - 1]}…"
     kind = _KIND.fullmatch(name)
     pattern = _KINDS.get(kind[1]) if kind else None
-    if pattern is not None and pattern.fullmatch(value) is None:
+    if pattern is not None and (pattern.fullmatch(value) is None or _CONTROLS.search(value)):
         raise UnfitFieldError(f"data.{name}: does not fit the kind {kind[1] if kind else ''}")
     return value

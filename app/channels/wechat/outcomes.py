@@ -28,6 +28,8 @@ class Do(Enum):
     HOLD = auto()
     HOLD_TODAY = auto()
     HOLD_TEMPLATE = auto()
+    HOLD_UNLESS_FOREIGN = auto()
+    """Refused where the message names another system's mini-program, else held."""
     REFUSE = auto()
     REFUSE_STRANGER = auto()
     """Refused because the recipient doesn't follow the account: worth remembering."""
@@ -49,6 +51,10 @@ class Rule(Struct, frozen=True):
     """Of HOLD_TEMPLATE: so many times it is tried again, slowly, before the template is held."""
     is_overload: bool = False
     """A sign to send more slowly."""
+    is_general: bool = False
+    """Of TRY_LATER: see `agents.outcomes.TryLater`."""
+    is_recipients: bool = False
+    """Of TRY_LATER: see `agents.outcomes.TryLater`."""
 
 
 class StaleToken(Struct, frozen=True):
@@ -64,10 +70,12 @@ class Circumstances(Struct, frozen=True, kw_only=True):
     now: int
     template_id: str
     is_own_template: bool = True
+    is_own_jump: bool = True
+    """No mini-program but ours is named."""
     is_repeat: bool = False
     """An earlier attempt may have been taken."""
     recipients_hit: int = 1
-    """Different recipients that lately got this answer."""
+    """Different recipients in a row that lately got this answer."""
     template_refusals: int = 1
     """How often in a row this template was refused."""
 
@@ -84,12 +92,12 @@ _RENEW_TOKEN = Rule(Do.RENEW_TOKEN)
 
 RULES: Mapping[int, Rule] = {
     0: Rule(Do.ACCEPT),
-    -1: Rule(Do.TRY_LATER, is_overload=True),  # system busy
+    -1: Rule(Do.TRY_LATER, most_tries=5, is_overload=True, is_general=True),  # system busy
     40001: _RENEW_TOKEN,  # invalid credential, or not the latest
     40002: _HOLD,  # grant type
     40003: Rule(Do.TRY_LATER, MINUTE, most_tries=2),  # openid invalid; seen to pass by itself
     40008: _REFUSE,  # message type
-    40013: _HOLD,  # appid
+    40013: Rule(Do.HOLD_UNLESS_FOREIGN, MINUTE),  # appid, the account's or the mini-program's
     40014: _RENEW_TOKEN,  # malformed token
     40030: _REFUSE,  # refresh token, OAuth only
     40033: _REFUSE,  # \uxxxx escapes
@@ -118,16 +126,19 @@ RULES: Mapping[int, Rule] = {
     43004: Rule(Do.REFUSE_STRANGER),  # doesn't follow
     43005: Rule(Do.REFUSE_STRANGER),  # no friend
     43019: _REFUSE,  # blacklisted by the account
-    43100: Rule(Do.TRY_LATER, MINUTE),  # template changed too often
+    # Template changed too often.
+    43100: Rule(Do.TRY_LATER, MINUTE, most_tries=5, is_general=True),
     43101: _REFUSE,  # the customer refuses this template; they may allow it again, silently
     43116: _HOLD_TEMPLATE,  # template restricted
-    43117: Rule(Do.TRY_LATER, HOUR, most_tries=2),  # too often to this recipient
+    # Too often to this recipient.
+    43117: Rule(Do.TRY_LATER, HOUR, most_tries=2, is_recipients=True),
     44002: _REFUSE,  # body empty
     45002: _REFUSE,  # body too long
     # The day's quota. It begins anew at midnight in Shanghai, or when an operator clears it: a
     # probe a minute finds out.
     45009: Rule(Do.HOLD_TODAY, MINUTE),
-    45011: Rule(Do.TRY_NEXT_MINUTE, is_overload=True),  # the minute's quota
+    # The minute's quota.
+    45011: Rule(Do.TRY_NEXT_MINUTE, most_tries=5, is_overload=True, is_general=True),
     45015: _REFUSE,  # customer-service messages only
     45035: _HOLD,  # IP not in the list
     45047: _REFUSE,  # customer-service messages only
@@ -178,11 +189,15 @@ def parse_rules(setting: str) -> Mapping[int, Rule]:
                 + ", ".join(_OVERRIDABLE)
             )
         code, after_s, tries = int(shape[1]), shape[3], shape[4]
+        before = rules.get(code, UNKNOWN)
         rules[code] = Rule(
             do,
             float(after_s) if after_s else None,
             int(tries) if tries else None,
-            is_overload=rules.get(code, UNKNOWN).is_overload,
+            is_overload=before.is_overload,
+            # Without a number of tries it may be for ever: then it must show.
+            is_general=tries is None and not before.is_recipients,
+            is_recipients=before.is_recipients,
         )
     return rules
 
@@ -236,11 +251,19 @@ def outcome(
             return Sent(str(msgid) if isinstance(msgid, int | str) and msgid else None)
         case Do.RENEW_TOKEN:
             return StaleToken(text, code)
-        case Do.TRY_LATER:
-            return TryLater(text, rule.after_s, code, rule.most_tries)
-        case Do.TRY_NEXT_MINUTE:
-            return TryLater(text, _left_s(circumstances.now, MINUTE), code, rule.most_tries)
-        case Do.HOLD:
+        case Do.TRY_LATER | Do.TRY_NEXT_MINUTE:
+            is_to_next = rule.do is Do.TRY_NEXT_MINUTE
+            return TryLater(
+                text,
+                _left_s(circumstances.now, MINUTE) if is_to_next else rule.after_s,
+                code,
+                rule.most_tries,
+                rule.is_general,
+                rule.is_recipients,
+            )
+        case Do.HOLD_UNLESS_FOREIGN if not circumstances.is_own_jump:
+            return Refused(f"{text}: the message's mini-program", code)
+        case Do.HOLD | Do.HOLD_UNLESS_FOREIGN:
             return Held(text, rule.after_s or MINUTE, code)
         case Do.HOLD_TODAY:
             left_s = _left_s(circumstances.now, DAY)
@@ -259,23 +282,22 @@ def outcome(
             return Refused(text, code)
 
 
-def token_outcome(
-    answer: Answer | NoAnswer, now: int, rules: Mapping[int, Rule] = RULES
-) -> TryLater | Held:
+def token_outcome(answer: Answer | NoAnswer, now: int, rules: Mapping[int, Rule] = RULES) -> Held:
     """Return what an answer of the token endpoint means that brought no token.
 
-    No message was sent: nothing is in doubt. A wrong appid or secret shows as 40001 too.
+    No message was sent: nothing is in doubt, and without a token nobody can send. A hold of 0
+    seconds is as long as whoever asks backs off. A wrong appid or secret shows as 40001 too.
     """
     if isinstance(answer, NoAnswer):
-        return TryLater(f"token: {answer.error}")
+        return Held(f"token: {answer.error}", 0.0)
     rule = rule_for(answer, rules)
     if rule is None or answer.body is None:
-        return TryLater(f"token: HTTP {answer.status}, no token in the answer")
+        return Held(f"token: HTTP {answer.status}, no token in the answer", 0.0)
     code, text = errcode(answer), f"token: {error_text(answer.body.get('errmsg', ''))}"
     if rule.do is Do.TRY_LATER and rule is not UNKNOWN:
-        return TryLater(text, rule.after_s, code)
+        return Held(text, rule.after_s or 0.0, code)
     if rule.do is Do.TRY_NEXT_MINUTE:
-        return TryLater(text, _left_s(now, MINUTE), code)
+        return Held(text, _left_s(now, MINUTE), code)
     return Held(text, rule.after_s or MINUTE, code)
 
 
@@ -283,10 +305,11 @@ def _outcome_of_status(answer: Answer) -> Outcome:
     """Return what an answer means that isn't one of WeChat's: a gateway's, or a wrong address's."""
     status, text = answer.status, f"HTTP {answer.status}"
     if status == 429:
-        return TryLater(text, answer.retry_after_s, status)
-    if status in {400, 413, 414, 431}:
+        return TryLater(text, answer.retry_after_s, status, is_general=True)
+    if status in {413, 414, 431}:
         return Refused(text, status)
     if 300 <= status < 500:
+        # Also 400: whatever stands between doesn't know our messages, and WeChat says 200.
         return Held(f"{text}: is DIALWATCH_WECHAT_BASE_URL right?", MINUTE, status)
     if status < 300:
         return Unclear(f"{text}, no answer of WeChat's")

@@ -7,8 +7,11 @@ from redis.asyncio import Redis
 
 from app.store import store_errors
 
-# A refusal may be a passing fault of WeChat's, and no event takes it back.
-_REFUSAL_SECONDS = 86400
+# The event that takes it back may have been missed: then one message finds out.
+UNSUBSCRIBED_SECONDS = 30 * 86400
+# A refusal may be a passing fault of WeChat's, and who follows again may never say so: it only
+# saves the attempts of the messages right behind it.
+REFUSAL_SECONDS = 3600
 # WeChat repeats an event for seconds: by then it is known which of two was the later one.
 _ORDER_SECONDS = 3600
 
@@ -17,7 +20,8 @@ _ON_EVENT = """
 local last = redis.call('GET', KEYS[2])
 if last and tonumber(ARGV[1]) < tonumber(last) then return 0 end
 redis.call('SET', KEYS[2], ARGV[1], 'EX', ARGV[3])
-if ARGV[2] == '1' then redis.call('DEL', KEYS[1]) else redis.call('SET', KEYS[1], 'event') end
+if ARGV[2] == '1' then redis.call('DEL', KEYS[1])
+else redis.call('SET', KEYS[1], 'event', 'EX', ARGV[4]) end
 return 1
 """
 
@@ -31,17 +35,17 @@ class Subscriptions:
         self._prefix = prefix
 
     async def on_unsubscribe(self, openid: str, at: int) -> None:
-        """Send this customer nothing until the next subscribe. `at`: the event's instant."""
+        """Send this customer nothing until they follow again. `at`: the event's instant."""
         await self._on_event(openid, at, follows=False)
 
     async def on_subscribe(self, openid: str, at: int) -> None:
-        """Send to this customer again."""
+        """Send to this customer again: they follow, or did what only a follower can."""
         await self._on_event(openid, at, follows=True)
 
     async def on_refusal(self, openid: str) -> None:
-        """WeChat says that this customer doesn't follow: send nothing for a day."""
+        """WeChat says that this customer doesn't follow: send nothing for an hour."""
         with store_errors():
-            await self._redis.set(self._key(openid), b"refusal", ex=_REFUSAL_SECONDS, nx=True)
+            await self._redis.set(self._key(openid), b"refusal", ex=REFUSAL_SECONDS, nx=True)
 
     async def is_unsubscribed(self, openid: str) -> bool:
         """Whether messages to this customer are skipped."""
@@ -50,7 +54,8 @@ class Subscriptions:
 
     async def _on_event(self, openid: str, at: int, *, follows: bool) -> None:
         keys = (self._key(openid), f"{self._prefix}:wechat:follows-since:{openid}")
-        arguments = (str(at), str(int(follows)), str(_ORDER_SECONDS))
+        seconds = (str(_ORDER_SECONDS), str(UNSUBSCRIBED_SECONDS))
+        arguments = (str(at), str(int(follows)), *seconds)
         with store_errors():
             await cast("Awaitable[int]", self._redis.eval(_ON_EVENT, 2, *keys, *arguments))
 

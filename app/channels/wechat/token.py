@@ -12,10 +12,10 @@ from typing import TypeGuard
 
 from agents.channel import StoreAwayError
 from agents.clock import Clock, wall_clock
-from agents.outcomes import Held, TryLater
+from agents.outcomes import Held
 from app.channels.wechat.client import WechatClient
 from app.channels.wechat.outcomes import token_outcome
-from app.channels.wechat.token_store import LOCK_SECONDS, TokenRecord, TokenStore
+from app.channels.wechat.token_store import LOCK_SECONDS, TokenRecord, TokenStore, Trouble
 from app.http import Answer, NoAnswer
 from streams.metrics import TOKEN_SECONDS
 from streams.times import SECOND
@@ -25,18 +25,25 @@ from streams.times import SECOND
 EARLY_SECONDS = 300
 EARLY_SPREAD_SECONDS = 60
 POLL_SECONDS = 0.1
+# Somebody else renews it: looked at again so much later.
+LOOK_SECONDS = 1.0
 REFUSED_HOLD_SECONDS = 60.0
+# Between two failed requests, of all workers together.
+FIRST_PAUSE_SECONDS = 1.0
+MOST_PAUSE_SECONDS = 60.0
 
 
 class Tokens:
     """Gives out the token of one official account. Lives on one event loop.
 
     Numbered as in the rules it follows:
-    1. Known and not near its end: that one. One renewal at a time in this process.
+    1. Known and living: that one. Near its end it is renewed in the background, by one at a time.
     2. Shared in Redis and good: adopted.
     3. With the lock: look again, then ask WeChat; write only over the generation that was read.
     4. WeChat gives back the very token it refuses: one forced renewal, within Tencent's limits
        of all workers together; else the channel is held.
+    5. WeChat gives none: nobody asks again for a while that grows, and where no token lives any
+       more the channel is held for so long.
     """
 
     def __init__(
@@ -46,69 +53,120 @@ class Tokens:
         *,
         now: Clock = wall_clock,
         random: Callable[[], float] = random_module.random,
+        asks_at_once: bool = False,
     ) -> None:
-        """`now` returns instants; `random` (0 to 1) spreads renewals."""
+        """`now` returns instants; `random` (0 to 1) spreads renewals.
+
+        `asks_at_once`: whatever was told just now, for people who have mended something.
+        """
         self._client = client
         self._store = store
         self._now = now
+        self._random = random
+        self._asks_at_once = asks_at_once
         self._early = int((EARLY_SECONDS - random() * EARLY_SPREAD_SECONDS) * SECOND)
         self._owner = secrets.token_hex(16)
         self._known: TokenRecord | None = None
-        self._renewal = asyncio.Lock()
+        self._trouble: Trouble | None = None
+        self.renewal: asyncio.Task[str | Held] | None = None
+        """The last one, maybe under way."""
+        self._look_at = 0
+        """Instant of the next look, while somebody else renews."""
         TOKEN_SECONDS.set_function(self._remaining_s)
 
-    async def get(self) -> str | TryLater | Held:
+    async def get(self) -> str | Held:
         """Return a token that should be good, or why there is none."""
         known = self._known
-        if known is None or self._is_ending(known):
-            async with self._renewal:
-                known = self._known
-                if known is None or self._is_ending(known):
-                    return await self._renew(refused=None)
+        if known is None or known.expires_at <= self._now():
+            return await self._renewed(refused=None)
+        if self._is_ending(known) and self._is_time_to_ask():
+            self._begin(refused=None)
         return known.token
 
-    async def replace(self, refused: str) -> str | TryLater | Held:
+    async def replace(self, refused: str) -> str | Held:
         """Return another token than the one WeChat refused, or why there is none."""
-        async with self._renewal:
-            known = self._known
-            if known is not None and known.token != refused:
-                # Somebody replaced it while this caller's request was under way.
-                return known.token
-            self._known = None
-            return await self._renew(refused)
+        known = self._known
+        if known is not None and known.token == refused:
+            self._known = known = None
+        if known is not None and known.expires_at > self._now():
+            # Somebody replaced it while this caller's request was under way.
+            return known.token
+        return await self._renewed(refused)
+
+    def _is_time_to_ask(self) -> bool:
+        """Whether nobody asks already and no pause stands."""
+        is_asking = self.renewal is not None and not self.renewal.done()
+        pause_until = self._trouble.until if self._trouble is not None else 0
+        return not is_asking and self._now() >= max(pause_until, self._look_at)
+
+    def _begin(self, refused: str | None) -> asyncio.Task[str | Held]:
+        # Of its own: whoever waits for it may be cancelled, and the others wait on.
+        self.renewal = asyncio.create_task(self._renew(refused))
+        return self.renewal
+
+    async def _renewed(self, refused: str | None) -> str | Held:
+        """Wait for the renewal under way, or for a new one."""
+        while True:
+            renewal = self.renewal
+            if renewal is None or renewal.done():
+                if self._must_wait(self._trouble):
+                    return self._held(self._trouble)
+                renewal = self._begin(refused)
+            token = await asyncio.shield(renewal)
+            # One that began before this token was refused may bring it again.
+            if token != refused or refused is None:
+                return token
 
     def _remaining_s(self) -> float:
         known = self._known
         return 0.0 if known is None else max((known.expires_at - self._now()) / SECOND, 0.0)
 
     def _is_ending(self, record: TokenRecord) -> bool:
-        return record.expires_at - self._now() <= self._early
+        # One that came with little life left isn't renewed at once and again.
+        early = min(self._early, (record.expires_at - record.issued_at) // 2)
+        return record.expires_at - self._now() <= early
 
     def _adopt(self, record: TokenRecord) -> str:
-        self._known = record
+        self._known, self._trouble = record, None
         return record.token
 
-    def _known_or(self, trouble: TryLater | Held) -> str | TryLater | Held:
-        """Return the known token while it lives, though it can't be renewed."""
-        known = self._known
-        if known is not None and known.expires_at > self._now():
-            return known.token
-        return trouble
+    def _must_wait(self, trouble: Trouble | None) -> TypeGuard[Trouble]:
+        return trouble is not None and self._now() < trouble.until and not self._asks_at_once
 
-    async def _renew(self, refused: str | None) -> str | TryLater | Held:
+    def _held(self, trouble: Trouble) -> Held:
+        left_s = max(0, trouble.held_until - self._now()) / SECOND
+        return Held(trouble.reason, left_s, trouble.error_code)
+
+    def _fail(self, held: Held, failures: int) -> Trouble:
+        """Remember that there is none, and until when nobody asks again."""
+        pause_s = min(MOST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2.0 ** min(failures, 16))
+        pause_s *= 1 + self._random() / 4
+        now = self._now()
+        self._trouble = Trouble(
+            held.reason,
+            held.error_code,
+            failures + 1,
+            until=now + int(min(MOST_PAUSE_SECONDS, max(held.for_s, pause_s)) * SECOND),
+            held_until=now + int(max(held.for_s, pause_s) * SECOND),
+        )
+        return self._trouble
+
+    async def _renew(self, refused: str | None) -> str | Held:
         try:
             return await self._renew_shared(refused)
         except StoreAwayError:
-            living = self._known_or(TryLater("token: Redis is away"))
-            if isinstance(living, str):
-                return living
+            known = self._known
+            if known is not None and known.expires_at > self._now():
+                self._look_at = self._now() + int(LOOK_SECONDS * SECOND)
+                return known.token
             # The stable token is the same for whoever asks: no harm without the lock.
             fetched = await self._fetch(0, force_refresh=False)
-            if not isinstance(fetched, TokenRecord):
-                return fetched
-            return _refused() if fetched.token == refused else self._adopt(fetched)
+            if isinstance(fetched, TokenRecord) and fetched.token != refused:
+                return self._adopt(fetched)
+            held = fetched if isinstance(fetched, Held) else _refused()
+            return self._held(self._fail(held, self._trouble.failures if self._trouble else 0))
 
-    async def _renew_shared(self, refused: str | None) -> str | TryLater | Held:
+    async def _renew_shared(self, refused: str | None) -> str | Held:
         """Adopt what another worker shared, or renew and share it."""
         deadline = self._now() + LOCK_SECONDS * SECOND
         while True:
@@ -122,25 +180,33 @@ class Tokens:
                     await self._store.unlock(self._owner)
             if _is_good(shared, refused) and shared.expires_at > self._now():
                 # Somebody is renewing it, and until then it is as good as ever.
-                return shared.token
+                self._look_at = self._now() + int(LOOK_SECONDS * SECOND)
+                return self._adopt(shared)
             if self._now() > deadline:
-                return self._known_or(TryLater("token: nobody renewed it"))
+                return self._held(self._fail(Held("token: nobody renewed it", 0.0), 0))
             await asyncio.sleep(POLL_SECONDS)
 
-    async def _renew_locked(self, refused: str | None) -> str | TryLater | Held:
+    async def _renew_locked(self, refused: str | None) -> str | Held:
         shared = await self._store.read()
         if _is_good(shared, refused) and not self._is_ending(shared):
             return self._adopt(shared)
+        trouble = await self._store.read_trouble()
+        if self._must_wait(trouble):
+            self._trouble = trouble
+            return self._held(trouble)
         generation = shared.generation + 1 if shared is not None else 1
         fetched = await self._fetch(generation, force_refresh=False)
         if isinstance(fetched, TokenRecord) and fetched.token == refused:
-            if not await self._store.may_force():
+            if await self._store.may_force():
+                fetched = await self._fetch(generation, force_refresh=True)
+            if isinstance(fetched, TokenRecord) and fetched.token == refused:
                 return _refused()
-            fetched = await self._fetch(generation, force_refresh=True)
-        if not isinstance(fetched, TokenRecord):
-            return self._known_or(fetched)
-        if fetched.token == refused:
-            return _refused()
+        if isinstance(fetched, Held):
+            trouble = self._fail(fetched, trouble.failures if trouble is not None else 0)
+            await self._store.write_trouble(trouble)
+            return self._held(trouble)
+        if trouble is not None:
+            await self._store.write_trouble(None)
         lifetime_s = max(1, (fetched.expires_at - self._now()) // SECOND)
         if not await self._store.write(fetched, lifetime_s):
             newer = await self._store.read()
@@ -148,9 +214,7 @@ class Tokens:
                 return self._adopt(newer)
         return self._adopt(fetched)
 
-    async def _fetch(
-        self, generation: int, *, force_refresh: bool
-    ) -> TokenRecord | TryLater | Held:
+    async def _fetch(self, generation: int, *, force_refresh: bool) -> TokenRecord | Held:
         issued_at = self._now()
         answer = await self._client.get_token(force_refresh=force_refresh)
         return _read_token(answer, issued_at, generation) or token_outcome(answer, issued_at)

@@ -15,6 +15,8 @@ from app.store import store_errors
 
 # Longer than a token request may take, so that a live owner doesn't lose it.
 LOCK_SECONDS = 30
+# How long it is remembered how many failures there were: longer than any pause between two.
+TROUBLE_SECONDS = 300
 # Tencent's limits of force_refresh.
 FORCED_A_DAY = 20
 FORCED_SECONDS_APART = 30
@@ -51,6 +53,19 @@ class TokenRecord(Struct, frozen=True):
     generation: int
 
 
+class Trouble(Struct, frozen=True):
+    """Why there was no token for the last who asked."""
+
+    reason: str
+    error_code: int | None
+    failures: int
+    """In a row."""
+    until: int
+    """Instant before which nobody asks again."""
+    held_until: int
+    """Instant before which nobody who has no token tries to send."""
+
+
 class TokenStore:
     """The shared record of one official account. Every method may raise StoreAwayError."""
 
@@ -68,6 +83,21 @@ class TokenStore:
         """Share a token. False: somebody shared one since its predecessor was read."""
         arguments = (msgspec.json.encode(record), str(record.generation), str(lifetime_s))
         return await self._ask(_WRITE, [self._key], *arguments)
+
+    async def read_trouble(self) -> Trouble | None:
+        """Return why there was no token; None: there was, or it is long ago."""
+        with store_errors():
+            value = await self._redis.get(f"{self._key}:trouble")
+        return msgspec.json.decode(value, type=Trouble) if value else None
+
+    async def write_trouble(self, trouble: Trouble | None) -> None:
+        """Share that there was no token; None: there is one."""
+        key = f"{self._key}:trouble"
+        with store_errors():
+            if trouble is None:
+                await self._redis.delete(key)
+            else:
+                await self._redis.set(key, msgspec.json.encode(trouble), ex=TROUBLE_SECONDS)
 
     async def lock(self, owner: str) -> bool:
         """Take the right to renew; false: somebody else has it."""

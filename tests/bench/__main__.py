@@ -2,17 +2,21 @@
 
     dialwatch   all rules, exactly once: a real `dialwatch worker`, whole Python process
     aiokafka    a bare consumer that decodes each call's JSON and does nothing: the ceiling
+    tuned       the same with what the worker's own reading does: whole record batches, typed
+                decoding, no garbage collector
     stock Faust an agent per record that counts the account run alone, a table in memory
 
 CPU is what the process used (user and system) from its first to its last call, by its own
-counters; the rate is calls by wall clock in the same span. The peers read the same records.
+counters; the rate is calls by wall clock in the same span. The peers read the same records, made by
+`load.py` or read from a file of `topic<TAB>key<TAB>value` lines (`--records`).
 
-With `--scaling` instead: this worker alone, from few to many accounts and from small to large
-batches, and how fast a successor restores that state.
+With `--scaling` instead: this worker beside the ceiling, from few to many accounts, and how fast a
+successor restores that state.
 """
 
 import argparse
 import asyncio
+import gc
 import json
 import logging
 import os
@@ -22,6 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,16 +39,18 @@ from rich.table import Table
 from app.local.dialer import Dialer, Event
 from app.local.stack import Stack
 from app.local.worker import WorkerProcess
+from streams.kafka import fetching
+from streams.records import Call
 from streams.topics import ContractTopic
+from tests.bench.load import MIXES, KeyAndValue, Mix, account_records, call_records
 from tests.installation import Installation
 
 LATENCY_RATE = 2_000
 LATENCY_SECONDS = 15
-# (accounts, numbers in a batch)
-SCALES = (
-    (10_000, 100), (10_000, 1_000), (10_000, 1_000_000),
-    (100_000, 1_000), (1_000_000, 100), (1_000_000, 1_000_000), (1, 1_000_000),
-)  # fmt: skip
+CEILING = "aiokafka, decoding only"
+PARTITIONS = 8
+# (accounts, calls): a million accounts, three calls each, nearly every one another account's.
+SCALES = ((1, 600_000), (10_000, 1_000_000), (100_000, 1_000_000), (1_000_000, 3_000_000))
 
 
 class Measured(NamedTuple):
@@ -71,52 +78,20 @@ def usage_of(pid: int) -> Usage:
     return Usage(ticks / os.sysconf("SC_CLK_TCK"), peak_kb / 1024)
 
 
-def bench_calls(count: int, accounts: int, batch_size: int) -> list[Event]:
-    """Interleave accounts evenly; each works through batches; 1 % A, no run gets long."""
-    encode = msgspec.json.Encoder().encode
-    results = "FFFEFFDCFF"
-    dialer = Dialer(seed=1, calls=1, start=datetime.now(UTC), partitions=8)
-    keys = [f"account-{number:07d}".encode() for number in range(accounts)]
-    places = [dialer.partition_of(key) for key in keys]
-    events = []
-    for number in range(count):
-        account, turn = number % accounts, number // accounts
-        call = {
-            "call_id": f"c{number:09d}",
-            "account_id": keys[account].decode(),
-            "line_id": f"line-{number % 97}",
-            "result": "W" if number % 211 == 0 else results[(number * 7 + turn) % 10],
-            "phone": f"137{number % 10**8:08d}",
-            "submitted_at": f"2026-11-01T{turn // batch_size % 24:02d}:00:00+08:00",
-            "batch_size": batch_size,
-            "batch_index": turn % batch_size,
-            "ended_at": f"2026-11-02T10:{number // 60000 % 60:02d}:{number // 1000 % 60:02d}+08:00",
-            "balance": f"{500 - number % 100}.50",
-            "duration_s": number % 90,
-        }
-        place = places[account]
-        events.append(Event(ContractTopic.CALL_RECORDS, keys[account], encode(call), place))
-    return events
+def placed(records: Iterable[KeyAndValue], topic: ContractTopic) -> list[Event]:
+    """Return records with the partitions that a dialer's producer puts them into."""
+    dialer = Dialer(seed=1, calls=1, start=datetime.now(UTC), partitions=PARTITIONS)
+    return [Event(topic, key, value, dialer.partition_of(key)) for key, value in records]
 
 
-def bench_accounts(accounts: int) -> list[Event]:
-    """A record for each account: none falls below its threshold or expires soon."""
-    encode = msgspec.json.Encoder().encode
-    dialer = Dialer(seed=1, calls=1, start=datetime.now(UTC), partitions=8)
-    events = []
-    for number in range(accounts):
-        key = f"account-{number:07d}".encode()
-        account = {
-            "account_id": key.decode(),
-            "name": f"Customer {number}",
-            "openid": f"o6_bench-{number:019d}",
-            "phone": f"+86139{number % 10**8:08d}",
-            "balance_threshold": "50.00",
-            "expires_at": f"2099-{number % 12 + 1:02d}-{number % 28 + 1:02d}T00:00:00+08:00",
-        }
-        place = dialer.partition_of(key)
-        events.append(Event(ContractTopic.ACCOUNTS, key, encode(account), place))
-    return events
+def read_records(file: Path) -> tuple[list[KeyAndValue], list[KeyAndValue]]:
+    """Return accounts and calls of a file of `topic<TAB>key<TAB>value` lines."""
+    found: dict[bytes, list[KeyAndValue]] = {b"accounts": [], b"call-records": []}
+    with file.open("rb") as lines:
+        for line in lines:
+            topic, key, value = line.rstrip(b"\n").split(b"\t", 2)
+            found[topic].append((key, value))
+    return found[b"accounts"], found[b"call-records"]
 
 
 async def prefill(brokers: str, topic: str, events: list[Event]) -> None:
@@ -233,8 +208,24 @@ def run_peer(name: str, brokers: str, topic: str, count: int) -> Measured:
 
 
 async def peer_aiokafka(brokers: str, topic: str, count: int) -> Measured:
-    """Read and decode."""
+    """Read and decode, as aiokafka comes."""
     decode = msgspec.json.Decoder(dict[str, Any]).decode
+    return await _read_and_decode(CEILING, brokers, topic, count, decode)
+
+
+async def peer_tuned(brokers: str, topic: str, count: int) -> Measured:
+    """Read whole record batches and decode into the worker's own type."""
+    fetching.install()
+    fetching.hand_over(1 << 20)
+    gc.freeze()
+    gc.set_threshold(200_000)
+    decode = msgspec.json.Decoder(Call).decode
+    return await _read_and_decode("the same, tuned", brokers, topic, count, decode)
+
+
+async def _read_and_decode(
+    name: str, brokers: str, topic: str, count: int, decode: Callable[[bytes], object]
+) -> Measured:
     consumer = AIOKafkaConsumer(
         topic, bootstrap_servers=brokers, auto_offset_reset="earliest", enable_auto_commit=False
     )
@@ -251,7 +242,7 @@ async def peer_aiokafka(brokers: str, topic: str, count: int) -> Measured:
     finally:
         seconds, cpu = time.monotonic() - began, time.process_time() - before
         await consumer.stop()
-    return Measured("aiokafka, decoding only", seen, seconds, cpu, _own_peak_mb())
+    return Measured(name, seen, seconds, cpu, _own_peak_mb())
 
 
 async def peer_faust(brokers: str, topic: str, count: int) -> Measured:
@@ -360,18 +351,23 @@ async def measure_latency(installation: Installation, *, lines: bool) -> list[fl
     return sorted(latencies)
 
 
-def show(results: list[Measured], latencies: dict[str, list[float]]) -> None:
-    table = Table("", "calls/s", "CPU s / M calls", "peak MiB", "changelog MB / M calls")
+def show(title: str, results: list[Measured], latencies: dict[str, list[float]]) -> None:
+    """Print one load's table. The factor is against the mean of the ceilings of the run."""
+    ceilings = [one.cpu_seconds / one.calls for one in results if one.name == CEILING]
+    ceiling = statistics.mean(ceilings) if ceilings else None
+    table = Table("", "calls/s", "CPU s / M calls", "× ceiling", "peak MiB",
+                  "changelog MB / M calls", title=title)  # fmt: skip
     for one in results:
         per_million = 1e6 / one.calls
         table.add_row(
             one.name,
             f"{one.calls / one.seconds:,.0f}",
             f"{one.cpu_seconds * per_million:.2f}",
+            f"{one.cpu_seconds / one.calls / ceiling:.2f}" if ceiling else "–",
             f"{one.peak_mb:.0f}",
             f"{one.changelog_mb * per_million:.0f}" if one.changelog_mb else "–",
         )
-    console = Console()
+    console = Console(width=120)
     console.print(table)
     for name, seen in latencies.items():
         p50, p99 = statistics.median(seen), seen[int(len(seen) * 0.99)]
@@ -381,27 +377,77 @@ def show(results: list[Measured], latencies: dict[str, list[float]]) -> None:
         )
 
 
-def scale(calls: int) -> None:
-    """Measure this worker alone on each of `SCALES`; at least two calls for each account."""
-    table = Table("accounts", "batch", "calls/s", "CPU s / M calls", "peak MiB", "restored")
-    for accounts, batch_size in SCALES:
-        count = max(calls, 2 * accounts)
+class Load(NamedTuple):
+    """Records to measure with."""
+
+    title: str
+    accounts: list[Event]
+    calls: list[Event]
+
+
+def made_load(mix: Mix, calls: int, accounts: int) -> Load:
+    return Load(
+        f"{mix}, {accounts:,} accounts, {calls:,} calls",
+        placed(account_records(accounts), ContractTopic.ACCOUNTS),
+        placed(call_records(calls, accounts, mix), ContractTopic.CALL_RECORDS),
+    )
+
+
+def read_load(file: Path) -> Load:
+    accounts, calls = read_records(file)
+    return Load(
+        f"{file.name}, {len(accounts):,} accounts, {len(calls):,} calls",
+        placed(accounts, ContractTopic.ACCOUNTS),
+        placed(calls, ContractTopic.CALL_RECORDS),
+    )
+
+
+def installed(stack: Stack, directory: Path, load: Load) -> Installation:
+    """Return a fresh installation whose topics hold the load."""
+    made = Installation(stack.bootstrap_servers, stack.redis_url, directory)
+    made.variables["DIALWATCH_PARTITIONS"] = str(PARTITIONS)
+    asyncio.run(made.create_topics())
+    asyncio.run(prefill(stack.bootstrap_servers, made.topics.accounts, load.accounts))
+    asyncio.run(prefill(stack.bootstrap_servers, made.topics.calls, load.calls))
+    return made
+
+
+def compare(stack: Stack, directory: Path, load: Load, given: argparse.Namespace) -> None:
+    """Measure the worker and its peers on one load, round by round, and print the table."""
+    results, latencies = [], {}
+    for number in range(given.rounds):
+        made = installed(stack, directory / f"{load.title}-{number}", load)
+        results.append(run_dialwatch(made, len(load.calls), len(load.accounts)))
+        if not given.no_peers:
+            arguments = (stack.bootstrap_servers, made.topics.calls)
+            results.append(run_peer("aiokafka", *arguments, len(load.calls)))
+            results.append(run_peer("tuned", *arguments, len(load.calls)))
+            if number == 0 and given.faust_calls:
+                results.append(run_peer("faust", *arguments, given.faust_calls))
+        if number == 0 and not given.no_latency:
+            made.worker()
+            for name, lines in (("account", False), ("line", True)):
+                latencies[name] = asyncio.run(measure_latency(made, lines=lines))
+        made.close()
+    show(load.title, results, latencies)
+
+
+def scale(mix: Mix, scales: Iterable[tuple[int, int]]) -> None:
+    """Measure the worker beside the ceiling from few to many accounts; its memory is part of it."""
+    table = Table("accounts", "calls", "calls/s", "CPU s / M calls", "× ceiling", "peak MiB",
+                  "restored", title=mix)  # fmt: skip
+    for accounts, calls in scales:
         with tempfile.TemporaryDirectory() as directory, Stack(heap_mb=768) as stack:
-            made = Installation(stack.bootstrap_servers, stack.redis_url, Path(directory))
-            made.variables["DIALWATCH_PARTITIONS"] = "8"
-            asyncio.run(made.create_topics())
-            events = bench_calls(count, accounts, batch_size)
-            asyncio.run(prefill(stack.bootstrap_servers, made.topics.calls, events))
-            del events
-            customers = bench_accounts(accounts)
-            asyncio.run(prefill(stack.bootstrap_servers, made.topics.accounts, customers))
-            del customers
-            one = run_dialwatch(made, count, accounts)
+            made = installed(stack, Path(directory), made_load(mix, calls, accounts))
+            one = run_dialwatch(made, calls, accounts)
+            ceiling = run_peer("aiokafka", stack.bootstrap_servers, made.topics.calls, calls)
+            factor = one.cpu_seconds / one.calls / (ceiling.cpu_seconds / ceiling.calls)
             table.add_row(
                 f"{accounts:,}",
-                f"{batch_size:,}",
+                f"{calls:,}",
                 f"{one.calls / one.seconds:,.0f}",
                 f"{one.cpu_seconds * 1e6 / one.calls:.2f}",
+                f"{factor:.2f}",
                 f"{one.peak_mb:.0f}",
                 restored(made),
             )
@@ -411,9 +457,10 @@ def scale(calls: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--calls", type=int, default=600_000)
+    parser.add_argument("--calls", type=int, default=1_000_000)
     parser.add_argument("--accounts", type=int, default=10_000)
-    parser.add_argument("--batch", type=int, default=1_000)
+    parser.add_argument("--mix", choices=MIXES, action="append", help="again for another")
+    parser.add_argument("--records", type=Path, help="measure with these instead")
     parser.add_argument("--faust-calls", type=int, default=20_000)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--no-peers", action="store_true")
@@ -425,36 +472,21 @@ def main() -> None:
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     if given.peer:
         name, brokers, topic, count = given.peer
-        peer = {"aiokafka": peer_aiokafka, "faust": peer_faust}[name]
+        peer = {"aiokafka": peer_aiokafka, "tuned": peer_tuned, "faust": peer_faust}[name]
         print(json.dumps(asyncio.run(peer(brokers, topic, int(count)))._asdict()))
         return
+    mixes: tuple[Mix, ...] = tuple(given.mix or MIXES)
     if given.scaling:
-        scale(given.calls)
+        for mix in mixes:
+            scale(mix, SCALES)
         return
-    results, latencies = [], {}
     with tempfile.TemporaryDirectory() as directory, Stack(heap_mb=768) as stack:
-        events = bench_calls(given.calls, given.accounts, given.batch)
-        customers = bench_accounts(given.accounts)
-        for number in range(given.rounds):
-            made = Installation(
-                stack.bootstrap_servers, stack.redis_url, Path(directory) / str(number)
-            )
-            made.variables["DIALWATCH_PARTITIONS"] = "8"
-            asyncio.run(made.create_topics())
-            asyncio.run(prefill(stack.bootstrap_servers, made.topics.accounts, customers))
-            asyncio.run(prefill(stack.bootstrap_servers, made.topics.calls, events))
-            results.append(run_dialwatch(made, given.calls, given.accounts))
-            if not given.no_peers:
-                arguments = (stack.bootstrap_servers, made.topics.calls)
-                results.append(run_peer("aiokafka", *arguments, given.calls))
-                if number == 0:
-                    results.append(run_peer("faust", *arguments, given.faust_calls))
-            if number == 0 and not given.no_latency:
-                made.worker()
-                for name, lines in (("account", False), ("line", True)):
-                    latencies[name] = asyncio.run(measure_latency(made, lines=lines))
-            made.close()
-    show(results, latencies)
+        if given.records:
+            compare(stack, Path(directory), read_load(given.records), given)
+            return
+        for mix in mixes:
+            compare(stack, Path(directory), made_load(mix, given.calls, given.accounts), given)
+            given.faust_calls, given.no_latency = 0, True  # neither looks at the mix
 
 
 if __name__ == "__main__":

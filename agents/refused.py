@@ -1,0 +1,116 @@
+"""What becomes of records that their topic doesn't take: one is lost to its reader, none to us.
+
+A command that can't go on ends as failed, and in the dead letters; a dead letter that is too long
+is cut.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from datetime import tzinfo
+
+from agents.clock import wall_clock
+from agents.dead_letters import TRUNCATED, dead_letter, own_headers
+from agents.dispatch import COORDINATES
+from streams.decoding import InvalidRecordError, decode_notification
+from streams.engine.refused import RefusedRecord
+from streams.engine.types import Output
+from streams.records import Delivery, Notification, encode
+from streams.times import format_moment
+from streams.topics import Topics
+
+_log = logging.getLogger(__name__)
+
+# A record's own frame in a log, with the batch that it is alone in.
+_FRAME_BYTES = 200
+_UNKNOWN_LIMIT = 900_000
+_NO_OFFSET = -1
+
+
+def instead_of(topics: Topics, zone: tzinfo) -> Callable[[RefusedRecord], list[Output]]:
+    """Return what says, of a record that Kafka refuses, what is to be written in its place."""
+    outboxes = {
+        topics.wechat_outbox,
+        topics.wechat_bulk_outbox,
+        topics.sms_outbox,
+        topics.sms_bulk_outbox,
+    }
+
+    def instead(refused: RefusedRecord) -> list[Output]:
+        if refused.topic == topics.dead_letters:
+            return _cut(refused)
+        _log.error("%s refuses a record: %s", refused.topic, refused.reason)
+        at = format_moment(wall_clock(), zone)
+        outputs = [_letter(topics, refused, at)]
+        if refused.topic in outboxes:
+            try:
+                command = decode_notification(refused.key, refused.value)
+            except InvalidRecordError:
+                return outputs
+            failed = _failed(command, refused, at)
+            outputs.append(Output(topics.deliveries, None, refused.key, encode(failed)))
+        return outputs
+
+    return instead
+
+
+def _letter(topics: Topics, refused: RefusedRecord, at: str) -> Output:
+    came = list(refused.headers)
+    where = (refused.topic, str(refused.partition), str(_NO_OFFSET))
+    passed_on = came[-len(COORDINATES) :]
+    if tuple(name for name, _ in passed_on) == COORDINATES:
+        topic, partition, offset = (said.decode() for _, said in passed_on)
+        where, came = (topic, partition, offset), came[: -len(COORDINATES)]
+    return dead_letter(
+        topics.dead_letters,
+        topic=where[0],
+        partition=int(where[1]),
+        offset=int(where[2]),
+        key=refused.key,
+        value=refused.value,
+        reason=f"value: {refused.topic} doesn't take it ({refused.reason})",
+        at=at,
+        headers=came,
+    )
+
+
+def _failed(command: Notification, refused: RefusedRecord, at: str) -> Delivery:
+    return Delivery(
+        notification_id=command.notification_id,
+        channel=command.channel,
+        account_id=command.account_id,
+        scenario=command.scenario,
+        status="failed",
+        attempts=0,
+        at=at,
+        error=f"{refused.topic} doesn't take it ({refused.reason})",
+    )
+
+
+def _cut(refused: RefusedRecord) -> list[Output]:
+    """Cut a letter to what its topic takes: its value, then its key, then its own headers."""
+    key, value, headers = refused.key, refused.value, list(refused.headers)
+    if headers and headers[-1][0] == TRUNCATED:
+        whole = headers.pop()[1]
+    else:
+        whole = str(len(value or key or b"")).encode()
+    most = (refused.longest or _UNKNOWN_LIMIT) - _FRAME_BYTES - _size(headers)
+    if value:
+        value = value[: _shorter(len(value), most - len(key or b""))]
+    elif key:
+        key = key[: _shorter(len(key), most)]
+    else:
+        ours = headers[len(own_headers(headers)) :]
+        if len(ours) == len(headers):
+            _log.error("%s takes not even an empty letter: %s", refused.topic, refused.reason)
+            return []
+        headers = ours
+    return [Output(refused.topic, refused.partition, key, value, [*headers, (TRUNCATED, whole)])]
+
+
+def _shorter(length: int, room: int) -> int:
+    # What fits by our count, and is refused still, is refused for more than we know.
+    return max(min(room, length // 2) if room >= length else room, 0)
+
+
+def _size(headers: Sequence[tuple[str, bytes]]) -> int:
+    return sum(len(name) + len(said) + 10 for name, said in headers)

@@ -1,0 +1,62 @@
+"""Clean-up: each tick looks at some of what is remembered, and forgets what is over.
+
+Nothing depends on when: a batch that is over counts as forgotten whether it was swept or not, and
+so does a run. So each key is looked at about once an hour, by ticks that cost alike.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from msgspec.structs import replace
+
+from agents.rules import Rules
+from streams.engine.state import State, Table
+from streams.times import HOUR
+from tables import runs
+from tables.accounts import Remains, forget_batch_if_over, forget_what_is_over, seen_by_a_tick
+from tables.line_accounts import forget_line
+from tables.store import BATCHES, LINES, TALLIES
+
+_ROUND = "sweep"
+_SWEPT: tuple[Table[Any], ...] = (TALLIES, BATCHES, LINES)
+_MOST_KEYS = 10_000
+
+
+@dataclass
+class _Round:
+    """The keys that are looked at before any is again."""
+
+    waiting: list[tuple[Table[Any], bytes]]
+    size: int
+
+
+def sweep(state: State, rules: Rules, tick: int, passed: int) -> None:
+    """Forget what a tick finds to be over, among the next keys. `passed`: since the tick before,
+    in microseconds."""
+    now: _Round | None = state.derived.get(_ROUND)
+    if now is None or not now.waiting:
+        waiting = [(table, key) for table in _SWEPT for key in state.keys(table)]
+        now = state.derived[_ROUND] = _Round(waiting, len(waiting))
+    share = -(-now.size * min(passed, HOUR) // HOUR)
+    remains = Remains()
+    for _ in range(min(share, _MOST_KEYS, len(now.waiting))):
+        table, key = now.waiting.pop()
+        if table is TALLIES:
+            forget_what_is_over(
+                state, key, tick, rules.batch_retention, rules.run_retention, remains
+            )
+        elif table is BATCHES:
+            forget_batch_if_over(state, key, tick, rules.batch_retention, remains)
+        else:
+            _look_at_line(state, rules, key, tick)
+    remains.forget(state)
+
+
+def _look_at_line(state: State, rules: Rules, key: bytes, tick: int) -> None:
+    line = state.peek(LINES, key)
+    if line is None:
+        return
+    if runs.is_forgotten(line.run, tick, rules.run_retention):
+        forget_line(state, key, line)
+    elif not line.run.tick:
+        state.put(LINES, key, replace(line, run=seen_by_a_tick(line.run, tick)))

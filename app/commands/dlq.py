@@ -1,0 +1,174 @@
+"""`dialwatch dlq`: dead letters listed, shown, sent again and put aside."""
+
+import os
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from app.commands.options import (
+    OutputOption,
+    RevealOption,
+    SinceOption,
+    UntilOption,
+    ask,
+    checked_limit,
+    range_of,
+)
+from app.commands.output import chosen, print_rows
+from app.errors import SettingsError
+from app.settings import load_settings
+
+if TYPE_CHECKING:
+    from app.operations.letters import Wanted
+    from app.operations.redrive import Order
+
+dlq = typer.Typer(help="Dead letters: list, show, send again, put aside.")
+
+COLUMNS = (
+    "letter",
+    "at",
+    "topic",
+    "partition",
+    "offset",
+    "reason",
+    "key",
+    "bytes",
+    "attempts",
+    "handled",
+)
+_FEW = ("letter", "at", "topic", "reason", "key", "attempts", "handled")
+_PLAN = ("letter", "action", "why", "topic", "key", "attempts", "reason")
+
+TopicOption = Annotated[
+    str | None, typer.Option(help="Only from this topic, by its real or its contract name.")
+]
+ReasonOption = Annotated[str | None, typer.Option(help="Only with this in their reason.")]
+LettersArgument = Annotated[
+    list[str] | None, typer.Argument(metavar="[LETTER]...", help="As list names them: 0:17.")
+]
+LimitOption = Annotated[int | None, typer.Option(help="At most so many.")]
+ExecuteOption = Annotated[
+    bool, typer.Option("--execute", help="Do it. Without it the plan is shown, nothing done.")
+]
+
+
+@dlq.command("list")
+def list_(
+    topic: TopicOption = None,
+    reason: ReasonOption = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
+    limit: Annotated[int, typer.Option(help="At most so many.")] = 100,
+    all_: Annotated[bool, typer.Option("--all", help="Those that were handled too.")] = False,
+    reveal: RevealOption = False,
+    output: OutputOption = None,
+) -> None:
+    """List dead letters that nobody has dealt with yet, newest first."""
+    from app.operations.letters import find_letters  # noqa: PLC0415
+
+    wanted = _wanted(topic, reason, since, until, limit, with_handled=all_)
+    rows = ask(lambda installation: find_letters(installation, wanted, reveal=reveal))
+    print_rows(rows, COLUMNS, chosen(output), few=_FEW)
+
+
+@dlq.command("show")
+def show(letter: Annotated[str, typer.Argument(help="As list names it: 0:17.")]) -> None:
+    """Write a letter's value to stdout, byte for byte, and its headers to stderr."""
+    from app.operations.letters import read_letter  # noqa: PLC0415
+
+    found = ask(lambda installation: read_letter(installation, letter))
+    said = [("key", found.key), *found.headers] if found.key is not None else found.headers
+    for name, value in said:
+        print(f"{_plain(name)}: {_plain((value or b'').decode(errors='replace'))}", file=sys.stderr)
+    if found.value is None:
+        print("the value is null", file=sys.stderr)
+    sys.stdout.buffer.write(found.value or b"")
+
+
+@dlq.command("redrive")
+def redrive(
+    letters: LettersArgument = None,
+    topic: TopicOption = None,
+    reason: ReasonOption = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
+    limit: LimitOption = None,
+    execute: ExecuteOption = False,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force", help="Also what may be told twice, is outdated, or failed too often."
+        ),
+    ] = False,
+    output: OutputOption = None,
+) -> int:
+    """Send letters to where they came from, each once: those named, or those of the filters,
+    or, without either, all that nobody has dealt with yet."""
+    from app.operations.redrive import Order  # noqa: PLC0415
+
+    wanted = _wanted(topic, reason, since, until, limit)
+    order = Order("redrive", letters or (), wanted, force=force, execute=execute)
+    return _carry_out(order, output)
+
+
+@dlq.command("discard")
+def discard(
+    why: Annotated[str, typer.Option(help="Why they are put aside; kept with them.")],
+    letters: LettersArgument = None,
+    topic: TopicOption = None,
+    reason: ReasonOption = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
+    limit: LimitOption = None,
+    execute: ExecuteOption = False,
+    output: OutputOption = None,
+) -> int:
+    """Put letters aside: they stay where they are, marked as dealt with."""
+    from app.operations.redrive import Order  # noqa: PLC0415
+
+    if not why.strip():
+        raise SettingsError(["--why: must say why"])
+    wanted = _wanted(topic, reason, since, until, limit)
+    return _carry_out(Order("discard", letters or (), wanted, why=why, execute=execute), output)
+
+
+def _wanted(
+    topic: str | None,
+    reason: str | None,
+    since: str | None,
+    until: str | None,
+    limit: int | None,
+    *,
+    with_handled: bool = False,
+) -> "Wanted":
+    from app.operations.letters import MOST_ROWS, Wanted  # noqa: PLC0415
+
+    first, last = range_of(load_settings(), since, until)
+    rows = checked_limit(MOST_ROWS if limit is None else limit, MOST_ROWS)
+    return Wanted(topic, reason, first, last, rows, with_handled)
+
+
+def _carry_out(order: "Order", output: OutputOption) -> int:
+    """Print what is (to be) done, and the counts; 1 where a named letter is refused."""
+    from app.operations.redrive import carry_out  # noqa: PLC0415
+    from streams.engine import fault_points  # noqa: PLC0415
+
+    fault_points.arm_as(os.environ)
+    done: dict[str, Any] = ask(lambda installation: carry_out(installation, order))
+    print_rows(done["letters"], _PLAN, chosen(output))
+    counts = done["counts"]
+    verb = {"redrive": "redriven", "discard": "discarded"}[order.verb]
+    head = (
+        f"{counts[order.verb]} {verb}" if order.execute else f"{counts[order.verb]} to {order.verb}"
+    )
+    said = f"{head}, {counts['refused']} refused, {counts['handled']} handled before"
+    if not order.execute:
+        said += "; nothing was done: --execute does it"
+    print(said, file=sys.stderr)
+    return 1 if order.letters and counts["refused"] else 0
+
+
+def _plain(text: str) -> str:
+    """Return a text none of whose characters steers the terminal."""
+    return "".join(one if one.isprintable() else "�" for one in text)

@@ -1,0 +1,500 @@
+"""Records into the index: what a poll brought, and the offsets it reached, in one transaction.
+
+One thread writes. What can't be read costs that record alone. Nothing here knows a Kafka client.
+"""
+
+import logging
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import msgspec
+from msgspec import Struct
+
+from app.console import schema
+from app.operations.letters import Letter, Mark, describe, letter_of
+from app.settings import Settings
+from streams.decoding import CallsParsed
+from streams.engine.types import TP
+from streams.times import DAY, SECOND
+from tables.batches import Batch
+from tables.lines import LineRun
+from tables.store import BATCHES, CLOCKS, CUSTOMERS, LINES, PAGES, RECHARGES, TALLIES
+from tables.tallies import Tally
+
+log = logging.getLogger(__name__)
+
+MINUTE = 60 * SECOND
+RATES_KEPT = 2 * DAY
+
+_MOST_TITLES = 60_000
+_MOST_ORPHANS = 10_000
+_MOST_KINDS = 20_000
+_HEXADECIMAL = re.compile(r"(?:[0-9a-f]{2}){8,32}")
+_STATE_KEPT = frozenset(
+    table.prefix for table in (CUSTOMERS, TALLIES, BATCHES, PAGES, LINES, CLOCKS, RECHARGES)
+)
+_ADD_ONE = """INSERT INTO {table} VALUES (?, ?, ?)
+    ON CONFLICT DO UPDATE SET row_count = row_count + excluded.row_count"""
+
+V = TypeVar("V")
+
+Place = tuple[int, int, int]
+"""Of a delivery in time: instant, partition, offset. Newest first is the order of lists."""
+
+
+class Chunk(NamedTuple):
+    """What a poll brought of one partition."""
+
+    holds: str
+    """`commands`, `deliveries`, `inbox`, `letters`, `marks` or `state`."""
+    topic: str
+    partition: int
+    records: Sequence[Any]
+
+
+class Kind(NamedTuple):
+    """What deliveries have in common: few combinations, each stored once."""
+
+    scenario: str
+    channel: str
+    status: str
+    error_code: int | None = None
+    error: str | None = None
+    title: str | None = None
+
+
+class _Cause(Struct):
+    call_id: str | None = None
+
+
+class _Command(Struct):
+    notification_id: str
+    scenario: str
+    channel: str
+    occurred_at: str = ""
+    account_id: str | None = None
+    title: str | None = None
+    cause: _Cause | None = None
+
+
+class _Delivery(Struct):
+    notification_id: str
+    scenario: str
+    channel: str
+    status: str
+    at: str
+    account_id: str | None = None
+    attempts: int = 0
+    provider_id: str | int | None = None
+    error_code: int | None = None
+    error: str | None = None
+
+
+class _Message(Struct):
+    message_id: str
+
+
+def packed(notification_id: str) -> str | bytes:
+    """Return an id as it is stored: half as long where it is a hash."""
+    if _HEXADECIMAL.fullmatch(notification_id):
+        return bytes.fromhex(notification_id)
+    return notification_id
+
+
+def unpacked(stored: str | bytes) -> str:
+    """Return the id that was packed."""
+    return stored.hex() if isinstance(stored, bytes) else stored
+
+
+class Recent(Generic[V]):
+    """What was put in last: `most` to twice as many values. Cheap, for it forgets by halves."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._young: dict[str | bytes, V] = {}
+        self._old: dict[str | bytes, V] = {}
+
+    def get(self, key: str | bytes) -> V | None:
+        value = self._young.get(key)
+        return self._old.get(key) if value is None else value
+
+    def put(self, key: str | bytes, value: V) -> None:
+        if len(self._young) >= self._most:
+            self._old, self._young = self._young, {}
+        self._young[key] = value
+
+    def pop(self, key: str | bytes) -> V | None:
+        young, old = self._young.pop(key, None), self._old.pop(key, None)
+        return old if young is None else young
+
+
+class Index:
+    """The writing side. All methods block, and belong to one thread at a time."""
+
+    def __init__(self, settings: Settings, *, segment_rows: int = schema.SEGMENT_ROWS) -> None:
+        self._settings = settings
+        self._segment_rows = segment_rows
+        identity = f"{settings.group}/{settings.topic_prefix}"
+        self._db = schema.open_writer(settings.console_datadir, identity)
+        self._retention = settings.console_retention_days * DAY
+        self.unreadable = 0
+        """Records that were passed over since the start."""
+        self._commands = msgspec.json.Decoder(_Command).decode
+        self._deliveries = msgspec.json.Decoder(_Delivery).decode
+        self._messages = msgspec.json.Decoder(_Message).decode
+        self._marks = msgspec.json.Decoder(Mark).decode
+        self._instants = CallsParsed().instants
+        self._kinds: dict[Kind, int] = {}
+        self._titles: Recent[str] = Recent(_MOST_TITLES)
+        self._orphans: Recent[list[tuple[int, Place, Kind]]] = Recent(_MOST_ORPHANS)
+        """Deliveries that came before their commands: a title is theirs too, once it is known."""
+        self._segments: dict[str, list[int]] = {}
+        self._filled: dict[int, int] = {}
+        self._load_segments()
+
+    def close(self) -> None:
+        """Put everything into the one file."""
+        self._db.close()
+
+    def offsets(self) -> dict[tuple[str, int], int]:
+        """Return where reading goes on, by topic and partition."""
+        rows = self._db.execute("SELECT topic, partition, next FROM offsets")
+        return {(topic, partition): offset for topic, partition, offset in rows}
+
+    def write(self, chunks: Iterable[Chunk], positions: dict[tuple[str, int], int]) -> None:
+        """Index what was read, and remember the offsets reading goes on at; all of it or nothing.
+
+        Commands go before the deliveries of the same poll, whose titles they know.
+        """
+        by_kind: dict[str, list[Chunk]] = {}
+        for chunk in chunks:
+            by_kind.setdefault(chunk.holds, []).append(chunk)
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            for holds, index in (
+                ("commands", self._add_commands),
+                ("deliveries", self._add_deliveries),
+                ("inbox", self._add_messages),
+                ("marks", self._add_marks),
+                ("letters", self._add_letters),
+                ("state", self._add_state),
+            ):
+                if holds in by_kind:
+                    index(by_kind[holds])
+            self._db.executemany(
+                "INSERT OR REPLACE INTO offsets VALUES (?, ?, ?)",
+                [(topic, partition, offset) for (topic, partition), offset in positions.items()],
+            )
+            self._db.execute("COMMIT")
+        except BaseException:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            self._forget_what_is_cached()
+            raise
+
+    def add_lags(self, at: int, lags: Iterable[tuple[str, int, float | None]]) -> None:
+        """Remember how far the group was behind: (topic, records, seconds)."""
+        with self._db:
+            self._db.executemany(
+                "INSERT OR REPLACE INTO lags VALUES (?, ?, ?, ?)", [(at, *lag) for lag in lags]
+            )
+
+    def mark(self, letters: Iterable[tuple[int, int]], handled: str) -> None:
+        """Note at once what became of dead letters; Kafka says the same a moment later."""
+        self._db.executemany(
+            "UPDATE letters SET handled = ? WHERE (p, o) = (?, ?) AND handled IS NULL",
+            [(handled, *letter) for letter in letters],
+        )
+
+    def forget(self, now: int) -> None:
+        """Drop what is older than the retention: whole segments, else row by row."""
+        floor = now - self._retention
+        for number, holds, last in self._db.execute(
+            "SELECT id, holds, last_at FROM segments WHERE first_at < ?", (floor,)
+        ).fetchall():
+            self._db.execute("BEGIN IMMEDIATE")
+            if last < floor and number != self._segments[holds][-1]:
+                self._db.execute(f"DROP TABLE {holds}_{number}")
+                self._db.execute("DELETE FROM segments WHERE id = ?", (number,))
+                self._db.execute("DELETE FROM segment_kinds WHERE segment = ?", (number,))
+                self._segments[holds].remove(number)
+            elif holds == "deliveries":
+                self._db.execute(f"DELETE FROM deliveries_{number} WHERE at < ?", (floor,))
+                self._db.execute("DELETE FROM segment_kinds WHERE segment = ?", (number,))
+                self._db.execute(
+                    f"INSERT INTO segment_kinds SELECT ?, kind, count(*) FROM deliveries_{number} "
+                    "GROUP BY kind",
+                    (number,),
+                )
+                self._db.execute("UPDATE segments SET first_at = ? WHERE id = ?", (floor, number))
+            self._db.execute("COMMIT")
+        self._db.execute("DELETE FROM letters WHERE at < ?", (floor,))
+        self._db.execute("DELETE FROM minutes WHERE minute < ?", ((now - RATES_KEPT) // MINUTE,))
+        self._db.execute("DELETE FROM lags WHERE at < ?", (now - RATES_KEPT,))
+
+    def _add_commands(self, chunks: list[Chunk]) -> None:
+        rows: list[tuple[Any, ...]] = []
+        times: list[int] = []
+        for chunk in chunks:
+            for record in chunk.records:
+                try:
+                    said = self._commands(record.value or b"")
+                    stored = packed(said.notification_id)
+                    occurred = self._instants[said.occurred_at]
+                except (msgspec.DecodeError, ValueError):
+                    self.unreadable += 1
+                    continue
+                kind = self._kind(Kind(said.scenario, said.channel, "", title=said.title))
+                call = said.cause.call_id if said.cause else None
+                rows.append(
+                    (chunk.partition, record.offset, stored, said.account_id, kind, occurred, call)
+                )
+                times.append(record.timestamp * 1000)
+                if said.title is not None:
+                    self._titles.put(stored, said.title)
+                    self._adopt(self._orphans.pop(stored) or [], said.title)
+        self._insert("commands", rows, times)
+
+    def _add_deliveries(self, chunks: list[Chunk]) -> None:
+        rows: list[tuple[Any, ...]] = []
+        minutes: Counter[tuple[int, int]] = Counter()
+        kinds: Counter[int] = Counter()
+        segment = self._segment("deliveries")
+        for chunk in chunks:
+            for record in chunk.records:
+                try:
+                    said = self._deliveries(record.value or b"")
+                    at = self._instants[said.at]
+                    stored = packed(said.notification_id)
+                except (msgspec.DecodeError, ValueError):
+                    self.unreadable += 1
+                    continue
+                place = at, chunk.partition, record.offset
+                kind = Kind(
+                    said.scenario, said.channel, said.status, said.error_code, said.error,
+                    self._title(stored),
+                )  # fmt: skip
+                if kind.title is None:
+                    orphans = self._orphans.get(stored) or []
+                    self._orphans.put(stored, [*orphans, (segment, place, kind)])
+                number = self._kind(kind)
+                provider = None if said.provider_id is None else str(said.provider_id)
+                rows.append((*place, stored, said.account_id, number, said.attempts, provider))
+                kinds[number] += 1
+                minutes[at // MINUTE, number] += 1
+        self._insert("deliveries", rows, [row[0] for row in rows])
+        self._count(segment, kinds, minutes)
+
+    def _count(self, segment: int, kinds: Counter[int], minutes: Counter[tuple[int, int]]) -> None:
+        self._db.executemany(
+            _ADD_ONE.format(table="segment_kinds"),
+            [(segment, kind, count) for kind, count in kinds.items()],
+        )
+        self._db.executemany(
+            _ADD_ONE.format(table="minutes"), [(*key, count) for key, count in minutes.items()]
+        )
+
+    def _adopt(self, orphans: list[tuple[int, Place, Kind]], title: str) -> None:
+        """Give deliveries the title of the command that came after them."""
+        for segment, place, kind in orphans:
+            before, after = self._kind(kind), self._kind(kind._replace(title=title))
+            self._db.execute(
+                f"UPDATE deliveries_{segment} SET kind = ? WHERE (at, p, o) = (?, ?, ?)",
+                (after, *place),
+            )
+            minute = place[0] // MINUTE
+            self._count(
+                segment,
+                Counter({before: -1, after: 1}),
+                Counter({(minute, before): -1, (minute, after): 1}),
+            )
+
+    def _add_messages(self, chunks: list[Chunk]) -> None:
+        rows: list[tuple[Any, ...]] = []
+        times: list[int] = []
+        for chunk in chunks:
+            for record in chunk.records:
+                try:
+                    said = self._messages(record.value or b"")
+                except msgspec.DecodeError:
+                    self.unreadable += 1
+                    continue
+                rows.append((chunk.partition, record.offset, packed(said.message_id)))
+                times.append(record.timestamp * 1000)
+        self._insert("inbox", rows, times)
+
+    def _add_letters(self, chunks: list[Chunk]) -> None:
+        rows = [
+            _letter_row(self._settings, letter_of(TP(chunk.topic, chunk.partition), record, {}))
+            for chunk in chunks
+            for record in chunk.records
+        ]
+        self._db.executemany(
+            "INSERT OR REPLACE INTO letters VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL)", rows
+        )
+        self._match_marks(row[:2] for row in rows)
+
+    def _add_marks(self, chunks: list[Chunk]) -> None:
+        places = []
+        for chunk in chunks:
+            for record in chunk.records:
+                try:
+                    partition, offset = map(int, (record.key or b"").split(b":"))
+                    mark = None if record.value is None else self._marks(record.value)
+                except (msgspec.DecodeError, ValueError):
+                    self.unreadable += 1
+                    continue
+                places.append((partition, offset))
+                if mark is None:
+                    self._db.execute("DELETE FROM marks WHERE (p, o) = (?, ?)", places[-1])
+                else:
+                    self._db.execute(
+                        "INSERT OR REPLACE INTO marks VALUES (?, ?, ?, ?, ?)",
+                        (*places[-1], mark.letter_at, mark.handled, mark.why),
+                    )
+        self._match_marks(places)
+
+    def _match_marks(self, places: Iterable[tuple[int, int]]) -> None:
+        # By its time too: another letter may have got the place when the topic was made anew.
+        self._db.executemany(
+            "UPDATE letters SET handled = (SELECT handled FROM marks WHERE (marks.p, marks.o, "
+            "marks.written) = (letters.p, letters.o, letters.written)) WHERE (p, o) = (?, ?)",
+            places,
+        )
+
+    def _add_state(self, chunks: list[Chunk]) -> None:
+        """Only the last value of each key, in the order of the keys: that is what disks like."""
+        latest: dict[tuple[int, bytes], bytes | None] = {}
+        for chunk in chunks:
+            for record in chunk.records:
+                key = record.key
+                if key and key[:1] in _STATE_KEPT:
+                    latest[chunk.partition, key] = record.value
+        gone = [key for key, value in latest.items() if value is None]
+        kept = sorted((key, value) for key, value in latest.items() if value is not None)
+        self._db.executemany("DELETE FROM state WHERE partition = ? AND key = ?", gone)
+        self._db.executemany(
+            "INSERT OR REPLACE INTO state VALUES (?, ?, ?, ?, ?, ?)",
+            [(*key, value, *self._listed(key[1], value)) for key, value in kept],
+        )
+
+    def _listed(self, key: bytes, value: bytes) -> tuple[int | None, int | None, int | None]:
+        """Return a run's count, a batch's instant, and whether calls of it are missing."""
+        prefix = key[:1]
+        batch: Batch | None
+        try:
+            if prefix == TALLIES.prefix:
+                tally: Tally = TALLIES.decode(value)
+                batch, submitted, run = tally.batch, tally.submitted, tally.run.count
+            elif prefix == BATCHES.prefix:
+                batch, run = BATCHES.decode(value), 0
+                submitted = int.from_bytes(key[-8:], "big", signed=True)
+            elif prefix == LINES.prefix:
+                line: LineRun = LINES.decode(value)
+                batch, submitted, run = None, 0, line.run.count
+            else:
+                return None, None, None
+        except msgspec.DecodeError:
+            self.unreadable += 1
+            return None, None, None
+        if batch is None:
+            return run, None, None
+        return run, submitted, int(batch.seen < batch.size)
+
+    def _insert(self, holds: str, rows: list[tuple[Any, ...]], times: list[int]) -> None:
+        if not rows:
+            return
+        number = self._segment(holds)
+        marks = ", ".join("?" * len(rows[0]))
+        # In the order of the table's key, or each row would look for its page.
+        rows.sort(key=lambda row: row[:3] if holds == "deliveries" else row[:2])
+        self._db.executemany(f"INSERT OR IGNORE INTO {holds}_{number} VALUES ({marks})", rows)
+        self._db.execute(
+            "UPDATE segments SET row_count = row_count + ?1, "
+            "first_at = min(coalesce(first_at, ?2), ?2), last_at = max(coalesce(last_at, ?3), ?3) "
+            "WHERE id = ?4",
+            (len(rows), min(times), max(times), number),
+        )
+        self._filled[number] += len(rows)
+
+    def _segment(self, holds: str) -> int:
+        """Return the segment that is being filled."""
+        ours = self._segments[holds]
+        if ours and self._filled[ours[-1]] < self._segment_rows:
+            return ours[-1]
+        number = max(self._filled, default=0) + 1
+        schema.create_segment(self._db, number, holds)
+        ours.append(number)
+        self._filled[number] = 0
+        return number
+
+    def _title(self, stored: str | bytes) -> str | None:
+        """Return the title of a notification; None: its command isn't known (yet)."""
+        known = self._titles.get(stored)
+        if known is not None:
+            return known
+        for number in reversed(self._segments["commands"]):
+            row = self._db.execute(
+                f"SELECT title FROM commands_{number} JOIN kinds ON kinds.id = kind "
+                f"WHERE commands_{number}.id = ?",
+                (stored,),
+            ).fetchone()
+            if row:
+                title: str | None = row[0]
+                return title
+        return None
+
+    def _kind(self, kind: Kind) -> int:
+        number = self._kinds.get(kind)
+        if number is not None:
+            return number
+        row = self._db.execute(
+            "SELECT id FROM kinds WHERE (scenario, channel, status) = (?, ?, ?) "
+            "AND error_code IS ? AND error IS ? AND title IS ?",
+            kind,
+        ).fetchone()
+        if row is None:
+            cursor = self._db.execute("INSERT INTO kinds VALUES (NULL, ?, ?, ?, ?, ?, ?)", kind)
+            number = cursor.lastrowid or 0
+        else:
+            number = int(row[0])
+        if len(self._kinds) >= _MOST_KINDS:
+            self._kinds.clear()
+        self._kinds[kind] = number
+        return number
+
+    def _forget_what_is_cached(self) -> None:
+        """After a transaction that wasn't: what it made is gone."""
+        self._kinds.clear()
+        self._titles = Recent(_MOST_TITLES)
+        self._orphans = Recent(_MOST_ORPHANS)
+        self._load_segments()
+
+    def _load_segments(self) -> None:
+        self._segments = {"deliveries": [], "commands": [], "inbox": []}
+        self._filled = {}
+        for number, holds, row_count in self._db.execute(
+            "SELECT id, holds, row_count FROM segments ORDER BY id"
+        ):
+            self._segments[holds].append(number)
+            self._filled[number] = row_count
+
+
+def _letter_row(settings: Settings, letter: Letter) -> tuple[Any, ...]:
+    """Return a dead letter as it is stored: as lists show it, its key masked where it must be."""
+    said = describe(settings, letter)
+    return (
+        letter.tp.partition,
+        letter.offset,
+        letter.at,
+        letter.timestamp,
+        said["topic"],
+        said["partition"],
+        said["offset"],
+        said["reason"],
+        msgspec.json.encode(said["key"]).decode(),
+        said["bytes"],
+        said["attempts"],
+    )

@@ -1,0 +1,25 @@
+"""What the console counts of itself. Labels only from closed sets, never an account."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.process_collector import ProcessCollector
+
+REGISTRY = CollectorRegistry()
+ProcessCollector(registry=REGISTRY)
+
+RECORDS = Counter("dialwatch_console_records", "Records indexed.", ["topic"], registry=REGISTRY)
+UNREADABLE = Gauge(
+    "dialwatch_console_unreadable_records", "Records passed over since the start: no JSON of ours.",
+    registry=REGISTRY,
+)  # fmt: skip
+LEFT = Gauge(
+    "dialwatch_console_offsets_left",
+    "Offsets up to the ends that stood when the console began to read.", registry=REGISTRY,
+)  # fmt: skip
+QUERIES = Histogram(
+    "dialwatch_console_query_seconds", "How long the index took to answer.", ["query"],
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5), registry=REGISTRY,
+)  # fmt: skip
+HANDLED = Counter(
+    "dialwatch_console_letters_handled", "Dead letters handled from here.", ["verb"],
+    registry=REGISTRY,
+)  # fmt: skip

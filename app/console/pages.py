@@ -1,0 +1,128 @@
+"""From JSON to pages: templates, links, languages, colours and small charts. Looks nothing up."""
+
+import json
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlencode
+
+from aiohttp import web
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup
+
+from app.console.charts import bars, peak, steps
+from app.console.indexer import Indexer
+from app.console.words import chosen_language, translator
+from app.settings import Settings
+from streams.records import SCENARIOS
+from tables.explained import Language
+
+_FOLDER = Path(__file__).parent / "templates"
+_PLACES = {
+    "account": "accounts",
+    "notification": "notifications",
+    "line": "lines",
+    "letter": "dead-letters",
+}
+_THEMES = ("light", "dark", "auto")
+
+
+class Pages:
+    """Renders every page of the console."""
+
+    def __init__(self, settings: Settings, indexer: Indexer) -> None:
+        self._settings = settings
+        self._indexer = indexer
+        self._templates = Environment(
+            loader=FileSystemLoader(_FOLDER),
+            autoescape=select_autoescape(),
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        self._templates.filters |= {"number": _number, "when": _when, "pretty": _pretty}
+        self._templates.globals |= {
+            "address": self.address,
+            "bars": bars,
+            "steps": steps,
+            "peak": peak,
+            "scenarios": (*SCENARIOS, "direct"),
+            "channels": ("inbox", "wechat", "sms"),
+            "statuses": ("sent", "delivered", "undelivered", "skipped", "failed"),
+        }
+
+    def render(
+        self, request: web.Request, template: str, data: dict[str, Any], *, status: int = 200,
+        **more: Any,
+    ) -> web.Response:  # fmt: skip
+        """Return a page."""
+        language = self.language(request)
+        theme = request.cookies.get("theme", "auto")
+        query = dict(request.query)
+
+        def link(**changes: str | None) -> str:
+            """This page with other parameters; None takes one away."""
+            left = {name: value for name, value in (query | changes).items() if value is not None}
+            return f"{request.rel_url.raw_path}?{urlencode(left)}" if left else (
+                request.rel_url.raw_path
+            )  # fmt: skip
+
+        text = self._templates.get_template(template).render(
+            data=data,
+            t=translator(language),
+            language=language,
+            theme=theme if theme in _THEMES else "auto",
+            group=self._settings.group,
+            timezone=self._settings.timezone,
+            version=version("dialwatch"),
+            now=datetime.now(self._settings.zone).isoformat(timespec="seconds"),
+            not_ready=self._indexer.why_not_ready,
+            path=request.path,
+            here=request.raw_path,
+            query=query,
+            link=link,
+            quoted=lambda value: quote(value, safe=""),
+            status=status,
+            **more,
+        )
+        return web.Response(
+            body=text.encode("utf-8", "backslashreplace"),
+            status=status,
+            content_type="text/html",
+            charset="utf-8",
+        )
+
+    def language(self, request: web.Request) -> Language:
+        """Return the language of an answer: `lang` in the URL, the cookie, the browser's."""
+        chosen = request.query.get("lang") or request.cookies.get("lang")
+        accepted = request.headers.get("Accept-Language", "")
+        return "zh" if chosen_language(chosen, accepted) == "zh" else "en"
+
+    @staticmethod
+    def address(what: str, name: str) -> str:
+        """Return the path of an account, a notification, a line or a letter."""
+        return f"/{_PLACES[what]}/{quote(name, safe='')}"
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:,}"
+
+
+def _when(text: str | None) -> Markup | str:
+    """Return a time of the JSON for people; its zone is said once, at the foot of the page."""
+    if not text:
+        return "–"
+    shown = text[:19].replace("T", " ")
+    return Markup('<time datetime="{}">{}</time>').format(text, shown)
+
+
+def _pretty(value: Any) -> str:
+    """Return JSON, and text that is JSON, in lines; any other text as it is."""
+    if isinstance(value, str):
+        text = value
+        try:
+            value = json.loads(text)
+        except (ValueError, RecursionError):
+            return text
+    return json.dumps(value, ensure_ascii=False, indent=2)

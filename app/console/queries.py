@@ -1,0 +1,488 @@
+"""Questions to the index. Blocks for milliseconds; each thread has a connection of its own.
+
+Lists are newest first and come in pages: a page ends with a cursor, the place of its last row.
+"""
+
+import re
+import sqlite3
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from app.console import schema
+from app.console.index import MINUTE, Place, packed, unpacked
+from app.settings import Settings
+from streams.times import DAY
+
+MOST_ROWS = 1000
+_FEW_KINDS = 60
+_ID_PREFIX = re.compile(r"[!-~]{4,64}")
+_AFTER_ALL: Place = (1 << 62, 0, 0)
+
+
+class BadCursorError(ValueError):
+    """A cursor that no page ended with."""
+
+
+@dataclass(frozen=True)
+class Filters:
+    """Which deliveries are wanted; None: any."""
+
+    account: str | None = None
+    notification: str | None = None
+    scenario: str | None = None
+    channel: str | None = None
+    status: str | None = None
+    since: int | None = None
+    until: int | None = None
+    q: str | None = None
+    """In the title or the error, or an id's beginning."""
+
+
+class Delivered(NamedTuple):
+    """A delivery as the index has it."""
+
+    place: Place
+    notification_id: str
+    account_id: str | None
+    scenario: str
+    channel: str
+    status: str
+    error_code: int | None
+    error: str | None
+    attempts: int
+    provider_id: str | None
+    title: str | None
+    occurred: int | None
+
+
+class Command(NamedTuple):
+    """Where a command lies, and whose it is."""
+
+    partition: int
+    offset: int
+    notification_id: str
+    account_id: str | None
+    scenario: str
+    channel: str
+    title: str | None
+    occurred: int
+
+
+class LetterRow(NamedTuple):
+    """A dead letter without its bytes."""
+
+    partition: int
+    offset: int
+    at: int
+    topic: str
+    source_partition: int
+    source_offset: int
+    reason: str
+    key: str
+    """JSON."""
+    size: int
+    attempts: int
+    handled: str | None
+
+
+class Listed(NamedTuple):
+    """A value of the state that is in a list, and its number there."""
+
+    partition: int
+    key: bytes
+    value: bytes
+    number: int
+
+
+class Queries:
+    """The reading side of the index."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._directory = settings.console_datadir
+        self._retention = settings.console_retention_days * DAY
+        self._prefix = settings.topic_prefix
+        self._mine = threading.local()
+
+    def deliveries(
+        self, wanted: Filters, *, now: int, limit: int, before: Place | None = None
+    ) -> list[Delivered]:
+        """Return the newest deliveries that are as wanted, older than `before`."""
+        db = self._db()
+        floor = max(now - self._retention, wanted.since or 0)
+        top = before or _AFTER_ALL
+        if wanted.until is not None:
+            top = min(top, (wanted.until, -1, -1))
+        found: list[tuple[Any, ...]] = []
+        for condition, values, kinds in self._plans(db, wanted):
+            found += self._search(db, condition, values, kinds, floor, top, limit)
+        # The same row may be wanted for its title and for its id.
+        newest = sorted(set(found), reverse=True)[:limit]
+        return self._described(db, newest)
+
+    def deliveries_of(self, notification_id: str) -> list[Delivered]:
+        """Return what became of one notification, oldest first."""
+        found = self.deliveries(Filters(notification=notification_id), now=0, limit=MOST_ROWS)
+        return found[::-1]
+
+    def command(self, notification_id: str) -> Command | None:
+        """Return where the first command of an id lies."""
+        commands = self._commands(self._db(), "id = ?", packed(notification_id), limit=1)
+        return commands[0] if commands else None
+
+    def commands_of_call(self, call_id: str) -> list[Command]:
+        """Return the commands that a call caused."""
+        return self._commands(self._db(), "call = ?", call_id, limit=20)
+
+    def inbox(self, notification_id: str) -> tuple[int, int] | None:
+        """Return partition and offset of the first inbox message of an id."""
+        db = self._db()
+        for number in self._segments(db, "inbox"):
+            row = db.execute(
+                f"SELECT p, o FROM inbox_{number} WHERE id = ? ORDER BY p, o LIMIT 1",
+                (packed(notification_id),),
+            ).fetchone()
+            if row:
+                return int(row[0]), int(row[1])
+        return None
+
+    def counts(self, since: int) -> list[tuple[str, str, str, int]]:
+        """Return how many deliveries of (scenario, channel, status) there were since then."""
+        rows = self._db().execute(
+            "SELECT scenario, channel, status, sum(row_count) FROM minutes "
+            "JOIN kinds ON kinds.id = kind WHERE minute >= ? GROUP BY 1, 2, 3 "
+            "HAVING sum(row_count) > 0 ORDER BY 1, 2, 3",
+            (since // MINUTE,),
+        )
+        return rows.fetchall()
+
+    def rates(self, since: int, step: int) -> dict[int, dict[str, int]]:
+        """Return deliveries by status for each step (in microseconds) since then, where any."""
+        rows = self._db().execute(
+            "SELECT minute / ?1 * ?1, status, sum(row_count) FROM minutes "
+            "JOIN kinds ON kinds.id = kind WHERE minute >= ?2 GROUP BY 1, 2",
+            (step // MINUTE, since // MINUTE),
+        )
+        found: dict[int, dict[str, int]] = {}
+        for minute, status, count in rows:
+            found.setdefault(minute * MINUTE, {})[status] = count
+        return found
+
+    def lags(self, since: int) -> list[tuple[int, str, int, float | None]]:
+        """Return (at, topic, records, seconds) since then, oldest first."""
+        return (
+            self._db()
+            .execute("SELECT at, topic, lag, seconds FROM lags WHERE at >= ? ORDER BY at", (since,))
+            .fetchall()
+        )
+
+    def letters(
+        self,
+        *,
+        limit: int,
+        before: Place | None = None,
+        topic: str | None = None,
+        reason: str | None = None,
+        since: int | None = None,
+        until: int | None = None,
+        handled_too: bool = False,
+    ) -> list[LetterRow]:
+        """Return the newest dead letters that are as wanted."""
+        top = min(before or _AFTER_ALL, (_AFTER_ALL[0] if until is None else until, -1, -1))
+        conditions = ["(at, p, o) < (?, ?, ?)", "at >= ?"]
+        values: list[Any] = [*top, since or 0]
+        if not handled_too:
+            conditions.append("handled IS NULL")
+        if topic is not None:
+            conditions.append("topic IN (?, ?)")
+            values += [topic, f"{self._prefix}{topic}"]
+        if reason is not None:
+            conditions.append("reason LIKE ? ESCAPE '\\'")
+            values.append(_like(reason))
+        rows = self._db().execute(
+            f"SELECT {_LETTER} FROM letters WHERE {' AND '.join(conditions)} "
+            "ORDER BY at DESC, p DESC, o DESC LIMIT ?",
+            (*values, limit),
+        )
+        return [LetterRow(*row) for row in rows]
+
+    def letter_counts(self) -> list[tuple[str, str, int]]:
+        """Return how many letters wait: (topic, the field that is wrong, count), most first."""
+        rows = self._db().execute(
+            "SELECT topic, CASE WHEN instr(reason, ':') THEN substr(reason, 1, instr(reason, ':') "
+            "- 1) ELSE substr(reason, 1, 40) END, count(*) FROM letters WHERE handled IS NULL "
+            "GROUP BY 1, 2 ORDER BY 3 DESC LIMIT 20"
+        )
+        return rows.fetchall()
+
+    def values(self, partition: int, keys: Iterable[bytes]) -> list[tuple[bytes, bytes]]:
+        """Return what is remembered under keys of the changelog."""
+        db = self._db()
+        found = []
+        for key in keys:
+            row = db.execute(
+                "SELECT value FROM state WHERE partition = ? AND key = ?", (partition, key)
+            ).fetchone()
+            if row:
+                found.append((key, row[0]))
+        return found
+
+    def values_named_by_instant(self, partition: int, prefix: bytes) -> list[tuple[bytes, bytes]]:
+        """Return what is remembered under a prefix, an id, and an instant of eight bytes.
+
+        An instant begins with a zero byte, or 255 before 1970; no id goes on with either, so that
+        ids which begin alike aren't walked through.
+        """
+        found: list[tuple[bytes, bytes]] = []
+        for first, last in ((b"\0", b"\x01"), (b"\xff", b"\xff" * 9)):
+            found += self._db().execute(
+                "SELECT key, value FROM state WHERE partition = ? AND key >= ? AND key < ? "
+                "LIMIT 20000",
+                (partition, prefix + first, prefix + last),
+            )
+        return found
+
+    def runs(self, *, limit: int, before: tuple[int, int, bytes] | None) -> list[Listed]:
+        """Return the longest runs of accounts and lines."""
+        top = before or (1 << 62, 0, b"")
+        rows = self._db().execute(
+            "SELECT partition, key, value, run FROM state WHERE run > 0 "
+            "AND (run, partition, key) < (?, ?, ?) "
+            "ORDER BY run DESC, partition DESC, key DESC LIMIT ?",
+            (*top, limit),
+        )
+        return [Listed(*row) for row in rows]
+
+    def batches(
+        self, *, limit: int, after: tuple[int, int, bytes] | None, only_open: bool
+    ) -> list[Listed]:
+        """Return batches, oldest first; those in progress alone, or all that are remembered."""
+        bottom = after or (-(1 << 62), 0, b"")
+        condition = "is_open = 1" if only_open else "batch IS NOT NULL"
+        rows = self._db().execute(
+            f"SELECT partition, key, value, batch FROM state WHERE {condition} "
+            "AND (batch, partition, key) > (?, ?, ?) ORDER BY batch, partition, key LIMIT ?",
+            (*bottom, limit),
+        )
+        return [Listed(*row) for row in rows]
+
+    def open_batch_count(self) -> int:
+        """Return how many batches are in progress."""
+        row = self._db().execute("SELECT count(*) FROM state WHERE is_open = 1").fetchone()
+        return int(row[0])
+
+    def _plans(
+        self, db: sqlite3.Connection, wanted: Filters
+    ) -> list[tuple[str, list[Any], set[int] | None]]:
+        """Return ways that together find all that is wanted: a condition, its values, kinds."""
+        kinds = _kinds(db, wanted)
+        condition = "1"
+        values: list[Any] = []
+        if wanted.account is not None:
+            condition, values = "account = ?", [wanted.account]
+        if wanted.notification is not None:
+            condition, values = f"{condition} AND id = ?", [*values, packed(wanted.notification)]
+        if wanted.q is None:
+            return [(condition, values, kinds)]
+        of_text = _kinds(db, wanted, q=wanted.q)
+        plans = [(condition, values, of_text)]
+        for first, last in _id_ranges(wanted.q):
+            plans.append((f"{condition} AND id >= ? AND id < ?", [*values, first, last], kinds))
+        return plans
+
+    def _search(
+        self,
+        db: sqlite3.Connection,
+        condition: str,
+        values: list[Any],
+        kinds: set[int] | None,
+        floor: int,
+        top: Place,
+        limit: int,
+    ) -> list[tuple[Any, ...]]:
+        if kinds is not None and not kinds:
+            return []
+        found: list[tuple[Any, ...]] = []
+        rows = db.execute(
+            "SELECT id, first_at, last_at FROM segments WHERE holds = 'deliveries' "
+            "AND last_at >= ? AND first_at <= ? ORDER BY last_at DESC",
+            (floor, top[0]),
+        ).fetchall()
+        for number, _, last_at in rows:
+            if len(found) >= limit and found[limit - 1][0] > last_at:
+                break
+            here = kinds
+            if kinds is not None:
+                held = db.execute(
+                    "SELECT kind FROM segment_kinds WHERE segment = ? AND row_count > 0", (number,)
+                )
+                here = kinds & {row[0] for row in held}
+                if not here:
+                    continue
+            found += _search_segment(db, number, condition, values, here, floor, top, limit)
+            found.sort(reverse=True)
+            del found[limit:]
+        return found
+
+    def _described(
+        self, db: sqlite3.Connection, rows: Sequence[tuple[Any, ...]]
+    ) -> list[Delivered]:
+        segments = self._segments(db, "commands")
+        kinds: dict[int, tuple[Any, ...]] = {}
+        described = []
+        for at, p, o, stored, account, kind, attempts, provider in rows:
+            if kind not in kinds:
+                kinds[kind] = db.execute(
+                    "SELECT scenario, channel, status, error_code, error FROM kinds WHERE id = ?",
+                    (kind,),
+                ).fetchone()
+            title = occurred = None
+            for number in segments:
+                row = db.execute(
+                    f"SELECT title, occurred FROM commands_{number} JOIN kinds ON kinds.id = kind "
+                    f"WHERE commands_{number}.id = ?",
+                    (stored,),
+                ).fetchone()
+                if row:
+                    title, occurred = row
+                    break
+            scenario, channel, status, code, error = kinds[kind]
+            described.append(
+                Delivered(
+                    (at, p, o), unpacked(stored), account, scenario, channel, status, code, error,
+                    attempts, provider, title, occurred,
+                )
+            )  # fmt: skip
+        return described
+
+    def _commands(
+        self, db: sqlite3.Connection, condition: str, value: Any, *, limit: int
+    ) -> list[Command]:
+        found: list[Command] = []
+        for number in self._segments(db, "commands"):
+            table = f"commands_{number}"
+            for row in db.execute(
+                f"SELECT p, o, {table}.id, account, scenario, channel, title, occurred "
+                f"FROM {table} JOIN kinds ON kinds.id = kind WHERE {table}.{condition} "
+                "ORDER BY p, o LIMIT ?",
+                (value, limit),
+            ):
+                p, o, stored, *rest = row
+                found.append(Command(p, o, unpacked(stored), *rest))
+            if len(found) >= limit:
+                break
+        return found[:limit]
+
+    def _segments(self, db: sqlite3.Connection, holds: str) -> list[int]:
+        rows = db.execute("SELECT id FROM segments WHERE holds = ? ORDER BY id DESC", (holds,))
+        return [row[0] for row in rows]
+
+    def _db(self) -> sqlite3.Connection:
+        connection: sqlite3.Connection | None = getattr(self._mine, "connection", None)
+        if connection is None:
+            connection = self._mine.connection = schema.open_reader(self._directory)
+        return connection
+
+
+_COLUMNS = "at, p, o, id, account, kind, attempts, provider"
+_LETTER = "p, o, at, topic, partition, source_offset, reason, key, size, attempts, handled"
+
+
+def _search_segment(
+    db: sqlite3.Connection,
+    number: int,
+    condition: str,
+    values: list[Any],
+    kinds: set[int] | None,
+    floor: int,
+    top: Place,
+    limit: int,
+) -> list[tuple[Any, ...]]:
+    """Few kinds are looked up one by one in their index; many are common, and found by walking."""
+    table = f"deliveries_{number}"
+    within = "at >= ? AND (at, p, o) < (?, ?, ?)"
+    order = f"ORDER BY at DESC, p DESC, o DESC LIMIT {limit}"
+    bounds = [floor, *top]
+    if kinds is None:
+        return db.execute(
+            f"SELECT {_COLUMNS} FROM {table} WHERE {condition} AND {within} {order}",
+            [*values, *bounds],
+        ).fetchall()
+    if condition == "1" and len(kinds) <= _FEW_KINDS:
+        places = " UNION ALL ".join(
+            f"SELECT * FROM (SELECT at, p, o FROM {table} WHERE kind = {kind} AND {within} {order})"
+            for kind in kinds
+        )
+        return db.execute(
+            f"SELECT {_COLUMNS} FROM {table} WHERE (at, p, o) IN "
+            f"(SELECT * FROM ({places}) {order}) {order}",
+            bounds * len(kinds),
+        ).fetchall()
+    listed = ", ".join(map(str, kinds))
+    return db.execute(
+        f"SELECT {_COLUMNS} FROM {table} WHERE {condition} AND kind IN ({listed}) AND {within} "
+        f"{order}",
+        [*values, *bounds],
+    ).fetchall()
+
+
+def _kinds(db: sqlite3.Connection, wanted: Filters, q: str | None = None) -> set[int] | None:
+    """Return the kinds that are as wanted; None: all of them are."""
+    conditions, values = [], []
+    for name in ("scenario", "channel", "status"):
+        value = getattr(wanted, name)
+        if value is not None:
+            conditions.append(f"{name} = ?")
+            values.append(value)
+    if q is not None:
+        conditions.append("(title LIKE ? ESCAPE '\\' OR error LIKE ? ESCAPE '\\')")
+        values += [_like(q), _like(q)]
+    if not conditions:
+        return None
+    rows = db.execute(
+        f"SELECT id FROM kinds WHERE status <> '' AND {' AND '.join(conditions)}", values
+    )
+    return {row[0] for row in rows}
+
+
+def _like(text: str) -> str:
+    escaped = text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+    return f"%{escaped}%"
+
+
+def _id_ranges(q: str) -> list[tuple[str | bytes, str | bytes]]:
+    """Return between what ids lie that begin with a text, in each way they are stored."""
+    if not _ID_PREFIX.fullmatch(q):
+        return []
+    ranges: list[tuple[str | bytes, str | bytes]] = [(q, f"{q}\U0010ffff")]
+    if re.fullmatch(r"[0-9a-f]+", q):
+        last = q + "f" * 64
+        ranges.append((bytes.fromhex(q + "0" * (len(q) % 2)), bytes.fromhex(last[:64]) + b"\xff"))
+    return ranges
+
+
+def cursor_of(place: Place) -> str:
+    """Return a place as it stands in a URL."""
+    return ".".join(map(str, place))
+
+
+def parse_cursor(text: str) -> Place:
+    """Return the place of a cursor. Raises BadCursorError."""
+    match = re.fullmatch(r"(-?\d{1,18})\.(\d{1,9})\.(\d{1,18})", text, re.ASCII)
+    if match is None:
+        raise BadCursorError("is no cursor: take `next` of the page before")
+    return int(match[1]), int(match[2]), int(match[3])
+
+
+def listed_cursor(one: Listed) -> str:
+    """Return the place of a run or a batch as it stands in a URL."""
+    return f"{one.number}.{one.partition}.{one.key.hex()}"
+
+
+def parse_listed(text: str) -> tuple[int, int, bytes]:
+    """Return the place of a run or a batch. Raises BadCursorError."""
+    match = re.fullmatch(r"(-?\d{1,18})\.(\d{1,9})\.((?:[0-9a-f]{2}){1,1024})", text, re.ASCII)
+    if match is None:
+        raise BadCursorError("is no cursor: take `next` of the page before")
+    return int(match[1]), int(match[2]), bytes.fromhex(match[3])

@@ -1,0 +1,494 @@
+"""The console's web server: pages and JSON under the same paths, health, readiness, metrics.
+
+A page is the JSON of its path, rendered. Only what the access rule lets through is looked up; a
+wrong question gets one clear line, as a page or as JSON.
+"""
+
+import asyncio
+import csv
+import io
+import json
+import logging
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from aiohttp import web
+from aiokafka.errors import KafkaError
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from app.console import metrics
+from app.console.indexer import Indexer
+from app.console.kafka import Kafka
+from app.console.pages import Pages
+from app.console.queries import MOST_ROWS, BadCursorError, Filters, parse_cursor, parse_listed
+from app.console.views import Views
+from app.errors import CommandError, KafkaAwayError, SettingsError
+from app.operations.ranges import parse_range
+from app.settings import Settings
+from app.web.access import refusal
+from app.web.listener import Listener, read_body
+from streams.records import SCENARIOS
+
+log = logging.getLogger(__name__)
+
+Answer = Awaitable[web.StreamResponse]
+
+USUAL_ROWS = 100
+_MOST_BODY = 1 << 20
+_MOST_LETTERS = 10_000
+_DOWNLOAD_ROWS = 1000
+_OPEN_PATHS = frozenset({"/health", "/ready", "/metrics"})
+_STATIC = Path(__file__).parent / "static"
+_HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; "
+    "connect-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'self'; "
+    "frame-ancestors 'none'",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
+_FIELDS = (
+    "notification_id", "account_id", "scenario", "channel", "status", "error", "error_code",
+    "attempts", "at", "occurred_at", "title",
+)  # fmt: skip
+_CHANNELS = ("inbox", "wechat", "sms")
+_STATUSES = ("sent", "delivered", "undelivered", "skipped", "failed")
+
+
+class WrongRequestError(Exception):
+    """A question that can't be answered as it is put: its text says what is wrong with it."""
+
+
+class NotFoundError(Exception):
+    """There is nothing of that name."""
+
+
+class ConsoleServer:
+    """One server on one port."""
+
+    def __init__(self, settings: Settings, indexer: Indexer, kafka: Kafka, views: Views) -> None:
+        self._settings = settings
+        self._indexer = indexer
+        self._kafka = kafka
+        self._views = views
+        self._pages = Pages(settings, indexer)
+        app = web.Application(middlewares=[self._guard])
+        app.on_response_prepare.append(_add_headers)
+        routes = app.router
+        routes.add_get("/health", self._health)
+        routes.add_get("/ready", self._ready)
+        routes.add_get("/metrics", self._metrics)
+        routes.add_get("/preferences", self._preferences)
+        routes.add_get("/search", self._search)
+        for path, data in (
+            ("/", self._overview),
+            ("/deliveries", self._deliveries),
+            ("/notifications/{id:.+}", self._notification),
+            ("/accounts/{id:.+}", self._account),
+            ("/lines/{id:.+}", self._line),
+            ("/batches", self._batches),
+            ("/runs", self._runs),
+            ("/dead-letters", self._letters),
+            ("/dead-letters/{letter}", self._letter),
+        ):
+            routes.add_get("/api/overview" if path == "/" else f"/api{path}", _as_json(data))
+            routes.add_get(path, self._as_page(data))
+        routes.add_get("/deliveries.csv", self._download)
+        routes.add_get("/deliveries.jsonl", self._download)
+        routes.add_get("/dead-letters/{letter}/bytes", self._letter_bytes)
+        routes.add_post("/api/dead-letters/{verb:redrive|discard}", self._handle_letters)
+        for file in sorted(_STATIC.iterdir()):
+            routes.add_get(f"/static/{file.name}", _file(file))
+        self._listener = Listener(
+            app, host=settings.console_host, port=settings.console_port, setting="console"
+        )
+
+    async def start(self) -> str:
+        """Listen; return the address. Raises CommandError where the port is taken."""
+        return f"http://{await self._listener.start()}/"
+
+    async def stop(self) -> None:
+        """Let go of the port; requests under way are finished first."""
+        await self._listener.stop()
+
+    # -- what everybody may ask ---------------------------------------------------------------
+
+    async def _health(self, request: web.Request) -> web.Response:
+        stuck = self._indexer.is_stuck
+        said = "nothing was read for long: restart the console" if stuck else "ok"
+        return web.json_response({"status": said}, status=503 if stuck else 200)
+
+    async def _ready(self, request: web.Request) -> web.Response:
+        reason = self._indexer.why_not_ready
+        return web.json_response(
+            {"ready": reason is None, "reason": reason}, status=200 if reason is None else 503
+        )
+
+    async def _metrics(self, request: web.Request) -> web.Response:
+        body = generate_latest(metrics.REGISTRY)
+        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    # -- one function for each path of the contract: its JSON ------------------------------------
+
+    async def _overview(self, request: web.Request) -> dict[str, Any]:
+        return await self._views.overview()
+
+    async def _deliveries(self, request: web.Request) -> dict[str, Any]:
+        before = _cursor(request, "before")
+        wanted = self._filters(request)
+        return await self._views.deliveries(wanted, limit=_limit(request), before=before)
+
+    async def _notification(self, request: web.Request) -> dict[str, Any]:
+        name = _id(request)
+        found = await self._views.notification(name, self._pages.language(request))
+        return _or_not_found(found, f"there is no notification {name}")
+
+    async def _account(self, request: web.Request) -> dict[str, Any]:
+        name = _id(request)
+        found = await self._views.account(name, self._pages.language(request))
+        return _or_not_found(found, f"there is no account {name}")
+
+    async def _line(self, request: web.Request) -> dict[str, Any]:
+        name = _id(request)
+        return _or_not_found(await self._views.line(name), f"there is no line {name}")
+
+    async def _batches(self, request: web.Request) -> dict[str, Any]:
+        return await self._views.batches(
+            only_open=_flag(request, "open"), limit=_limit(request), after=_listed(request)
+        )
+
+    async def _runs(self, request: web.Request) -> dict[str, Any]:
+        _flag(request, "near")  # the closest come first in any case
+        return await self._views.runs(limit=_limit(request), before=_listed(request))
+
+    async def _letters(self, request: web.Request) -> dict[str, Any]:
+        since, until = self._range(request)
+        topic = _text(request, "topic")
+        return await self._views.letters(
+            limit=_limit(request),
+            before=_cursor(request, "before"),
+            topic=topic,
+            reason=_text(request, "reason"),
+            since=since,
+            until=until,
+            handled_too=_flag(request, "all"),
+        )
+
+    async def _letter(self, request: web.Request) -> dict[str, Any]:
+        with _not_found():
+            return await self._views.letter(request.match_info["letter"])
+
+    # -- downloads, search, preferences ----------------------------------------------------------
+
+    async def _download(self, request: web.Request) -> web.StreamResponse:
+        """All that the filters let through, page by page: it is never in memory whole."""
+        wanted = self._filters(request)
+        left = _limit(request, most=1 << 40, usual=1 << 40)
+        is_csv = request.path.endswith(".csv")
+        response = web.StreamResponse(
+            headers={
+                "Content-Type": "text/csv; charset=utf-8" if is_csv else "application/x-ndjson",
+                "Content-Disposition": f'attachment; filename="{request.path.lstrip("/")}"',
+            }
+        )
+        before = _cursor(request, "before")
+        await response.prepare(request)
+        if is_csv:
+            await response.write(_csv([list(_FIELDS)]))
+        while left > 0:
+            size = min(left, _DOWNLOAD_ROWS)
+            page = await self._views.deliveries(wanted, limit=size, before=before)
+            items = page["items"]
+            left -= len(items)
+            if is_csv:
+                await response.write(
+                    _csv([[_cell(one[name]) for name in _FIELDS] for one in items])
+                )
+            else:
+                lines = [json.dumps(one, ensure_ascii=False) + "\n" for one in items]
+                await response.write("".join(lines).encode())
+            if page["next"] is None:
+                break
+            before = parse_cursor(page["next"])
+        await response.write_eof()
+        return response
+
+    async def _letter_bytes(self, request: web.Request) -> web.Response:
+        name = request.match_info["letter"]
+        with _not_found():
+            value = await self._views.letter_bytes(name)
+        return web.Response(
+            body=value,
+            content_type="application/octet-stream",
+            headers={
+                "Content-Disposition": f'attachment; filename="letter-{name.replace(":", "-")}"'
+            },
+        )
+
+    async def _search(self, request: web.Request) -> web.StreamResponse:
+        text = (_text(request, "q") or "").strip()
+        found = await self._views.search(text) if text else []
+        if len(found) == 1:
+            what, name, _ = found[0]
+            raise web.HTTPSeeOther(self._pages.address(what, name))
+        return self._pages.render(request, "search.html", {"items": found}, q=text)
+
+    async def _preferences(self, request: web.Request) -> web.StreamResponse:
+        """Keep a choice of language or colours in a cookie, and go back."""
+        back = request.query.get("to", "/")
+        # Only to a page of this server: `//host` would be another's.
+        is_ours = back.startswith("/") and not back.startswith(("//", "/\\"))
+        response = web.HTTPSeeOther(back if is_ours and back.isprintable() else "/")
+        for name, choices in (("lang", ("en", "zh")), ("theme", ("light", "dark", "auto"))):
+            value = request.query.get(name)
+            if value in choices:
+                response.set_cookie(name, str(value), max_age=31_536_000, samesite="Strict")
+        raise response
+
+    # -- orders ----------------------------------------------------------------------------------
+
+    async def _handle_letters(self, request: web.Request) -> web.Response:
+        """Plan, or carry out, what is to be done with dead letters."""
+        if not _is_from_here(request):
+            return _json({"code": 403, "msg": "refused: the request comes from another page"}, 403)
+        if request.content_type != "application/json":
+            return _json({"code": 415, "msg": "send application/json"}, 415)
+        verb = request.match_info["verb"]
+        body = await read_body(request, _MOST_BODY)
+        if body is None:
+            return _json({"code": 413, "msg": f"send at most {_MOST_BODY:,} bytes"}, 413)
+        letters, why, execute = _order(body, verb)
+        done = await self._views.handle(
+            "redrive" if verb == "redrive" else "discard", letters, why=why, execute=execute
+        )
+        if execute:
+            metrics.HANDLED.labels(verb).inc(done["counts"][verb])
+            log.info("%s: %s", verb, done["counts"])
+        return _json(done)
+
+    # -- around all of them ----------------------------------------------------------------------
+
+    @web.middleware
+    async def _guard(
+        self, request: web.Request, handler: Callable[[web.Request], Answer]
+    ) -> web.StreamResponse:
+        is_open = request.path in _OPEN_PATHS or request.path.startswith("/static/")
+        if not is_open:
+            settings = self._settings
+            refused = refusal(request, settings.web_token, settings.console_host)
+            if refused is not None:
+                return refused
+        try:
+            return await handler(request)
+        except (WrongRequestError, BadCursorError) as error:
+            return self._sorry(request, 400, str(error))
+        except SettingsError as error:
+            # The same words as the command line's, whose options are named with dashes.
+            return self._sorry(request, 400, "; ".join(error.lines).replace("--", ""))
+        except NotFoundError as error:
+            return self._sorry(request, 404, str(error))
+        except (KafkaAwayError, KafkaError, TimeoutError) as error:
+            return self._sorry(request, 503, str(error) or "Kafka doesn't answer in time")
+        except CommandError as error:
+            return self._sorry(request, 409, str(error))
+        except web.HTTPException as answer:
+            if answer.status < 400:
+                raise
+            return self._sorry(request, answer.status, answer.reason)
+        except (ConnectionError, asyncio.CancelledError):
+            raise
+        except Exception:
+            log.exception("%s %s failed", request.method, request.rel_url.path)
+            return self._sorry(request, 500, "the console failed; its log says why")
+
+    def _sorry(self, request: web.Request, status: int, line: str) -> web.StreamResponse:
+        line = " ".join(line.split())
+        if request.path.startswith("/api/"):
+            return _json({"code": status, "msg": line}, status)
+        return self._pages.render(request, "sorry.html", {}, status=status, line=line)
+
+    def _as_page(
+        self, data: Callable[[web.Request], Awaitable[dict[str, Any]]]
+    ) -> Callable[[web.Request], Answer]:
+        template = f"{data.__name__.strip('_')}.html"
+
+        async def answer(request: web.Request) -> web.StreamResponse:
+            return self._pages.render(request, template, await data(request))
+
+        return answer
+
+    # -- what a question says --------------------------------------------------------------------
+
+    def _filters(self, request: web.Request) -> Filters:
+        since, until = self._range(request)
+        return Filters(
+            account=_text(request, "account"),
+            notification=_text(request, "notification"),
+            scenario=_one_of(request, "scenario", (*SCENARIOS, "direct")),
+            channel=_one_of(request, "channel", _CHANNELS),
+            status=_one_of(request, "status", _STATUSES),
+            since=since,
+            until=until,
+            q=_text(request, "q"),
+        )
+
+    def _range(self, request: web.Request) -> tuple[int | None, int | None]:
+        return parse_range(
+            _text(request, "since"), _text(request, "until"), zone=self._settings.zone,
+            now=self._views.now(),
+        )  # fmt: skip
+
+
+def _as_json(
+    data: Callable[[web.Request], Awaitable[dict[str, Any]]],
+) -> Callable[[web.Request], Answer]:
+    async def answer(request: web.Request) -> web.Response:
+        return _json(await data(request))
+
+    return answer
+
+
+def _json(body: Any, status: int = 200) -> web.Response:
+    text = json.dumps(body, ensure_ascii=False)
+    # Half a surrogate pair, which a record may hold escaped, is no UTF-8.
+    return web.Response(
+        body=text.encode("utf-8", "backslashreplace"),
+        status=status,
+        content_type="application/json",
+        charset="utf-8",
+    )
+
+
+def _id(request: web.Request) -> str:
+    name: str = request.match_info["id"]
+    return name
+
+
+def _or_not_found(found: dict[str, Any] | None, line: str) -> dict[str, Any]:
+    if found is None:
+        raise NotFoundError(line if len(line) <= 200 else f"{line[:199]}…")
+    return found
+
+
+@contextmanager
+def _not_found() -> Iterator[None]:
+    """A letter's name that is none, and a letter that isn't there, are both not found."""
+    try:
+        yield
+    except KafkaAwayError:
+        raise
+    except (CommandError, SettingsError) as error:
+        raise NotFoundError(str(error)) from None
+
+
+def _text(request: web.Request, name: str) -> str | None:
+    """Return a parameter; an empty one is none."""
+    text: str | None = request.query.get(name)
+    return text or None
+
+
+def _one_of(request: web.Request, name: str, known: tuple[str, ...]) -> str | None:
+    text = _text(request, name)
+    if text is not None and text not in known:
+        raise WrongRequestError(f"{name}: must be one of {', '.join(known)}")
+    return text
+
+
+def _flag(request: web.Request, name: str) -> bool:
+    """A bare parameter, `name=` and `name=1` are the same."""
+    text: str | None = request.query.get(name)
+    if text is None or text in {"0", "false", "no"}:
+        return False
+    if text not in {"", "1", "true", "yes"}:
+        raise WrongRequestError(f"{name}: is there or it isn't; it takes 1 or 0")
+    return True
+
+
+def _limit(request: web.Request, *, most: int = MOST_ROWS, usual: int = USUAL_ROWS) -> int:
+    text = _text(request, "limit")
+    if text is None:
+        return usual
+    if not (text.isascii() and text.isdigit() and 1 <= int(text[:13]) <= most):
+        raise WrongRequestError(
+            f"limit: must be a number from 1 to {most}; `before` leads to the next page, and "
+            "/deliveries.csv or .jsonl gives all deliveries"
+        )
+    return int(text)
+
+
+def _cursor(request: web.Request, name: str) -> tuple[int, int, int] | None:
+    text = _text(request, name)
+    try:
+        return None if text is None else parse_cursor(text)
+    except BadCursorError as error:
+        raise WrongRequestError(f"{name}: {error}") from None
+
+
+def _listed(request: web.Request) -> tuple[int, int, bytes] | None:
+    text = _text(request, "before")
+    try:
+        return None if text is None else parse_listed(text)
+    except BadCursorError as error:
+        raise WrongRequestError(f"before: {error}") from None
+
+
+def _order(body: bytes, verb: str) -> tuple[list[str], str | None, bool]:
+    """Return letters, why and execute. Raises WrongRequestError."""
+    try:
+        said = json.loads(body)
+    except (ValueError, RecursionError):
+        raise WrongRequestError("the body is no JSON") from None
+    if not isinstance(said, dict):
+        raise WrongRequestError("the body must be an object")
+    letters, why, execute = said.get("letters"), said.get("why"), said.get("execute", False)
+    if not isinstance(letters, list) or not all(isinstance(one, str) for one in letters):
+        raise WrongRequestError('letters: must be a list of letters, as ["0:17"]')
+    if not 1 <= len(letters) <= _MOST_LETTERS:
+        raise WrongRequestError(f"letters: must be 1 to {_MOST_LETTERS} of them")
+    if why is not None and not isinstance(why, str):
+        raise WrongRequestError("why: must be text")
+    if verb == "discard" and not (why or "").strip():
+        raise WrongRequestError("why: must say why they are discarded")
+    if not isinstance(execute, bool):
+        raise WrongRequestError("execute: must be true or false")
+    return letters, why, execute
+
+
+def _is_from_here(request: web.Request) -> bool:
+    """Whether an order comes from a page of this server, or from no page at all.
+
+    The scheme isn't compared: where TLS ends before this server, it can't know its own.
+    """
+    if request.headers.get("Sec-Fetch-Site", "same-origin") not in {"same-origin", "none"}:
+        return False
+    origin = request.headers.get("Origin")
+    return origin is None or urlsplit(origin).netloc.lower() == request.host.lower()
+
+
+def _csv(rows: list[list[Any]]) -> bytes:
+    out = io.StringIO()
+    csv.writer(out).writerows(rows)
+    return out.getvalue().encode("utf-8", "replace")
+
+
+def _cell(value: Any) -> Any:
+    """Return a value that no spreadsheet takes for a formula."""
+    if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return f"'{value}"
+    return value
+
+
+async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
+    response.headers.update(_HEADERS)
+
+
+def _file(path: Path) -> Callable[[web.Request], Awaitable[web.FileResponse]]:
+    async def serve(request: web.Request) -> web.FileResponse:
+        return web.FileResponse(path)
+
+    return serve

@@ -1,0 +1,65 @@
+"""Whether the settings' user may do what a worker does: asked of Kafka, changing nothing."""
+
+from collections.abc import Mapping
+
+from aiokafka.client import AIOKafkaClient
+from aiokafka.errors import GroupAuthorizationFailedError, TransactionalIdAuthorizationFailed
+
+from app.settings import Settings, variable
+from streams.kafka import rights
+from streams.kafka.rights import MissingRight, principal_of
+from streams.topics import Topics
+
+ASSIGNOR = "faust"
+_A_WORKER = "000000000000"
+
+
+async def find_missing(client: AIOKafkaClient, settings: Settings, topics: Topics) -> list[str]:
+    """Return a line for each thing that keeps a worker from its work. Raises KafkaError."""
+    missing: list[MissingRight] = await rights.missing_on_topics(client, _wanted(topics))
+    lines = []
+    try:
+        of_group, assignor = await rights.missing_on_group(client, settings.group)
+        missing += of_group
+        if assignor not in {"", ASSIGNOR}:
+            lines.append(
+                f"group {settings.group} is another program's, whose members share partitions by "
+                f"{assignor}: end it, or set {variable('group')} to a name of dialwatch's own"
+            )
+    except GroupAuthorizationFailedError:
+        missing.append(MissingRight("Read", "group", settings.group))
+    own_id = f"{settings.group}-{_A_WORKER}"
+    try:
+        written = dict.fromkeys([topics.changelog, *topics.outputs()], 0)
+        missing += await rights.missing_for_transactions(client, own_id, written)
+    except TransactionalIdAuthorizationFailed:
+        missing.append(MissingRight("Write", "transactional-id", own_id))
+    principal = principal_of(settings.kafka_client_options())
+    told = dict.fromkeys(_of_all_workers(right, settings.group) for right in missing)
+    return [*(right.told(principal) for right in told), *lines]
+
+
+def _wanted(topics: Topics) -> Mapping[str, set[int]]:
+    wanted: dict[str, set[int]] = {}
+    for topic in topics.contract():
+        wanted.setdefault(topic.name, set()).update({rights.DESCRIBE, rights.READ})
+    for topic in topics.internal():
+        wanted.setdefault(topic.name, set()).update({rights.DESCRIBE, rights.READ, rights.WRITE})
+    # Ticks and WeChat's events are written outside of transactions.
+    for name in (*topics.outputs(), topics.ticks, topics.wechat_events):
+        wanted[name].add(rights.WRITE)
+    for name in (
+        topics.inbox_messages,
+        topics.deliveries,
+        topics.dead_letters,
+        topics.wechat_events,
+    ):
+        wanted[name].discard(rights.READ)  # a worker only writes them
+    return wanted
+
+
+def _of_all_workers(right: MissingRight, group: str) -> MissingRight:
+    """Name the prefix where each worker has an id of its own."""
+    if right.kind != "transactional-id":
+        return right
+    return right._replace(name=f"{group}- --resource-pattern-type prefixed")

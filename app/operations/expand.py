@@ -1,0 +1,444 @@
+"""More partitions for a whole installation: topics, state and what lies in `accounts`.
+
+With another number of partitions nearly every key has another home. So, with the group stopped:
+
+1. drain    a worker of our own folds and sends what is unread, until nothing is left
+2. state    the group's own topics get their partitions; each value of the changelogs moves home
+3. topics   the contract's topics get theirs; the records of `accounts` move home, a tombstone
+            stays where each lay
+4. strays   what was published into an old partition meanwhile is published again at home, and the
+            group's offset is set behind the original
+5. ticks    last of all: until its count is the others' no worker starts
+
+Each step looks at what stands and does what is left, in transactions of whole keys: it may be
+killed anywhere and run again. Publishers must be stopped; who wasn't is dealt with by step 4.
+"""
+
+import asyncio
+import logging
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka.structs import OffsetAndMetadata
+
+from app.errors import CommandError
+from app.kafka.admin import ClusterAdmin, open_admin
+from app.local.worker import WorkerProcess
+from app.operations.installation import CONNECT_SECONDS, Installation
+from app.operations.lag import group_lag
+from app.settings import PREFIX, Settings
+from streams.engine import fault_points
+from streams.engine.outbox import UNFINISHED
+from streams.engine.positions import ORIGIN, POSITIONS, Position
+from streams.engine.types import TP
+from streams.kafka.log_scan import BEGINNING, END, LogScan
+from streams.kafka.producer import learn, within
+from streams.topics import Topics, partition_of
+from tables.customers import Customer
+from tables.store import ANNOUNCED, CLOCKS, CUSTOMERS, Clock, owner_of
+
+log = logging.getLogger(__name__)
+
+_CHUNK = 1_000
+_STOP_S = 3.0
+_TRANSACTION_MS = 60_000
+_LOOK_AGAIN_S = 0.5
+_DRAIN_SECONDS = 3600.0
+MOVED = "dialwatch.moved"
+"""The header of a tombstone that is ours: its account was not deleted, but lies elsewhere."""
+
+
+class Expansion(NamedTuple):
+    """What stands and what is wanted."""
+
+    old: int
+    new: int
+    is_begun: bool
+    """Was it cut off before?"""
+
+
+class Plan(NamedTuple):
+    """What `expand` shows before it does anything."""
+
+    expansion: Expansion
+    topics: dict[str, int]
+    """Those that get more partitions, with what they have."""
+    unread: int
+    """Records that are folded first."""
+    members: int
+    """Workers that run: there must be none."""
+
+
+@asynccontextmanager
+async def _open(settings: Settings) -> AsyncIterator[tuple[ClusterAdmin, LogScan]]:
+    async with open_admin(settings, timeout_s=CONNECT_SECONDS) as admin:
+        yield admin, LogScan(admin.client)
+
+
+async def plan(settings: Settings, wanted: int) -> Plan:
+    """Return what is to be done. Raises CommandError where it can't be."""
+    async with _open(settings) as (admin, logs):
+        counts = await logs.partition_counts()
+        expansion = _expansion(settings.topics, counts, wanted)
+        topics = {name: counts[name] for name in _all(settings.topics) if name in counts}
+        return Plan(
+            expansion,
+            {name: count for name, count in topics.items() if count < wanted},
+            0 if expansion.is_begun else await _unread(settings, admin, logs, counts, expansion),
+            len(await admin.members(settings.group)),
+        )
+
+
+async def expand(settings: Settings, wanted: int, say: Callable[[str], None]) -> Expansion:
+    """Do it; `say` is told each step. Raises CommandError; run again after whatever it was."""
+    async with _open(settings) as (admin, logs):
+        counts = await logs.partition_counts()
+        expansion = _expansion(settings.topics, counts, wanted)
+        if expansion.old == expansion.new:
+            return expansion
+        members = await admin.members(settings.group)
+        if members:
+            raise CommandError(
+                f"{len(members)} workers of group {settings.group} run: stop them and all "
+                "publishers, then run this again"
+            )
+        if not expansion.is_begun:
+            say("folding and sending what is unread")
+            await _drain(settings, admin, logs, counts, expansion)
+        mover = _Mover(settings, admin, logs, expansion)
+        try:
+            await mover.open()
+            await mover.run(say)
+        finally:
+            await mover.close()
+    return expansion
+
+
+def _all(topics: Topics) -> list[str]:
+    return [topic.name for topic in [*topics.internal(), *topics.contract()]]
+
+
+def _expansion(topics: Topics, counts: Mapping[str, int], wanted: int) -> Expansion:
+    """Return what is to be done, also where it was cut off half-way."""
+    standing = {name: counts[name] for name in _all(topics) if name in counts}
+    if topics.ticks not in standing or topics.changelog not in standing:
+        raise CommandError(
+            f"there is no {topics.ticks if topics.ticks not in standing else topics.changelog}: "
+            "nothing is to be expanded; dialwatch topics create makes topics of any size"
+        )
+    old, found = standing[topics.ticks], sorted(set(standing.values()))
+    if wanted < max(found):
+        raise CommandError(
+            f"topics have up to {max(found)} partitions, and Kafka takes none away: --partitions "
+            f"must be at least {max(found)}"
+        )
+    foreign = {name: count for name, count in standing.items() if count not in {old, wanted}}
+    if foreign:
+        name, count = next(iter(foreign.items()))
+        raise CommandError(
+            f"{name} has {count} partitions, others {old}: go on with --partitions {count}, as "
+            "was begun"
+        )
+    return Expansion(old, wanted, is_begun=len(found) > 1)
+
+
+async def _unread(
+    settings: Settings,
+    admin: ClusterAdmin,
+    logs: LogScan,
+    counts: dict[str, int],
+    expansion: Expansion,
+) -> int:
+    """Return how many records the group has not folded or sent yet."""
+    topics = Topics(settings.topic_prefix, settings.group, expansion.old)
+    lag = await group_lag(Installation(settings, topics, counts, admin, logs))
+    return sum(row["lag"] for row in lag["partitions"])
+
+
+async def _drain(
+    settings: Settings,
+    admin: ClusterAdmin,
+    logs: LogScan,
+    counts: dict[str, int],
+    expansion: Expansion,
+) -> None:
+    """Let a worker fold and send everything; it publishes no ticks."""
+    if not await _unread(settings, admin, logs, counts, expansion):
+        return
+    environment = _environment(settings)
+    deadline = asyncio.get_running_loop().time() + _DRAIN_SECONDS
+    with tempfile.TemporaryDirectory() as directory:
+        worker = WorkerProcess(Path(directory), environment)
+        await asyncio.to_thread(worker.launch)
+        try:
+            while await _unread(settings, admin, logs, counts, expansion):
+                worker.check()
+                if asyncio.get_running_loop().time() > deadline:
+                    raise CommandError(
+                        "an hour was not enough to fold and send what is unread: is a channel on "
+                        "hold? dialwatch lag says what waits; run this again when it is sent"
+                    )
+                await asyncio.sleep(_LOOK_AGAIN_S)
+        finally:
+            await asyncio.to_thread(worker.stop)
+
+
+def _environment(settings: Settings) -> dict[str, str]:
+    """Return the settings in force as a worker's variables."""
+    said = {}
+    for name in type(settings).model_fields:
+        value = getattr(settings, name)
+        if value is None or name in {"datadir", "web_port", "web_host", "tick_seconds"}:
+            continue
+        text = value.get_secret_value() if hasattr(value, "get_secret_value") else value
+        said[f"{PREFIX}{name.upper()}"] = (
+            text.strftime("%H:%M") if hasattr(text, "strftime") else str(text)
+        )
+    return said | {f"{PREFIX}TICK_SECONDS": "0"}
+
+
+@dataclass
+class _Move:
+    """Records to write as one."""
+
+    records: list[tuple[TP, bytes | None, bytes | None, list[tuple[str, bytes]]]]
+    offsets: dict[TP, int]
+
+
+class _Mover:
+    """The one who moves. Whoever opened last is the only one."""
+
+    def __init__(
+        self, settings: Settings, admin: ClusterAdmin, logs: LogScan, expansion: Expansion
+    ) -> None:
+        self._settings = settings
+        self._topics = Topics(settings.topic_prefix, settings.group, expansion.new)
+        self._admin = admin
+        self._logs = logs
+        self._expansion = expansion
+        self._producer: AIOKafkaProducer | None = None
+
+    async def open(self) -> None:
+        """Fence whoever was here before, and end what they left open."""
+        producer = AIOKafkaProducer(
+            **self._settings.kafka_client_options(),
+            transactional_id=f"{self._settings.group}-expand",
+            transaction_timeout_ms=_TRANSACTION_MS,
+            acks="all",
+            max_request_size=16 << 20,
+        )
+        try:
+            await producer.start()
+        except BaseException:
+            await within(_STOP_S, producer.stop())
+            raise
+        self._producer = producer
+
+    async def close(self) -> None:
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            await within(_STOP_S, producer.stop())
+
+    async def run(self, say: Callable[[str], None]) -> None:
+        """Steps 2 to 5."""
+        topics, old = self._topics, self._expansion.old
+        say("the group's own topics and its state")
+        await self._raise([topic.name for topic in topics.internal()])
+        tick = await self._latest_tick()
+        for number in range(old):
+            await self._move_state(number)
+        announced = await self._announced()
+        for number in range(old, self._expansion.new):
+            await self._found(number, tick, announced)
+        say("the topics of the contract")
+        contract = [topic.name for topic in topics.contract() if topic.name != topics.ticks]
+        await self._raise(contract)
+        say("the records of accounts")
+        for number in range(old):
+            await self._move_accounts(number)
+        for topic in (topics.recharges, topics.calls, topics.notifications):
+            for number in range(old):
+                await self._republish(TP(topic, number))
+        await self._raise([topics.ticks])
+
+    # -- state ------------------------------------------------------------------------------
+
+    async def _changelog(self, number: int) -> dict[bytes, bytes]:
+        """Return the values of one partition's changelog, by key with its prefix."""
+        values: dict[bytes, bytes] = {}
+        async for record in self._read(TP(self._topics.changelog, number)):
+            if record.value is None:
+                values.pop(record.key, None)
+            else:
+                values[record.key] = record.value
+        return values
+
+    async def _latest_tick(self) -> int:
+        latest = 0
+        for number in range(self._expansion.old):
+            async for record in self._read(TP(self._topics.changelog, number), (b"\x02t",)):
+                if record.key == CLOCKS.prefix and record.value is not None:
+                    latest = max(latest, CLOCKS.decode(record.value).tick)
+        return latest
+
+    async def _announced(self) -> dict[bytes, bytes]:
+        """Return the announcements that were told, which every partition remembers."""
+        found: dict[bytes, bytes] = {}
+        for number in range(self._expansion.old):
+            values = await self._changelog(number)
+            found |= {key: value for key, value in values.items() if key[:1] == ANNOUNCED.prefix}
+        return found
+
+    async def _move_state(self, number: int) -> None:
+        """Move one partition's values home, with what they are in one transaction."""
+        here = TP(self._topics.changelog, number)
+        values = await self._changelog(number)
+        if any(key[:1] == UNFINISHED.prefix for key in values):
+            raise CommandError(
+                f"messages of partition {number} are not sent yet: start workers until dialwatch "
+                "lag shows none, then run this again"
+            )
+        move = _Move([], {})
+        for full, value in values.items():
+            owner = owner_of(full[:1], full[1:])
+            home = number if owner is None else partition_of(owner, self._expansion.new)
+            if home == number:
+                continue
+            move.records.append((here, full, None, []))
+            there = TP(self._topics.changelog, home)
+            move.records.append((there, full, _at_home(full, value), []))
+            if len(move.records) >= 2 * _CHUNK:
+                await self._write(move)
+                move = _Move([], {})
+        await self._write(move)
+
+    async def _found(self, number: int, tick: int, announced: Mapping[bytes, bytes]) -> None:
+        """Give a new partition what each partition has of its own."""
+        tp = TP(self._topics.changelog, number)
+        values = await self._changelog(number)
+        own = {
+            POSITIONS.prefix + ORIGIN: POSITIONS.encode(Position(0)),
+            CLOCKS.prefix: CLOCKS.encode(Clock(tick=tick, is_checked=True)),
+            **announced,
+        }
+        await self._write(
+            _Move([(tp, key, value, []) for key, value in own.items() if key not in values], {})
+        )
+
+    # -- records ----------------------------------------------------------------------------
+
+    async def _move_accounts(self, number: int) -> None:
+        """Let each account's latest record lie at home, and a tombstone where it lay."""
+        here = TP(self._topics.accounts, number)
+        latest: dict[bytes, bytes | None] = {}
+        async for record in self._read(here):
+            if record.key is None:
+                continue
+            if record.value is None and any(name == MOVED for name, _ in record.headers):
+                latest.pop(record.key, None)
+            else:
+                latest[record.key] = record.value
+        move = _Move([], {})
+        for key, value in latest.items():
+            home = partition_of(key, self._expansion.new)
+            if home == number:
+                continue
+            move.records.append((TP(here.topic, home), key, value, []))
+            move.records.append((here, key, None, [(MOVED, str(home).encode())]))
+            if len(move.records) >= 2 * _CHUNK:
+                await self._write(move)
+                move = _Move([], {})
+        await self._write(move)
+
+    async def _republish(self, here: TP) -> None:
+        """Publish at home what came into an old partition after it was drained, own keys too: the
+        group goes on behind all of it, so that each is folded once, from its copy."""
+        offsets = await self._admin.committed_offsets(self._settings.group)
+        begin = offsets.get(here, 0)
+        move, last, strays = _Move([], {}), begin, False
+        async for record in self._read(here, begin=begin):
+            last = record.offset + 1
+            home = here.partition
+            if record.key is not None:
+                home = partition_of(record.key, self._expansion.new)
+            strays |= home != here.partition
+            headers = [(name, value) for name, value in record.headers]
+            move.records.append((TP(here.topic, home), record.key, record.value, headers))
+            if len(move.records) >= _CHUNK and strays:
+                await self._write(_Move(move.records, {here: last}))
+                move = _Move([], {})
+        if strays and move.records:
+            log.warning(
+                "%s-%d: %d records came in meanwhile and were published again: are all publishers "
+                "stopped?",
+                here.topic,
+                here.partition,
+                len(move.records),
+            )
+            await self._write(_Move(move.records, {here: last}))
+
+    # -- Kafka ------------------------------------------------------------------------------
+
+    async def _raise(self, names: Iterable[str]) -> None:
+        """Give topics their partitions; those that have them stay as they are."""
+        counts = await self._logs.partition_counts()
+        wanted = {
+            name: self._expansion.new
+            for name in names
+            if counts.get(name, self._expansion.new) < self._expansion.new
+        }
+        await self._admin.add_partitions(wanted)
+        if self._producer is not None:
+            await learn(self._producer.client, wanted)
+            await self._producer.client.force_metadata_update()  # of those it knew by another size
+
+    async def _read(
+        self, tp: TP, wanted: tuple[bytes, ...] = (), *, begin: int | None = None
+    ) -> AsyncIterator[Any]:
+        begins = await self._logs.offsets([tp], BEGINNING)
+        ends = await self._logs.offsets([tp], END)
+        start = begins[tp] if begin is None else max(begin, begins[tp])
+        async for records in self._logs.scan(tp, start, ends[tp], wanted):
+            for record in records:
+                yield record
+
+    async def _write(self, move: _Move) -> None:
+        """Write records and offsets as one."""
+        producer = self._producer
+        if producer is None:
+            raise RuntimeError("the mover is not open")
+        if not move.records and not move.offsets:
+            return
+        async with producer.transaction():
+            sent = [
+                await producer.send(
+                    tp.topic, value, key=key, partition=tp.partition, headers=headers
+                )
+                for tp, key, value, headers in move.records
+            ]
+            fault_points.passing(fault_points.HALF_PRODUCED)
+            await asyncio.gather(*sent)
+            if move.offsets:
+                await producer.send_offsets_to_transaction(
+                    {
+                        TopicPartition(*tp): OffsetAndMetadata(offset, "")
+                        for tp, offset in move.offsets.items()
+                    },
+                    self._settings.group,
+                )
+            fault_points.passing(fault_points.BEFORE_COMMIT)
+        fault_points.passing(fault_points.AFTER_COMMIT)
+
+
+def _at_home(full: bytes, value: bytes) -> bytes:
+    """Return a value as its new partition remembers it: offsets of the old one mean nothing."""
+    if full[:1] != CUSTOMERS.prefix:
+        return value
+    customer: Customer = CUSTOMERS.decode(value)
+    return CUSTOMERS.encode(msgspec.structs.replace(customer, since=-1))

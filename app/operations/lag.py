@@ -1,0 +1,183 @@
+"""How far the group is behind, and who reads what.
+
+An end of log is no measure: markers and what was aborted are never read, and what stands behind
+somebody's open transaction waits. So what lies between is looked at, batch by batch.
+"""
+
+import asyncio
+import time
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment
+
+from app.operations.installation import Installation
+from streams.engine.outbox import UNFINISHED
+from streams.engine.types import TP
+from streams.kafka.log_scan import BEGINNING, END, Batch, LogScan, batches_of, committed, records_of
+from streams.topics import Topics
+
+# Further behind than this, the offsets between are taken for records.
+_MOST_COUNTED = 200_000
+# What an outbox has left undone is written again with each message that ends.
+_MOST_BACK = 100_000
+WORKER_CLIENT = "dialwatch-"
+"""What a worker's client id begins with; its own id follows."""
+
+
+class Behind(NamedTuple):
+    """How many records of a partition a reader still gets or waits for, and the first one's
+    timestamp in milliseconds."""
+
+    records: int
+    since: int | None
+
+
+def read_topics(topics: Topics) -> list[str]:
+    """Return the topics that the group reads, those of the contract first."""
+    ours = [topics.calls, topics.recharges, topics.accounts, topics.ticks, topics.announcements]
+    own = [topics.line_segments, topics.fan_outs, *outboxes(topics)]
+    return [*ours, topics.notifications, *own]
+
+
+def outboxes(topics: Topics) -> tuple[str, ...]:
+    """Return the topics whose records are worked off in any order."""
+    return (
+        topics.wechat_outbox,
+        topics.wechat_bulk_outbox,
+        topics.sms_outbox,
+        topics.sms_bulk_outbox,
+    )
+
+
+async def group_lag(installation: Installation) -> dict[str, Any]:
+    """Return members and lag of the group, as `dialwatch lag` prints them."""
+    group, logs = installation.settings.group, installation.logs
+    names = [name for name in read_topics(installation.topics) if name in installation.counts]
+    tps = [tp for name in names for tp in installation.partitions(name)]
+    members, offsets, begins, ends = await asyncio.gather(
+        installation.admin.members(group),
+        installation.admin.committed_offsets(group),
+        logs.offsets(tps, BEGINNING),
+        logs.offsets(tps, END),
+    )
+    behind = await asyncio.gather(
+        *(_behind(installation, tp, max(offsets.get(tp, 0), begins[tp]), ends[tp]) for tp in tps)
+    )
+    now_ms = time.time() * 1000
+    return {
+        "group": group,
+        "members": [
+            {
+                "worker": client.removeprefix(WORKER_CLIENT)
+                if client.startswith(WORKER_CLIENT)
+                else member,
+                "host": host.lstrip("/"),
+                "partitions": _assigned(assignment, names),
+            }
+            for member, client, host, assignment in sorted(members)
+        ],
+        "partitions": [
+            {
+                "topic": tp.topic,
+                "partition": tp.partition,
+                "committed": offsets.get(tp),
+                "end": ends[tp],
+                "lag": found.records,
+                "seconds_behind": 0.0
+                if found.since is None
+                else round(max(0.0, (now_ms - found.since) / 1000), 3),
+            }
+            for tp, found in zip(tps, behind, strict=True)
+        ],
+    }
+
+
+async def _behind(installation: Installation, tp: TP, begin: int, end: int) -> Behind:
+    """Return how far a partition is behind; of an outbox, without what was finished out of order:
+    its offset stays before the first that isn't."""
+    logs = installation.logs
+    found = await behind_of(logs, tp, begin, end)
+    if not found.records or tp.topic not in outboxes(installation.topics):
+        return found
+    last, left = await _unfinished(installation, tp)
+    if last < begin:
+        return found
+    after = await behind_of(logs, tp, last + 1, end)
+    unfinished = sum(offset >= begin for offset in left)
+    records = unfinished + after.records
+    return Behind(records, (found.since if unfinished else after.since) if records else None)
+
+
+async def _unfinished(installation: Installation, tp: TP) -> tuple[int, list[int]]:
+    """Return up to which offset an outbox has begun, and which of them aren't finished, as the
+    state last said; -1: nothing is known of it."""
+    logs, changelog = installation.logs, TP(installation.topics.changelog, tp.partition)
+    key = UNFINISHED.prefix + tp.topic.encode()
+    ends = await logs.offsets([changelog], END)
+    begin = max(0, ends[changelog] - _MOST_BACK)
+    async for records in logs.scan_back(changelog, begin, ends[changelog], (key,)):
+        for record in records:
+            if record.key == key:
+                said = None if record.value is None else UNFINISHED.decode(record.value)
+                return (-1, []) if said is None else (said.last, said.offsets)
+    return -1, []
+
+
+async def behind_of(logs: LogScan, tp: TP, begin: int, end: int) -> Behind:
+    """Return what a reader of committed records at `begin` still gets or waits for."""
+    if begin >= end:
+        return Behind(0, None)
+    count, since = 0, None
+    stable_end = end
+    async for piece in logs.pieces(tp, begin, is_committed=True):
+        stable_end = piece.stable_end
+        for batch in committed(batches_of(piece.raw), piece.aborted):
+            records, first = _from(piece.raw, batch, begin)
+            count += records
+            since = first if since is None else since
+        if end - begin > _MOST_COUNTED and since is not None:
+            return Behind(end - begin, since)
+    if stable_end < end:
+        waiting = await _waiting(logs, tp, max(begin, stable_end))
+        count += waiting.records
+        since = waiting.since if since is None else since
+    return Behind(count, since)
+
+
+async def _waiting(logs: LogScan, tp: TP, begin: int) -> Behind:
+    """Return what stands behind an open transaction: its own records, and all others but markers
+    and what was aborted."""
+    count, since = 0, None
+    pending: defaultdict[int, int] = defaultdict(int)
+    async for piece in logs.pieces(tp, begin, is_committed=False):
+        for batch in batches_of(piece.raw):
+            if batch.is_control:
+                ended = pending.pop(batch.producer_id, 0)
+                count += 0 if batch.is_abort else ended
+                continue
+            records, first = _from(piece.raw, batch, begin)
+            since = first if since is None else since
+            if batch.is_transactional:
+                pending[batch.producer_id] += records
+            else:
+                count += records
+    count += sum(pending.values())
+    return Behind(count, since if count else None)
+
+
+def _from(raw: bytes, batch: Batch, begin: int) -> tuple[int, int | None]:
+    """Return how many records of a batch stand at an offset or later, and the first one's time."""
+    if batch.base_offset >= begin:
+        return batch.size, batch.timestamp if batch.size else None
+    timestamps = [one.timestamp for one in records_of(raw, batch) if one.offset >= begin]
+    return len(timestamps), timestamps[0] if timestamps else None
+
+
+def _assigned(assignment: bytes, names: Iterable[str]) -> dict[str, list[int]]:
+    """Return what the group's leader gave a member; nothing while it is being given."""
+    if not assignment:
+        return {}
+    given = dict(ConsumerProtocolMemberAssignment.decode(assignment).assignment)
+    return {name: sorted(given[name]) for name in names if name in given}

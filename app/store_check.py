@@ -1,0 +1,89 @@
+"""Is this Redis one that the sender can rely on? Asked at a worker's start, and by `doctor`."""
+
+import asyncio
+from contextlib import suppress
+from typing import Any, Literal
+
+from redis.asyncio import Redis
+from redis.exceptions import NoPermissionError
+
+from agents.channel import StoreAwayError
+from app.errors import CommandError
+from app.settings import variable
+from app.store import IS_CLUSTER, store_errors
+
+LOOK_SECONDS = 3.0
+
+Verdict = Literal["ok", "warn", "fail"]
+
+
+async def refuse_cluster(redis: Redis) -> None:
+    """Raise CommandError where it is a cluster, which would break only after a message was sent.
+
+    Raises StoreAwayError.
+    """
+    with store_errors():
+        await redis.ping()
+    if (await _info(redis)).get("cluster_enabled"):
+        raise CommandError(f"{variable('redis_url')}: {IS_CLUSTER}")
+
+
+async def refuse_cluster_when_it_answers(redis: Redis) -> None:
+    """Wait for a Redis that is away, and then do the same."""
+    while True:
+        with suppress(StoreAwayError):
+            await refuse_cluster(redis)
+            return
+        await asyncio.sleep(LOOK_SECONDS)
+
+
+async def examine_redis(redis: Redis) -> list[tuple[Verdict, str]]:
+    """Return how it is, and what to do about it, the worst first."""
+    try:
+        with store_errors():
+            await redis.ping()
+    except StoreAwayError as error:
+        return [("fail", f"{error}: start it, or set {variable('redis_url')}")]
+    info = await _info(redis)
+    found: list[tuple[Verdict, str]] = []
+    if info.get("cluster_enabled"):
+        found.append(("fail", f"{IS_CLUSTER} ({variable('redis_url')})"))
+    if info.get("role") in {"slave", "replica"}:
+        found.append(
+            ("fail", f"it is a replica, which takes nothing: name the primary in "
+             f"{variable('redis_url')}")
+        )  # fmt: skip
+    # Many who run a Redis for others forbid CONFIG; INFO tells the policy too.
+    policy = (await _config(redis, "maxmemory-policy")) or info.get("maxmemory_policy")
+    if policy not in {"noeviction", None}:
+        found.append(
+            (
+                "warn",
+                f"maxmemory-policy is {policy}: what was sent may be forgotten; set noeviction",
+            )
+        )
+    if info.get("aof_enabled") == 0:
+        snapshots = await _config(redis, "save")
+        forgets = "everything" if snapshots == "" else "what came since its last snapshot"
+        found.append(
+            ("warn", f"when it restarts it forgets {forgets}, and what was sent may be sent again: "
+             "set appendonly yes")
+        )  # fmt: skip
+    return found or [("ok", "it answers, and forgets nothing")]
+
+
+async def _info(redis: Redis) -> dict[str, Any]:
+    """Return what it tells of itself; nothing where that is forbidden. Raises StoreAwayError."""
+    with store_errors():
+        try:
+            return dict(await redis.info())
+        except NoPermissionError:
+            return {}
+
+
+async def _config(redis: Redis, name: str) -> str | None:
+    """Return a setting; None where the question is forbidden."""
+    with suppress(StoreAwayError), store_errors():
+        value: str | None = (await redis.config_get(name)).get(name)
+        return value
+    return None

@@ -1,0 +1,114 @@
+"""The way out to the providers: through the proxy that the environment names, or directly.
+
+httpx reads the same variables, but one that it can't make use of ends the program at its start,
+also where nothing ever goes out. Here such a one is told once, and stops only what needs it.
+"""
+
+import ipaddress
+import logging
+import ssl
+from collections.abc import Iterable, Mapping
+
+import httpx
+
+log = logging.getLogger(__name__)
+
+
+class WayOut(httpx.AsyncBaseTransport):
+    """Sends a request where it goes: directly to this machine and to what NO_PROXY names."""
+
+    def __init__(self, proxies: Mapping[str, str], limits: httpx.Limits) -> None:
+        """`proxies`: by scheme, `all` and `no` among them, as `urllib` finds them."""
+        context = _certificates()
+
+        def build(proxy: httpx.Proxy | None = None) -> httpx.AsyncBaseTransport:
+            return httpx.AsyncHTTPTransport(verify=context, limits=limits, proxy=proxy)
+
+        self._no_proxy = tuple(name.strip() for name in proxies.get("no", "").split(","))
+        self._direct = build()
+        self._proxied: dict[str, httpx.AsyncBaseTransport] = {}
+        made: dict[str, httpx.AsyncBaseTransport] = {}
+        for scheme in ("http", "https"):
+            variable = scheme if proxies.get(scheme) else "all"
+            address = proxies.get(variable)
+            if not address:
+                continue
+            if address not in made:
+                try:
+                    address_ = address if "://" in address else f"http://{address}"
+                    made[address] = build(httpx.Proxy(address_))
+                # ImportError: of what a kind of proxy would need.
+                except (ValueError, TypeError, httpx.InvalidURL, ImportError) as error:
+                    reason = f"{variable.upper()}_PROXY can't be used ({type(error).__name__})"
+                    log.warning("%s: name an http, https or socks5 proxy as URL", reason)
+                    made[address] = _NoWay(reason)
+            self._proxied[scheme] = made[address]
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        way = self._proxied.get(request.url.scheme)
+        if way is None or goes_directly(request.url.host, self._no_proxy):
+            way = self._direct
+        return await way.handle_async_request(request)
+
+    async def aclose(self) -> None:
+        for way in {self._direct, *self._proxied.values()}:
+            await way.aclose()
+
+
+class _NoWay(httpx.AsyncBaseTransport):
+    """In the place of a proxy that can't be used: what would go through it, goes nowhere."""
+
+    def __init__(self, reason: str) -> None:
+        self._reason = reason
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        raise httpx.ProxyError(self._reason, request=request)
+
+
+def goes_directly(host: str, no_proxy: Iterable[str]) -> bool:
+    """Whether a host is this machine, or one of those that NO_PROXY names.
+
+    A name stands for all below it too, with or without a dot or a star before it; an address may
+    have brackets, and may be a network; a port is not looked at.
+    """
+    host = host.strip("[]").lower().rstrip(".")
+    address = _address(host)
+    if host == "localhost" or (address is not None and address.is_loopback):
+        return True
+    for name in no_proxy:
+        wanted = name.lower()
+        if wanted == "*":
+            return True
+        if wanted.startswith("["):
+            wanted = wanted[1:].partition("]")[0]
+        elif wanted.count(":") == 1:
+            wanted = wanted.partition(":")[0]
+        if address is not None:
+            try:
+                if address in ipaddress.ip_network(wanted, strict=False):
+                    return True
+            except ValueError:
+                continue
+        wanted = wanted.removeprefix("*").strip(".")
+        if wanted and (host == wanted or host.endswith(f".{wanted}")):
+            return True
+    return False
+
+
+def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(host)
+    except ValueError:
+        return None
+
+
+def _certificates() -> ssl.SSLContext:
+    """Return what HTTPS is trusted by: SSL_CERT_FILE's or SSL_CERT_DIR's, else the usual ones."""
+    try:
+        return httpx.create_ssl_context()
+    except OSError as error:
+        log.warning(
+            "SSL_CERT_FILE or SSL_CERT_DIR can't be loaded (%s): the usual certificates count",
+            error.strerror or type(error).__name__,
+        )
+        return httpx.create_ssl_context(trust_env=False)

@@ -1,0 +1,304 @@
+"""Logs read without a group, from any offset to any other, at the speed of their bytes.
+
+For whoever looks for some records among millions: a batch that doesn't hold the wanted bytes is
+passed over without unpacking it. What is read is committed (KIP-98: aborted records and markers
+are left out), unless somebody asks for the batches themselves. Follows aiokafka 0.14's
+consumer/fetcher.py and Kafka's record batch format, version 2.
+"""
+
+import asyncio
+import re
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Sequence,
+)
+from functools import partial
+from struct import Struct as Packed
+from typing import Any, NamedTuple, TypeVar
+
+from aiokafka import TopicPartition
+from aiokafka.client import AIOKafkaClient
+from aiokafka.errors import (
+    KafkaError,
+    OffsetOutOfRangeError,
+    UnknownTopicOrPartitionError,
+    for_code,
+)
+from aiokafka.protocol.fetch import FetchRequest
+from aiokafka.protocol.offset import OffsetRequest
+from aiokafka.record.memory_records import MemoryRecords
+
+from streams.engine.types import TP
+
+T = TypeVar("T")
+
+Wanted = bytes | re.Pattern[bytes]
+"""Bytes that a record holds which is looked for."""
+
+BEGINNING, END = -2, -1
+_FETCH_BYTES = 4 << 20
+_RETRY_S = 0.1
+_PATIENCE_S = 10.0
+_COMMITTED, _UNCOMMITTED = 1, 0
+_FIRST_WINDOW = 2_000
+_MOST_WINDOW = 500_000
+
+# baseOffset, batchLength, partitionLeaderEpoch, magic, crc, attributes, lastOffsetDelta,
+# firstTimestamp, maxTimestamp, producerId, producerEpoch, baseSequence, recordsCount
+_HEADER = Packed(">qiibIhiqqqhii")
+_COMPRESSED, _TRANSACTIONAL, _CONTROL = 0x07, 0x10, 0x20
+# A marker's key is two numbers, version and type, after five varints of one byte each.
+_MARKER_TYPE = Packed(">h")
+_MARKER_TYPE_AT = _HEADER.size + 7
+_ABORT = 0
+
+
+class Batch(NamedTuple):
+    """One record batch as it lies in a fetched piece of log."""
+
+    start: int
+    end: int
+    base_offset: int
+    next_offset: int
+    timestamp: int
+    """Of its first record, in milliseconds."""
+    producer_id: int
+    size: int
+    """How many records it has, those not counted that were compacted away."""
+    attributes: int
+    is_abort: bool
+    """Whether it is the marker of a transaction that was aborted."""
+
+    @property
+    def is_control(self) -> bool:
+        return bool(self.attributes & _CONTROL)
+
+    @property
+    def is_transactional(self) -> bool:
+        return bool(self.attributes & _TRANSACTIONAL)
+
+
+class Piece(NamedTuple):
+    """What one fetch brought of a log."""
+
+    begin: int
+    """The log's first offset."""
+    end: int
+    """The log's end, whatever is pending before it."""
+    stable_end: int
+    """The first offset of a transaction that is open, else the end."""
+    aborted: Sequence[tuple[int, int]]
+    """Transactions aborted in it: producer and first offset."""
+    raw: bytes
+
+
+class LogScan:
+    """Reads logs over a connected client. No group, no position: each call says where."""
+
+    def __init__(self, client: AIOKafkaClient) -> None:
+        self._client = client
+        self._cluster: Any = None
+
+    async def partition_counts(self) -> dict[str, int]:
+        """Return how many partitions each topic has. Creates none, as a question by name might."""
+        cluster = await self._learn()
+        return {name: len(cluster.partitions_for_topic(name) or ()) for name in cluster.topics()}
+
+    async def offsets(self, tps: Iterable[TP], at: int) -> dict[TP, int]:
+        """Return the first offset whose record has this timestamp (ms) or a later one; where there
+        is none, the end. `BEGINNING` and `END` are the log's."""
+        tps = list(tps)
+        asked = (self._retrying(partial(self._offset, tp, at)) for tp in tps)
+        found = dict(zip(tps, await asyncio.gather(*asked), strict=True))
+        late = [tp for tp, offset in found.items() if offset < 0]
+        return found | (await self.offsets(late, END) if late else {})
+
+    async def scan(
+        self, tp: TP, begin: int, end: int, wanted: Collection[Wanted] = ()
+    ) -> AsyncIterator[list[Any]]:
+        """Yield the committed records from `begin` to before `end`, as lists of C records, up to
+        the first transaction that is open.
+
+        `wanted`: only records of batches in which one of these stands, key or value; the caller
+        looks at each. Batches that are compressed are all unpacked.
+        """
+        fetching = self._start(tp, begin, _COMMITTED)
+        try:
+            while True:
+                piece, position = await fetching
+                batches = list(batches_of(piece.raw))
+                after = batches[-1].next_offset if batches else position
+                is_last = after >= min(end, piece.stable_end) or not batches
+                if not is_last:
+                    fetching = self._start(tp, after, _COMMITTED)
+                kept = [
+                    batch
+                    for batch in committed(batches, piece.aborted)
+                    if batch.next_offset > begin and batch.base_offset < end
+                ]
+                for batch in holding(piece.raw, kept, wanted):
+                    records = [
+                        record
+                        for record in records_of(piece.raw, batch)
+                        if begin <= record.offset < end
+                    ]
+                    if records:
+                        yield records
+                if is_last:
+                    return
+        finally:
+            fetching.cancel()
+
+    async def scan_back(
+        self, tp: TP, begin: int, end: int, wanted: Collection[Wanted] = ()
+    ) -> AsyncIterator[list[Any]]:
+        """Yield the same, newest first: windows that grow, each of them from its end."""
+        window = _FIRST_WINDOW
+        while end > begin:
+            start = max(begin, end - window)
+            found = [record async for some in self.scan(tp, start, end, wanted) for record in some]
+            found.reverse()
+            if found:
+                yield found
+            end, window = start, min(window * 4, _MOST_WINDOW)
+
+    async def pieces(self, tp: TP, begin: int, *, is_committed: bool) -> AsyncIterator[Piece]:
+        """Yield what lies in a log from an offset on, piece by piece, up to its present end."""
+        end = None
+        while True:
+            piece, _ = await self._start(tp, begin, _COMMITTED if is_committed else _UNCOMMITTED)
+            if end is None:
+                end = piece.stable_end if is_committed else piece.end
+            yield piece
+            batches = list(batches_of(piece.raw))
+            if not batches or batches[-1].next_offset >= end:
+                return
+            begin = batches[-1].next_offset
+
+    def _start(self, tp: TP, offset: int, level: int) -> "asyncio.Task[tuple[Piece, int]]":
+        return asyncio.create_task(self._fetch_from(tp, offset, level))
+
+    async def _fetch_from(self, tp: TP, offset: int, level: int) -> tuple[Piece, int]:
+        """Return the piece at an offset, or, where that was deleted, at the log's beginning."""
+        while True:
+            try:
+                piece: Piece = await self._retrying(partial(self._fetch, tp, offset, level))
+            except OffsetOutOfRangeError:
+                begins = await self.offsets([tp], BEGINNING)
+                if begins[tp] <= offset:
+                    raise
+                offset = begins[tp]
+            else:
+                return piece, offset
+
+    async def _fetch(self, tp: TP, offset: int, level: int) -> Piece:
+        request = FetchRequest(
+            0, 0, _FETCH_BYTES, level, [(tp.topic, [(tp.partition, offset, _FETCH_BYTES)])]
+        )
+        answer = await self._client.send(await self._leader(tp), request)
+        ((_, ((_, error_code, end, stable_end, begin, aborted, *_, raw),)),) = answer.topics
+        if error_code:
+            raise for_code(error_code)(tp)
+        return Piece(begin, end, stable_end, aborted or (), raw or b"")
+
+    async def _offset(self, tp: TP, at: int) -> int:
+        request = OffsetRequest(-1, _UNCOMMITTED, [(tp.topic, [(tp.partition, at)])])
+        answer = await self._client.send(await self._leader(tp), request)
+        ((_, ((_, error_code, _, offset),)),) = answer.topics
+        if error_code:
+            raise for_code(error_code)(tp)
+        return int(offset)
+
+    async def _retrying(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """Ask again while the leader moves. Raises KafkaError."""
+        now = asyncio.get_running_loop().time
+        deadline = now() + _PATIENCE_S
+        while True:
+            try:
+                return await ask()
+            except KafkaError as error:
+                if not error.retriable or now() > deadline:
+                    raise
+                self._cluster = None
+            await asyncio.sleep(_RETRY_S)
+
+    async def _leader(self, tp: TP) -> int:
+        cluster = self._cluster or await self._learn()
+        leader = cluster.leader_for_partition(TopicPartition(*tp))
+        if leader is None or leader < 0:
+            raise UnknownTopicOrPartitionError(tp)
+        return int(leader)
+
+    async def _learn(self) -> Any:
+        self._cluster = await self._client.fetch_all_metadata()
+        return self._cluster
+
+
+def batches_of(raw: bytes) -> Iterator[Batch]:
+    """Yield the whole batches of a piece of log; the last one may be cut off."""
+    start, length = 0, len(raw)
+    while start + _HEADER.size <= length:
+        (base, size, _, magic, _, attributes, last, first_at, _, producer, _, _, count) = (
+            _HEADER.unpack_from(raw, start)
+        )
+        end = start + 12 + size
+        if end > length:
+            return
+        if magic != 2:
+            raise KafkaError("records older than Kafka 0.11's format: dialwatch can't read them")
+        is_abort = (
+            bool(attributes & _CONTROL)
+            and end >= start + _MARKER_TYPE_AT + 2
+            and _MARKER_TYPE.unpack_from(raw, start + _MARKER_TYPE_AT)[0] == _ABORT
+        )
+        yield Batch(
+            start, end, base, base + last + 1, first_at, producer, count, attributes, is_abort
+        )
+        start = end
+
+
+def committed(batches: Iterable[Batch], aborted: Iterable[tuple[int, int]]) -> Iterator[Batch]:
+    """Yield the batches that a reader of committed records gets."""
+    begun = sorted(aborted, key=lambda one: one[1], reverse=True)
+    rejected: set[int] = set()
+    for batch in batches:
+        while begun and begun[-1][1] <= batch.base_offset:
+            rejected.add(begun.pop()[0])
+        if batch.is_control:
+            if batch.is_abort:
+                rejected.discard(batch.producer_id)
+        elif not (batch.is_transactional and batch.producer_id in rejected):
+            yield batch
+
+
+def holding(raw: bytes, batches: Iterable[Batch], wanted: Collection[Wanted]) -> Iterator[Batch]:
+    """Yield the batches in which one of the wanted texts stands, and those that can't be looked
+    into; no text: all."""
+    if not wanted:
+        yield from batches
+        return
+    hits = {text: _find(raw, text, 0) for text in wanted}
+    for batch in batches:
+        for text, at in hits.items():
+            if 0 <= at < batch.start:
+                hits[text] = _find(raw, text, batch.start)
+        is_hit = any(0 <= at < batch.end for at in hits.values())
+        if is_hit or batch.attributes & _COMPRESSED:
+            yield batch
+
+
+def _find(raw: bytes, text: Wanted, start: int) -> int:
+    if isinstance(text, bytes):
+        return raw.find(text, start)
+    found = text.search(raw, start)
+    return -1 if found is None else found.start()
+
+
+def records_of(raw: bytes, batch: Batch) -> Iterator[Any]:
+    """Return a batch's records, as aiokafka's C parser hands them over."""
+    return iter(MemoryRecords(raw[batch.start : batch.end]).next_batch())

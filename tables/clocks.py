@@ -1,0 +1,36 @@
+"""The clock of a partition: how far ticks have brought it, and which ticks count."""
+
+from streams.engine.state import State
+from streams.times import DAY
+from tables.store import CLOCKS, Clock
+
+_MILLISECOND = 1_000
+MOST_AHEAD = DAY
+
+
+def latest_tick(state: State) -> int:
+    """Return the latest tick a partition has seen, 0: none."""
+    clock = state.peek(CLOCKS, b"")
+    return 0 if clock is None else clock.tick
+
+
+def is_ahead(tick: int, timestamp: int) -> bool:
+    """Is an instant too far after a record's own timestamp (ms; below 0: it has none)?"""
+    return timestamp >= 0 and tick - timestamp * _MILLISECOND > MOST_AHEAD
+
+
+def fold(state: State, tick: int, timestamp: int) -> int | None:
+    """Let a tick pass; return how long after the one before it is (0: the same again), None: it is
+    older and changes nothing.
+
+    `timestamp`: of its record. 0.1.0 took ticks of any day: what it remembers of a day that is
+    still to come counts for nothing, or there would be no time until then.
+    """
+    clock = state.get(CLOCKS, b"") or Clock()
+    if not clock.is_checked and is_ahead(clock.tick, timestamp):
+        clock.tick = 0
+    if tick < clock.tick:
+        return None
+    passed, clock.tick, clock.is_checked = tick - clock.tick, tick, True
+    state.put(CLOCKS, b"", clock)
+    return passed

@@ -1,0 +1,1 @@
+"""This worker beside its peers, on data as dialers make it."""

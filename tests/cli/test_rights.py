@@ -1,0 +1,130 @@
+"""What Kafka forbids is told in one line that names right, resource and user; `doctor` tries it."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from aiokafka import AIOKafkaConsumer
+
+from app.commands.doctor import Finding, _kafka
+from app.errors import CommandError
+from app.kafka.topics import ensure_topics
+from tests.installation import Installation, Published
+from tests.strict_kafka import USER, StrictKafka
+
+
+@pytest.fixture
+async def installation(
+    strict: StrictKafka, redis_url: str, tmp_path: Path
+) -> AsyncIterator[Installation]:
+    made = Installation(strict.bootstrap_servers, redis_url, tmp_path)
+    made.variables["DIALWATCH_PARTITIONS"] = "1"
+    await made.create_topics()
+    made.variables |= strict.variables()
+    yield made
+    for worker in made.workers:
+        worker.kill()
+
+
+async def _found(installation: Installation) -> list[Finding]:
+    return [finding async for finding in _kafka(installation.settings())]
+
+
+@pytest.mark.broker
+async def test_who_may_do_everything_is_told_of_nothing(installation: Installation) -> None:
+    assert {finding.verdict for finding in await _found(installation)} == {"ok"}
+
+
+@pytest.mark.broker
+@pytest.mark.parametrize(
+    ("operation", "resource", "name"),
+    [
+        ("Write", "topic", "{name}.notifications"),
+        ("Read", "topic", "{name}.call-records"),
+        ("Describe", "topic", "{name}.ticks"),
+        ("Write", "topic", "{name}-state-changelog"),
+        ("Read", "group", "{name}"),
+        ("Write", "transactional-id", "{name}-000000000000"),
+    ],
+)
+async def test_a_right_that_is_missing_is_named_with_its_resource_and_user(
+    operation: str, resource: str, name: str, installation: Installation, strict: StrictKafka
+) -> None:
+    name = name.format(name=installation.name)
+    async with strict.denied(operation, resource=resource, name=name):
+        found = [one.text for one in await _found(installation) if one.verdict == "fail"]
+        shown = f"{installation.name}-" if resource == "transactional-id" else name
+        assert [f"Kafka forbids User:{USER} {operation} on {resource} {shown}" in one
+                for one in found] == [True], found  # fmt: skip
+        with pytest.raises(CommandError, match=f"Kafka forbids User:{USER} {operation} on"):
+            await ensure_topics(installation.settings())
+
+
+@pytest.mark.broker
+async def test_a_right_that_is_taken_from_a_running_worker_ends_it_with_a_line(
+    installation: Installation, strict: StrictKafka
+) -> None:
+    worker = installation.worker()
+    topic = installation.topics.notifications
+    async with strict.denied("Write", resource="topic", name=topic):
+        await publish_as_anybody(installation, strict)
+        assert worker.wait_exit() == 1
+    last = worker.log.read_text().strip().splitlines()[-1]
+    assert f"Kafka forbids User:{USER} Write on topic {topic}" in last
+
+
+async def publish_as_anybody(installation: Installation, strict: StrictKafka) -> None:
+    """One recharge."""
+    value = {
+        "recharge_id": "r1",
+        "account_id": "acme",
+        "amount": "1.00",
+        "balance": "2.00",
+        "completed_at": "2026-11-01T10:00:00+08:00",
+    }
+    restricted = dict(installation.variables)
+    installation.variables["DIALWATCH_KAFKA_BOOTSTRAP_SERVERS"] = strict.bootstrap_servers
+    await installation.publish([Published("recharges", "acme", value, 0)])
+    installation.variables |= restricted
+
+
+@pytest.mark.broker
+async def test_a_session_that_the_brokers_dont_take_is_told(installation: Installation) -> None:
+    installation.variables["DIALWATCH_SESSION_TIMEOUT_SECONDS"] = "3600"
+    (told,) = [one.text for one in await _found(installation) if one.verdict == "fail"]
+    assert "the brokers take sessions of 1 to 1800 s: set DIALWATCH_SESSION_TIMEOUT_SECONDS" in told
+    worker = installation.worker(is_started=False)
+    worker.launch()
+    assert worker.wait_exit() == 1
+    last = worker.log.read_text().strip().splitlines()[-1]
+    assert "Kafka takes no session of 3600 s: set DIALWATCH_SESSION_TIMEOUT_SECONDS" in last
+
+
+@pytest.mark.broker
+async def test_a_group_of_another_programs_is_told(
+    installation: Installation, strict: StrictKafka
+) -> None:
+    consumer = AIOKafkaConsumer(
+        installation.topics.calls,
+        bootstrap_servers=strict.bootstrap_servers,
+        group_id=installation.name,
+    )
+    try:
+        await consumer.start()
+        with pytest.raises(CommandError, match="is another program's"):
+            await ensure_topics(installation.settings())
+        (told,) = [one.text for one in await _found(installation) if one.verdict == "fail"]
+        assert f"group {installation.name} is another program's" in told
+        assert "set DIALWATCH_GROUP" in told
+    finally:
+        await consumer.stop()
+
+
+@pytest.mark.broker
+async def test_tls_against_a_port_that_speaks_none_is_told(
+    installation: Installation, strict: StrictKafka
+) -> None:
+    installation.variables["DIALWATCH_KAFKA_SECURITY_PROTOCOL"] = "SASL_SSL"
+    (told,) = [one.text for one in await _found(installation)]
+    assert "DIALWATCH_KAFKA_SECURITY_PROTOCOL" in told
+    assert "TLS" in told

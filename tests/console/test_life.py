@@ -1,0 +1,230 @@
+"""A console's life beside workers: killed, rebuilt, two at once, handled letters, who may look."""
+
+import asyncio
+import json
+import shutil
+import time
+from typing import Any
+
+import pytest
+from aiokafka import AIOKafkaProducer
+from aiokafka.admin import AIOKafkaAdminClient
+
+from app.operations.installation import open_installation
+from app.operations.lag import group_lag
+from tests.console.conftest import Watched, ask
+from tests.installation import Installation
+from tests.samples import account, call
+
+pytestmark = pytest.mark.broker
+
+
+def items(console: Any, path: str = "/api/deliveries?limit=1000") -> list[dict[str, Any]]:
+    status, body, _ = ask(console, path)
+    assert status == 200, body
+    found: list[dict[str, Any]] = json.loads(body)["items"]
+    return found
+
+
+def wait_until(is_so: Any, within_s: float = 30.0) -> None:
+    deadline = time.monotonic() + within_s
+    while not is_so():
+        assert time.monotonic() < deadline, "it didn't come to it"
+        time.sleep(0.1)
+
+
+async def test_killed_it_goes_on_deleted_it_is_rebuilt_and_two_see_the_same(
+    installation: Installation,
+) -> None:
+    installation.worker()
+    first, second = installation.console(), installation.console()
+    await installation.publish([account("acme", openid=None, intent_classes=["A"])])
+    for number in range(6):
+        await installation.publish([call("acme", number, result="A", batch_size=50)])
+        if number == 2:
+            first.kill()
+        if number == 4:
+            first.start()
+            second.kill()
+            shutil.rmtree(second.directory / "index")
+            second.start()
+    ended = await installation.wait_for("deliveries", lambda found: len(found) == 12)
+    right = sorted(one["notification_id"] for one in ended)
+    for console in (first, second):
+        wait_until(lambda console=console: len(items(console)) == 12)
+        assert sorted(one["notification_id"] for one in items(console)) == right
+    assert items(first) == items(second)
+    assert "built anew" not in first.log.read_text()
+    # No group but the workers' own, and nobody else in it.
+    async with open_installation(installation.settings()) as opened:
+        assert len((await group_lag(opened))["members"]) == 1
+    admin = AIOKafkaAdminClient(bootstrap_servers=installation.brokers)
+    await admin.start()
+    groups = [name for name, *_ in await admin.list_consumer_groups()]
+    await admin.close()
+    assert [name for name in groups if installation.name in name] == [installation.name]
+    first.terminate()
+    assert first.wait_exit() == 0
+
+
+async def test_a_topic_made_anew_is_indexed_anew(installation: Installation) -> None:
+    console = installation.console()
+    rubbish = [call("acme", index, result="F") for index in range(3)]
+    worker = installation.worker()
+    await installation.publish([*rubbish, call("acme", 9, result="?")])
+    wait_until(lambda: len(items(console, "/api/dead-letters")) == 1)
+    console.kill()
+    worker.stop()
+    await installation.delete_topic("dead-letters")
+    await installation.create_topics()
+    console.start()
+    assert items(console, "/api/dead-letters") == []
+    assert "dead-letters was made anew: the index is built anew" in console.log.read_text()
+
+
+async def test_what_is_in_an_open_transaction_or_aborted_is_not_shown(
+    installation: Installation,
+) -> None:
+    console = installation.console()
+    producer = AIOKafkaProducer(
+        bootstrap_servers=installation.brokers, transactional_id=f"{installation.name}-test"
+    )
+    await producer.start()
+    topic = installation.topics.deliveries
+    said = {
+        "notification_id": "n-1", "channel": "inbox", "account_id": "acme", "attempts": 1,
+        "scenario": "low_balance", "status": "sent", "at": "2999-01-01T00:00:00Z",
+    }  # fmt: skip
+    try:
+        for is_kept in (False, True):
+            await producer.begin_transaction()
+            await producer.send_and_wait(topic, json.dumps(said).encode(), key=b"acme")
+            await asyncio.sleep(1.0)
+            assert items(console) == []
+            if is_kept:
+                await producer.commit_transaction()
+            else:
+                await producer.abort_transaction()
+        wait_until(lambda: len(items(console)) == 1)
+    finally:
+        await producer.stop()
+
+
+async def test_letters_are_planned_refused_from_elsewhere_and_handled_once(
+    installation: Installation,
+) -> None:
+    installation.worker()
+    console = installation.console()
+    await installation.publish(
+        [call("acme", index, result="?") for index in range(3)] + [account("acme", phone=7)]
+    )
+    path = "/api/dead-letters"
+    wait_until(lambda: len(items(console, path)) == 4)
+    letters = {one["letter"]: one for one in items(console, path)}
+    calls = [name for name, one in letters.items() if one["topic"].endswith("call-records")]
+    other = next(name for name in letters if name not in calls)
+    order = {"letters": calls, "why": None, "execute": True}
+
+    def post(verb: str, body: Any, **headers: str) -> tuple[int, Any]:
+        status, raw, _ = ask(console, f"{path}/{verb}", method="POST", body=body, **headers)
+        return status, json.loads(raw)
+
+    own = f"http://127.0.0.1:{console.port}"
+    for origin in ("http://evil.example", "null", f"{own}0", "http://localhost"):
+        assert post("redrive", order, Origin=origin)[0] == 403
+    assert post("redrive", order, Sec_Fetch_Site="cross-site")[0] == 403
+    assert post("redrive", json.dumps(order).encode(), Content_Type="text/plain")[0] == 415
+    for body, says in (
+        (b"{", "no JSON"), ([], "object"), ({"letters": []}, "letters"), ({}, "letters"),
+        ({"letters": [7]}, "letters"), ({"letters": ["0:1"], "execute": "yes"}, "execute"),
+        ({"letters": ["x"]}, "no letter"), ({"letters": ["0:1"] * 20_000}, "letters"),
+        (b"[" * 100_000, "no JSON"),
+    ):  # fmt: skip
+        status, said = post("redrive", body, Content_Type="application/json")
+        assert (status, says in said["msg"]) == (400, True), said
+    status, said = post("discard", {"letters": calls, "execute": True})
+    assert (status, "why" in said["msg"]) == (400, True)
+    assert post("redrive", {"letters": ["0:99999"]})[0] in {404, 409}
+    assert len(items(console, path)) == 4  # nothing was done so far
+
+    status, plan = post("redrive", order | {"execute": False}, Origin=own)
+    assert (status, plan["executed"], plan["counts"]["redrive"]) == (200, False, 3)
+    status, done = post("redrive", order, Origin=own)
+    assert (status, done["executed"], done["counts"]["redrive"]) == (200, True, 3)
+    # Still wrong, so each is a dead letter once more, for the second time.
+    wait_until(lambda: sorted(one["attempts"] for one in items(console, path)) == [1, 2, 2, 2])
+    status, done = post("redrive", order)
+    assert (done["counts"]["redrive"], done["counts"]["handled"]) == (0, 3)
+    status, done = post("discard", {"letters": [other], "why": "a test", "execute": True})
+    assert (status, done["counts"]["discard"]) == (200, 1)
+    everything = {one["letter"]: one["handled"] for one in items(console, f"{path}?all")}
+    assert everything[other] == "discarded"
+    assert {everything[name] for name in calls} == {"redriven"}
+    # The marks are in Kafka: an index made anew knows them too.
+    console.kill()
+    shutil.rmtree(console.directory / "index")
+    console.start()
+    assert {one["letter"]: one["handled"] for one in items(console, f"{path}?all")} == everything
+
+
+async def test_with_a_token_nothing_is_shown_without_it(installation: Installation) -> None:
+    console = installation.console(DIALWATCH_WEB_TOKEN="ops-token")
+    for path in (
+        "/", "/deliveries", "/deliveries.csv", "/deliveries.jsonl", "/notifications/x",
+        "/accounts/x", "/lines/x", "/batches", "/runs", "/dead-letters", "/dead-letters/0:0",
+        "/dead-letters/0:0/bytes", "/search?q=x", "/nowhere", "/preferences",
+        "/api/overview", "/api/deliveries", "/api/notifications/x", "/api/accounts/x",
+        "/api/lines/x", "/api/batches", "/api/runs", "/api/dead-letters", "/api/nowhere",
+    ):  # fmt: skip
+        status, body, headers = ask(console, path)
+        assert status == 401, path
+        assert "ops-token" not in body.decode() + str(headers)
+        assert ask(console, path, Authorization="Bearer wrong")[0] == 401
+        assert ask(console, path, Authorization="Bearer ops-token")[0] != 401
+    assert ask(console, "/api/dead-letters/redrive", method="POST", body={"letters": []})[0] == 401
+    for path in ("/health", "/ready", "/metrics"):
+        assert ask(console, path)[0] == 200
+    assert b"dialwatch_console_records_total" in ask(console, "/metrics")[1]
+
+
+def test_without_a_token_only_this_machine_s_own_clients_are_served(watched: Watched) -> None:
+    assert watched.ask("/api/overview", Host="evil.example")[0] == 403
+    assert watched.ask("/", X_Forwarded_For="10.0.0.1")[0] == 403
+    assert watched.ask("/", Host="localhost")[0] == 200
+
+
+async def test_while_kafka_is_away_it_serves_what_it_has_and_says_so(
+    installation: Installation,
+) -> None:
+    console = installation.console(is_started=False)
+    console.launch(DIALWATCH_KAFKA_BOOTSTRAP_SERVERS="127.0.0.1:1")
+
+    def says() -> str:
+        try:
+            return str(json.loads(ask(console, "/ready")[1])["reason"])
+        except OSError:
+            return ""
+
+    wait_until(lambda: "127.0.0.1:1" in says())
+    assert ask(console, "/health")[0] == 200
+    assert items(console) == []
+    status, body, _ = ask(console, "/")
+    assert (status, b"127.0.0.1:1" in body) == (200, True)
+    assert ask(console, "/api/dead-letters/0:0")[0] == 503
+    console.terminate()
+    assert console.wait_exit() == 0
+
+
+async def test_one_directory_has_one_console_and_one_port_too(installation: Installation) -> None:
+    console = installation.console()
+    for variables, says in (
+        ({"DIALWATCH_CONSOLE_DATADIR": str(console.directory / "index")}, "another console runs"),
+        ({"DIALWATCH_CONSOLE_PORT": str(console.port)}, "can't listen on"),
+    ):
+        other = installation.console(is_started=False)
+        other.environment = (other.environment or {}) | variables
+        other.launch()
+        assert other.wait_exit() == 1
+        lines = other.log.read_text().splitlines()
+        assert says in lines[-1]
+        assert "set DIALWATCH_CONSOLE" in lines[-1] or "give each its own" in lines[-1]

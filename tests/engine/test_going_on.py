@@ -1,0 +1,374 @@
+"""What was committed is never begun anew by itself, and what is missing is said: a real Kafka."""
+
+import asyncio
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiokafka import AIOKafkaProducer
+
+from app.kafka.topics import create_topics
+from streams.engine.outbox import Finish, OutboxRecord
+from streams.engine.positions import MissingRecordsError
+from streams.engine.state import Table
+from streams.engine.types import TP, Chunk, Source
+from streams.kafka.log_reader import ChangelogCutError, LogReader
+from tests import kafka_admin
+from tests.engine.inprocess import InProcess, eventually, ignore
+from tests.installation import Installation, Published
+
+COUNTS = Table(b"x", int)
+
+
+class Waiting:
+    """An outbox that finishes what it is told to."""
+
+    max_pending = 100
+
+    def __init__(self, topic: str) -> None:
+        self.topic = topic
+        self.begun: dict[int, str] = {}
+        self.finish: Finish
+
+    def bind(self, finish: Finish) -> None:
+        self.finish = finish
+
+    def on_assigned(self, partition: int) -> None:
+        self.begun = {}
+
+    def take(self, partition: int, records: Sequence[OutboxRecord]) -> None:
+        self.begun |= {record.offset: record.value.decode() for record in records}
+
+    def pending(self, partition: int) -> int:
+        return 0
+
+    async def on_revoked(self, partitions: Collection[int]) -> None:
+        pass
+
+
+class Counting(InProcess):
+    """Counts calls in its state, and remembers which it folded in this life."""
+
+    def __init__(self, installation: Installation, directory: Path, **config: Any) -> None:
+        self.folded: list[str] = []
+        super().__init__(installation, "w", directory, self._fold, **config)
+        self.outbox = Waiting(installation.topics.sms_outbox)
+        self.engine.add_outbox(self.outbox)
+        self.engine.add_source(Source(installation.topics.line_segments, ignore, order=3))
+
+    def _fold(self, polled: Chunk) -> None:
+        for record in polled.records:
+            self.folded.append((record.value or b"").decode())
+            count = (polled.state.get(COUNTS, b"calls") or 0) + 1
+            polled.state.put(COUNTS, b"calls", count)
+
+    def count(self) -> int:
+        return self.engine.states[0].peek(COUNTS, b"calls") or 0
+
+    async def until_folded(self, *calls: str) -> None:
+        await eventually(lambda: self.folded == list(calls), f"{calls} folded")
+
+
+@pytest.fixture
+async def small(kafka: str, redis_url: str, tmp_path: Path) -> AsyncIterator[Installation]:
+    """An installation of one partition."""
+    made = Installation(kafka, redis_url, tmp_path)
+    made.variables["DIALWATCH_PARTITIONS"] = "1"
+    await create_topics(made.settings())
+    yield made
+    await made.delete_topics()
+
+
+@asynccontextmanager
+async def life(
+    installation: Installation, tmp_path: Path, **config: Any
+) -> AsyncIterator[Counting]:
+    """One worker's, from its start to its stop."""
+    worker = Counting(installation, tmp_path, **config)
+    try:
+        await worker.start()
+        await eventually(
+            lambda: bool(worker.crashes or (worker.engine.assigned and worker.engine.is_ready)),
+            "ready",
+        )
+        yield worker
+    finally:
+        await worker.stop()
+
+
+def calls(*values: str) -> list[Published]:
+    return [Published("call-records", "acme", value.encode(), 0) for value in values]
+
+
+async def folded_and_stopped(installation: Installation, tmp_path: Path, *values: str) -> None:
+    await installation.publish([Published("accounts", "acme", {"account_id": "acme"}, 0)])
+    await installation.publish(calls(*values))
+    async with life(installation, tmp_path) as worker:
+        await worker.until_folded(*values)
+
+
+async def refusal(installation: Installation, tmp_path: Path) -> str:
+    """Start; return the one line that it ends with."""
+    async with life(installation, tmp_path, log_patience_s=1.0) as worker:
+        await eventually(lambda: bool(worker.crashes), "stopped")
+        [error] = worker.crashes
+        assert isinstance(error, MissingRecordsError | ChangelogCutError)
+        assert "\n" not in str(error)
+        return str(error)
+
+
+async def publish_in_transactions(installation: Installation, *values: str) -> None:
+    """Each record with a marker behind it; an empty one is aborted."""
+    producer = AIOKafkaProducer(
+        bootstrap_servers=installation.brokers, transactional_id=f"{installation.name}-dialer"
+    )
+    await producer.start()
+    try:
+        for value in values:
+            await producer.begin_transaction()
+            await producer.send_and_wait(
+                installation.topics.calls, value.encode(), key=b"acme", partition=0
+            )
+            await (producer.commit_transaction() if value else producer.abort_transaction())
+    finally:
+        await producer.stop()
+
+
+@pytest.mark.broker
+async def test_expired_offsets_change_nothing(small: Installation, tmp_path: Path) -> None:
+    await folded_and_stopped(small, tmp_path, "a", "b")
+    await kafka_admin.delete_group(small)
+    await small.publish(calls("c"))
+    async with life(small, tmp_path) as worker:
+        await worker.until_folded("c")
+        assert worker.count() == 3
+    # And the group has its offsets again: who looks for its lag finds none.
+    assert await kafka_admin.offsets(small, small.topics.calls) == {0: 3}
+    assert await kafka_admin.offsets(small, small.topics.accounts) == {0: 1}
+
+
+@pytest.mark.broker
+async def test_records_deleted_after_they_were_read_change_nothing(
+    small: Installation, tmp_path: Path
+) -> None:
+    # The last marker, and what was aborted, is passed too.
+    await publish_in_transactions(small, "a", "b", "", "")
+    async with life(small, tmp_path, tidy_every_s=0.2) as worker:
+        await worker.until_folded("a", "b")
+
+        async def is_passed() -> bool:
+            return await kafka_admin.offsets(small, small.topics.calls) == {0: 8}
+
+        await eventually(is_passed, "committed behind the markers")
+    await kafka_admin.delete_before(small, {TP(small.topics.calls, 0): -1})
+    assert await kafka_admin.bounds(small, small.topics.calls) == (8, 8)
+    await small.publish(calls("c"))
+    async with life(small, tmp_path) as worker:
+        await worker.until_folded("c")
+
+
+@pytest.mark.broker
+async def test_the_marker_behind_the_last_record_is_committed_with_it(
+    small: Installation, tmp_path: Path
+) -> None:
+    await publish_in_transactions(small, "a")
+    async with life(small, tmp_path) as worker:
+        await worker.until_folded("a")
+    assert await kafka_admin.offsets(small, small.topics.calls) == {0: 2}
+
+
+@pytest.mark.broker
+async def test_records_deleted_before_they_were_read_stop_it(
+    small: Installation, tmp_path: Path
+) -> None:
+    await folded_and_stopped(small, tmp_path, "a")
+    await small.publish(calls("b", "c", "d"))
+    tp = TP(small.topics.calls, 0)
+    await kafka_admin.delete_before(small, {tp: 3})
+    said = await refusal(small, tmp_path)
+    assert f"{tp.topic}-0: group goes on at offset 1, but the log holds 3 to 4" in said
+    assert f"--topic {tp.topic}:0 --to-earliest" in said
+    await kafka_admin.reset_offsets(small, {tp: 3})
+    async with life(small, tmp_path) as worker:
+        await worker.until_folded("d")
+        assert worker.count() == 2
+
+
+@pytest.mark.broker
+async def test_what_was_deleted_of_a_topic_that_was_never_read_is_missing_too(
+    small: Installation, tmp_path: Path
+) -> None:
+    async with life(small, tmp_path):
+        pass  # nothing came, and it is known from where on
+    await small.publish(calls("a", "b"))
+    await kafka_admin.delete_before(small, {TP(small.topics.calls, 0): 1})
+    assert "deleted before they were read" in await refusal(small, tmp_path)
+
+
+@pytest.mark.broker
+async def test_a_new_group_begins_where_the_topics_begin(
+    small: Installation, tmp_path: Path
+) -> None:
+    await small.publish(calls("a", "b"))
+    await kafka_admin.delete_before(small, {TP(small.topics.calls, 0): 1})
+    async with life(small, tmp_path) as worker:
+        await worker.until_folded("b")
+
+
+@pytest.mark.broker
+@pytest.mark.parametrize("again", [["c"], ["c", "d", "e"]])  # a shorter log, and a longer one
+async def test_a_topic_made_anew_stops_it_until_somebody_decides(
+    small: Installation, tmp_path: Path, again: Sequence[str]
+) -> None:
+    await folded_and_stopped(small, tmp_path, "a", "b")
+    await kafka_admin.make_anew(small, small.topics.calls)
+    await small.publish(calls(*again))
+    said = await refusal(small, tmp_path)
+    assert f"{small.topics.calls} was deleted or made anew" in said
+    assert f"--topic {small.topics.calls} --to-earliest" in said
+
+    await kafka_admin.reset_offsets(small, {TP(small.topics.calls, 0): 0})
+    async with life(small, tmp_path) as worker:
+        await worker.until_folded(*again)
+    async with life(small, tmp_path) as worker:  # decided once
+        await small.publish(calls("z"))
+        await worker.until_folded("z")
+
+
+@pytest.mark.broker
+async def test_offsets_set_back_by_hand_are_read_again(small: Installation, tmp_path: Path) -> None:
+    await folded_and_stopped(small, tmp_path, "a", "b", "c")
+    await kafka_admin.reset_offsets(small, {TP(small.topics.calls, 0): 1})
+    async with life(small, tmp_path) as worker:
+        await worker.until_folded("b", "c")
+        assert worker.count() == 5
+
+
+@pytest.mark.broker
+@pytest.mark.parametrize("how", ["made anew", "deleted"])
+async def test_a_state_that_is_gone_stops_it_until_somebody_decides(
+    small: Installation, tmp_path: Path, how: str
+) -> None:
+    await folded_and_stopped(small, tmp_path, "a", "b")
+    if how == "made anew":
+        await kafka_admin.make_anew(small, small.topics.changelog)
+    else:
+        await kafka_admin.delete_topic(small, small.topics.changelog)
+        await create_topics(small.settings())  # as a start does
+    said = await refusal(small, tmp_path)
+    assert f"{small.topics.changelog} doesn't hold the state of partitions 0" in said
+    assert "--all-topics --to-current" in said
+    assert f"--topic {small.topics.accounts} --to-earliest" in said
+
+    await kafka_admin.reset_to_current(small, [small.topics.calls, small.topics.accounts])
+    async with life(small, tmp_path) as worker:
+        await small.publish(calls("c"))
+        await worker.until_folded("c")
+        assert worker.count() == 1
+
+
+@pytest.mark.broker
+async def test_a_state_that_was_emptied_stops_it(small: Installation, tmp_path: Path) -> None:
+    await folded_and_stopped(small, tmp_path, "a")
+    await small.configure(small.topics.changelog, {"cleanup.policy": "compact,delete"})
+    await asyncio.sleep(0.5)
+    await kafka_admin.delete_before(small, {TP(small.topics.changelog, 0): -1})
+    said = await refusal(small, tmp_path)
+    assert "a part of what is remembered was deleted" in said
+    assert f"kafka-topics --delete --topic {small.topics.changelog}" in said
+    await kafka_admin.make_anew(small, small.topics.changelog)  # as the line says
+    assert "--all-topics --to-current" in await refusal(small, tmp_path)
+
+
+async def queue(installation: Installation, topic: str, *values: str) -> None:
+    producer = AIOKafkaProducer(bootstrap_servers=installation.brokers)
+    await producer.start()
+    for value in values:
+        await producer.send_and_wait(topic, value.encode(), key=b"acme", partition=0)
+    await producer.stop()
+
+
+@pytest.mark.broker
+async def test_queues_are_emptied_of_what_the_group_is_done_with(
+    small: Installation, tmp_path: Path
+) -> None:
+    topics = small.topics
+    await queue(small, topics.line_segments, "1", "2", "3")
+    await queue(small, topics.sms_outbox, "a", "b", "c")
+    await small.publish(calls("x"))
+    async with life(small, tmp_path, tidy_every_s=0.2) as worker:
+        await eventually(lambda: len(worker.outbox.begun) == 3, "begun")
+        for offset in (0, 2):
+            worker.outbox.finish(0, offset, [])
+
+        async def is_emptied() -> bool:
+            segments = await kafka_admin.bounds(small, topics.line_segments)
+            outbox = await kafka_admin.bounds(small, topics.sms_outbox)
+            return (segments, outbox) == ((3, 3), (1, 3))  # b waits, and c behind it
+
+        await eventually(is_emptied, "emptied")
+        assert await kafka_admin.bounds(small, topics.calls) == (0, 1)  # the dialer's
+    async with life(small, tmp_path) as worker:
+        await eventually(lambda: worker.outbox.begun == {1: "b"}, "b is begun again")
+
+
+@pytest.mark.broker
+async def test_an_outbox_made_anew_with_something_unfinished_skips_nothing_silently(
+    small: Installation, tmp_path: Path
+) -> None:
+    outbox = small.topics.sms_outbox
+    await queue(small, outbox, "a", "b", "c")
+    async with life(small, tmp_path) as worker:
+        await eventually(lambda: len(worker.outbox.begun) == 3, "begun")
+        worker.outbox.finish(0, 1, [])
+    await kafka_admin.make_anew(small, outbox)
+    await queue(small, outbox, "d", "e", "f", "g")
+    said = await refusal(small, tmp_path)
+    assert f"{outbox} was deleted or made anew" in said
+    await kafka_admin.reset_offsets(small, {TP(outbox, 0): 0})
+    async with life(small, tmp_path) as worker:
+        await eventually(lambda: [*worker.outbox.begun.values()] == list("defg"), "all are begun")
+
+
+@pytest.mark.broker
+async def test_a_changelog_end_that_is_not_visible_yet_is_waited_for(
+    small: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The marker of the last transaction: the broker may show the end before it for a moment.
+    looked = []
+
+    async def late(reader: LogReader, tps: Iterable[TP]) -> dict[TP, int]:
+        found = await ends(reader, tps)
+        looked.append(1)
+        return {
+            tp: end - (tp.topic == small.topics.changelog and len(looked) <= 5)
+            for tp, end in found.items()
+        }
+
+    async with life(small, tmp_path) as worker:
+        await small.publish(calls("a"))
+        await worker.until_folded("a")
+        await eventually(lambda: worker.engine.states[0].position > 0, "committed")
+        ends = LogReader.ends
+        monkeypatch.setattr(LogReader, "ends", late)
+        worker.engine._on_commit_failed(TimeoutError())  # the same partitions, taken over again
+        await eventually(lambda: len(looked) > 5 and worker.engine.is_ready, "taken over again")
+        assert worker.crashes == []
+
+
+@pytest.mark.broker
+@pytest.mark.parametrize("name", ["calls", "changelog"])
+async def test_a_running_worker_ends_when_a_topic_is_made_anew_under_it(
+    small: Installation, tmp_path: Path, name: str
+) -> None:
+    topic = getattr(small.topics, name)
+    await small.publish(calls("a"))
+    async with life(small, tmp_path, tidy_every_s=0.2) as worker:
+        await worker.until_folded("a")
+        await kafka_admin.make_anew(small, topic)
+        await eventually(lambda: bool(worker.crashes), "stopped")
+        assert isinstance(worker.crashes[0], MissingRecordsError | ChangelogCutError)
+        assert topic in str(worker.crashes[0])
+    assert topic in await refusal(small, tmp_path)

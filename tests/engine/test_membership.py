@@ -1,0 +1,141 @@
+"""A worker that is well stays in its group whether it reads or not; one that is out says so."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from aiokafka.admin import AIOKafkaAdminClient
+
+from app.kafka.topics import create_topics
+from app.web.view import WorkerView
+from streams.engine.consumer import OutOfGroupError, _ConsumerThread
+from streams.kafka.log_reader import LogReader
+from tests.engine.inprocess import InProcess, eventually
+from tests.installation import Installation
+
+SHORT_POLL_S = 1.5
+Made = Callable[..., InProcess]
+
+
+@pytest.fixture
+async def small(kafka: str, redis_url: str, tmp_path: Path) -> AsyncIterator[Installation]:
+    """An installation of one partition: a second worker is a spare."""
+    made = Installation(kafka, redis_url, tmp_path)
+    made.variables["DIALWATCH_PARTITIONS"] = "1"
+    await create_topics(made.settings())
+    yield made
+    await made.delete_topics()
+
+
+@pytest.fixture
+async def worker(small: Installation, tmp_path: Path) -> AsyncIterator[Made]:
+    async with AsyncExitStack() as stack:
+
+        def make(name: str, **config: Any) -> InProcess:
+            made = InProcess(small, name, tmp_path, **config)
+            stack.push_async_callback(made.stop)
+            return made
+
+        yield make
+
+
+async def generation(small: Installation) -> tuple[str, int]:
+    """Return the state of the group, and how many members it has."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=small.brokers)
+    try:
+        await admin.start()
+        (answer,) = await admin.describe_consumer_groups([small.name])
+        [group] = answer.to_object()["groups"]
+        return group["state"], len(group["members"])
+    finally:
+        await admin.close()
+
+
+@pytest.mark.broker
+async def test_a_spare_worker_stays_and_takes_over(small: Installation, worker: Made) -> None:
+    busy = worker("busy", max_poll_interval_s=SHORT_POLL_S)
+    await busy.start()
+    await eventually(lambda: bool(busy.engine.assigned) and busy.engine.is_ready, "assigned")
+    spare = worker("spare", max_poll_interval_s=SHORT_POLL_S)
+    await spare.start()
+    await eventually(
+        lambda: busy.engine.is_ready and spare.engine.is_ready, "both have their share"
+    )
+    idle = min(busy, spare, key=lambda one: len(one.engine.assigned))
+    other = busy if idle is spare else spare
+    assert (len(idle.engine.assigned), len(other.engine.assigned)) == (0, 2)
+    membership = idle.engine._membership
+
+    await asyncio.sleep(3 * SHORT_POLL_S)
+    assert idle.engine._membership == membership  # no rebalance, nobody left
+    assert await generation(small) == ("Stable", 2)
+    assert idle.engine.is_ready
+    consumer = idle.app._consumer
+    assert consumer.loop.time() - consumer.last_poll < SHORT_POLL_S  # /health looks at it
+
+    await other.stop()
+    await eventually(lambda: len(idle.engine.assigned) == 2 and idle.engine.is_ready, "took over")
+
+
+@pytest.mark.broker
+async def test_a_takeover_may_take_longer_than_the_poll_interval(
+    worker: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began = []
+
+    async def slowly(reader: LogReader, *args: Any) -> int:
+        began.append(1)
+        await asyncio.sleep(3 * SHORT_POLL_S)
+        return await restore(reader, *args)
+
+    restore = LogReader.restore
+    monkeypatch.setattr(LogReader, "restore", slowly)
+    slow = worker("slow", max_poll_interval_s=SHORT_POLL_S)
+    await slow.start()
+    await eventually(lambda: bool(slow.engine.assigned) and slow.engine.is_ready, "taken over")
+    assert (len(began), slow.crashes) == (1, [])
+
+
+@pytest.mark.broker
+async def test_who_is_left_out_of_a_group_that_answers_says_so_and_ends(
+    small: Installation,
+    worker: Made,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def never(thread: _ConsumerThread) -> None:
+        """As aiokafka has it: who fetches nothing leaves, and doesn't come back."""
+
+    monkeypatch.setattr(_ConsumerThread, "stay_member", never)
+    first = worker("first", max_poll_interval_s=SHORT_POLL_S, out_of_group_s=1.0)
+    await first.start()
+    await eventually(lambda: bool(first.engine.assigned) and first.engine.is_ready, "assigned")
+    second = worker("second", max_poll_interval_s=SHORT_POLL_S, out_of_group_s=1.0)
+    await second.start()
+    await eventually(lambda: bool(first.crashes or second.crashes), "ended")
+    [idle] = [one for one in (first, second) if one.crashes]
+    assert isinstance(idle.crashes[0], OutOfGroupError)
+    view = WorkerView(small.settings())
+    view.worker = SimpleNamespace(engine=idle.engine)  # type: ignore[assignment]
+    assert "out of group" in (view.stuck() or "")  # what /health answers 503 with
+    assert "though it answers: restart the worker" in caplog.text
+
+
+@pytest.mark.broker
+async def test_a_group_that_does_not_answer_is_waited_for(
+    worker: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def no(thread: _ConsumerThread) -> bool:
+        return False
+
+    waiting = worker("waiting", out_of_group_s=0.1)
+    await waiting.start()
+    await eventually(lambda: bool(waiting.engine.assigned) and waiting.engine.is_ready, "assigned")
+    monkeypatch.setattr(_ConsumerThread, "does_group_answer", no)
+    waiting.engine._membership = None
+    await asyncio.sleep(3.5)
+    assert (waiting.crashes, waiting.engine.out_of_group) == ([], None)

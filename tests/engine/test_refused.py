@@ -1,0 +1,140 @@
+"""What can't be written costs one record, never the group: on a real Kafka, with a real worker."""
+
+import asyncio
+import json
+from datetime import timedelta, timezone
+from typing import Any
+
+import pytest
+from aiokafka import AIOKafkaProducer
+
+from agents.refused import instead_of
+from streams.engine.refused import RefusedRecord
+from streams.topics import Topics
+from tests.installation import Installation, Published
+from tests.samples import account, recharge
+
+LIMIT = 4 << 20
+
+
+def headers(record: Any) -> dict[str, str]:
+    return {name: said.decode() for name, said in record.headers}
+
+
+def command(number: int, **fields: Any) -> Published:
+    value = {
+        "notification_id": f"n{number}",
+        "scenario": "announcement",
+        "account_id": "acme",
+        "channel": "wechat",
+        "occurred_at": "2026-11-01T10:00:00+08:00",
+        "title": "t",
+        "content": "c",
+        "page": None,
+        "cause": {},
+    }
+    return Published("notifications", "acme", value | fields, 0)
+
+
+@pytest.mark.broker
+async def test_an_invalid_record_that_unpacks_to_more_than_a_letter_takes_is_cut(
+    installation: Installation,
+) -> None:
+    installation.worker()
+    producer = AIOKafkaProducer(
+        bootstrap_servers=installation.brokers, compression_type="gzip", max_request_size=8 << 20
+    )
+    await producer.start()
+    whole = b"x" * (5 << 20)
+    await producer.send_and_wait(installation.topics.calls, whole, key=b"acme", partition=0)
+    await producer.stop()
+    await installation.publish([account("acme"), recharge("acme", "r1")])
+    await installation.wait_for("inbox-messages", lambda found: len(found) == 1)
+    [letter] = await installation.read("dead-letters")
+    assert headers(letter)["dialwatch.truncated"] == str(len(whole))
+    assert headers(letter)["dialwatch.topic"] == installation.topics.calls
+    assert LIMIT - 2000 < len(letter.value) < LIMIT
+    assert whole.startswith(letter.value)
+    assert letter.key == b"acme"
+
+
+@pytest.mark.broker
+async def test_a_command_that_its_outbox_does_not_take_ends_as_failed(
+    installation: Installation,
+) -> None:
+    outbox = installation.topics.wechat_bulk_outbox
+    worker = installation.worker()
+    # A worker sets it right when it starts: somebody lowered it under a running one.
+    await installation.configure(outbox, {"max.message.bytes": "2000"})
+    await asyncio.sleep(0.5)
+    await installation.publish([command(1, content="x" * 3000), command(2)])
+    done = await installation.wait_for("deliveries", lambda found: len(found) == 2)
+    assert {one["notification_id"]: one["status"] for one in done} == {
+        "n1": "failed",
+        "n2": "skipped",  # nothing is set up to send with
+    }
+    [letter] = await installation.read("dead-letters")
+    assert json.loads(letter.value)["notification_id"] == "n1"
+    said = headers(letter)
+    assert said["dialwatch.topic"] == installation.topics.notifications
+    assert (said["dialwatch.partition"], said["dialwatch.offset"]) == ("0", "0")
+    assert "doesn't take it (MessageSizeTooLargeError)" in said["dialwatch.reason"]
+    assert worker.is_serving()
+
+
+@pytest.mark.broker
+async def test_a_command_just_below_the_limit_finds_its_place_with_its_headers(
+    installation: Installation,
+) -> None:
+    installation.worker()
+    # What nobody knows is ignored. Its frame and header take 150 bytes more.
+    spare = LIMIT - len(json.dumps(command(1, unknown="").value)) - 160
+    long = command(1, unknown="x" * spare)
+    producer = AIOKafkaProducer(bootstrap_servers=installation.brokers, max_request_size=8 << 20)
+    await producer.start()
+    await producer.send_and_wait(
+        installation.topics.notifications,
+        json.dumps(long.value).encode(),
+        key=b"acme",
+        partition=0,
+        headers=[("traceparent", b"x" * 40)],
+    )
+    await producer.stop()
+    [done] = await installation.wait_for("deliveries", lambda found: len(found) == 1)
+    assert (done["notification_id"], done["status"]) == ("n1", "skipped")
+    assert await installation.read("dead-letters") == []
+
+
+def test_a_letter_is_cut_until_it_fits_its_value_first() -> None:
+    topics = Topics("", "g", 1)
+    instead = instead_of(topics, timezone(timedelta(hours=8)))
+    ours = [("dialwatch.topic", b"calls"), ("dialwatch.reason", b"value: no")]
+    own = [("traceparent", b"1")]
+    letter = RefusedRecord(
+        "dead-letters", 0, b"k" * 600, b"v" * 5000, [*own, *ours], "MessageSizeTooLargeError", 1000
+    )
+    lengths = []
+    for _ in range(40):
+        outputs = instead(letter)
+        if not outputs:
+            break
+        [cut] = outputs
+        said = dict(cut.headers)
+        lengths.append((len(cut.value or b""), len(cut.key or b""), len(cut.headers)))
+        assert said["dialwatch.truncated"] == b"5000"
+        assert cut.headers[-1][0] == "dialwatch.truncated"
+        letter = letter._replace(key=cut.key, value=cut.value, headers=cut.headers)
+    # 1000 - 200 for the frame - (22 + 30 + 35) of headers - 600 of the key
+    assert lengths[0] == (113, 600, 4)
+    assert (0, 600, 4) in lengths  # then the key
+    assert (0, 0, 4) in lengths  # then what it came with
+    assert lengths[-1] == (0, 0, 3)
+
+
+def test_a_deletion_with_an_endless_key_is_cut_too() -> None:
+    instead = instead_of(Topics("", "g", 1), timezone(timedelta(hours=8)))
+    [cut] = instead(
+        RefusedRecord("dead-letters", 0, b"k" * 5000, None, [], "MessageSizeTooLargeError", 1000)
+    )
+    assert (len(cut.key or b""), cut.value) == (800, None)
+    assert cut.headers == [("dialwatch.truncated", b"5000")]

@@ -1,0 +1,128 @@
+"""What operators do to a cluster with Kafka's own tools, done to one installation."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic, RecordsToDelete
+from aiokafka.errors import for_code
+from aiokafka.protocol.admin import DeleteGroupsRequest
+from aiokafka.structs import OffsetAndMetadata
+
+from app.kafka.topics import create_topics
+from streams.engine.types import TP
+from tests.engine.inprocess import eventually
+from tests.installation import Installation
+
+
+@asynccontextmanager
+async def _admin(installation: Installation) -> AsyncIterator[AIOKafkaAdminClient]:
+    admin = AIOKafkaAdminClient(bootstrap_servers=installation.brokers)
+    try:
+        await admin.start()
+        yield admin
+    finally:
+        await admin.close()
+
+
+async def delete_group(installation: Installation) -> None:
+    """What a stop of a week does: the group's offsets expire."""
+
+    async def is_gone() -> bool:
+        async with _admin(installation) as admin:
+            coordinator = await admin.find_coordinator(installation.name)
+            answer = await admin._client.send(coordinator, DeleteGroupsRequest([installation.name]))
+        (((_, error_code),),) = [answer.results]
+        name = for_code(error_code).__name__
+        assert name in {"NoError", "NonEmptyGroupError", "GroupIdNotFoundError"}, name
+        return name != "NonEmptyGroupError"  # its last member is leaving
+
+    await eventually(is_gone, "the group is empty")
+
+
+async def delete_before(installation: Installation, offsets: Mapping[TP, int]) -> None:
+    """What retention does."""
+    async with _admin(installation) as admin:
+        await admin.delete_records(
+            {TopicPartition(*tp): RecordsToDelete(offset) for tp, offset in offsets.items()}
+        )
+
+
+async def delete_topic(installation: Installation, topic: str) -> None:
+    async with _admin(installation) as admin:
+        await admin.delete_topics([topic])
+
+        async def is_gone() -> bool:
+            return topic not in await admin.list_topics()
+
+        await eventually(is_gone, f"{topic} is gone")
+
+
+async def make_anew(installation: Installation, topic: str) -> None:
+    """Delete a topic and create it again."""
+    await delete_topic(installation, topic)
+
+    async def is_made() -> bool:
+        # While the old one's files are being deleted, Kafka refuses the name.
+        await create_topics(installation.settings())
+        async with _admin(installation) as admin:
+            return topic in await admin.list_topics()
+
+    await eventually(is_made, f"{topic} is there")
+
+
+async def make_foreign(installation: Installation, topic: str) -> None:
+    """Create a topic as nobody told us."""
+    async with _admin(installation) as admin:
+        await admin.create_topics([NewTopic(topic, installation.partitions, 1)])
+
+
+async def offsets(installation: Installation, topic: str) -> dict[int, int | None]:
+    """Return the group's offsets of a topic by partition."""
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=installation.brokers, group_id=installation.name, enable_auto_commit=False
+    )
+    try:
+        await consumer.start()
+        return {
+            number: await consumer.committed(TopicPartition(topic, number))
+            for number in range(installation.partitions)
+        }
+    finally:
+        await consumer.stop()
+
+
+async def bounds(installation: Installation, topic: str, partition: int = 0) -> tuple[int, int]:
+    """Return where a partition's log begins and ends."""
+    tp = TopicPartition(topic, partition)
+    consumer = AIOKafkaConsumer(bootstrap_servers=installation.brokers)
+    try:
+        await consumer.start()
+        begins, ends = await consumer.beginning_offsets([tp]), await consumer.end_offsets([tp])
+        return begins[tp], ends[tp]
+    finally:
+        await consumer.stop()
+
+
+async def reset_offsets(installation: Installation, wanted: Mapping[TP, int]) -> None:
+    """`kafka-consumer-groups --reset-offsets --execute`: no member, no metadata."""
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=installation.brokers, group_id=installation.name, enable_auto_commit=False
+    )
+    try:
+        await consumer.start()
+        tps = {TopicPartition(*tp): offset for tp, offset in wanted.items()}
+        consumer.assign(list(tps))
+        await consumer.commit({tp: OffsetAndMetadata(offset, "") for tp, offset in tps.items()})
+    finally:
+        await consumer.stop()
+
+
+async def reset_to_current(installation: Installation, topics: list[str]) -> None:
+    """`--to-current`: what stands, as a decision."""
+    wanted = {}
+    for topic in topics:
+        for number, offset in (await offsets(installation, topic)).items():
+            if offset is not None:
+                wanted[TP(topic, number)] = offset
+    await reset_offsets(installation, wanted)

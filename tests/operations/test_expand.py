@@ -1,0 +1,171 @@
+"""More partitions under an installation that remembers something: killed at every kind of moment,
+run again, and nothing is told twice or forgotten."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from streams.topics import partition_of
+from tables import store
+from tables.store import owner_of
+from tests.cli.test_commands import dialwatch
+from tests.installation import Installation, Published
+from tests.samples import account, announcement, call, recharge, ticks
+
+OLD, NEW = 2, 5
+ACCOUNTS = [f"a{number}" for number in range(12)]
+BATCH = 8
+SUBMITTED = "2019-01-30T14:00:00+08:00"
+
+
+def failed(account_id: str, index: int) -> Published:
+    return call(account_id, index, result="F", batch_size=BATCH, submitted_at=SUBMITTED)
+
+
+def line_error(account_id: str, index: int) -> Published:
+    return call(account_id, index, result="W", line_id="line-9")
+
+
+def before() -> list[Published]:
+    """Half of a run, of a batch, of a line's run for each account; an announcement, money."""
+    return [
+        *(account(one, channels={"interested_customer": ["inbox"]}) for one in ACCOUNTS),
+        *(failed(one, index) for one in ACCOUNTS for index in range(4)),
+        *(line_error(one, 0) for one in ACCOUNTS[:4]),
+        *(recharge(one, f"r-{one}") for one in ACCOUNTS),
+        announcement("n1"),
+        *ticks("2019-01-30T16:00:00+08:00", OLD),
+    ]
+
+
+def after() -> list[Published]:
+    """The other halves, and repeats of what was before."""
+    return [
+        *(recharge(one, f"r-{one}") for one in ACCOUNTS),
+        *(failed(one, index) for one in ACCOUNTS for index in range(BATCH)),
+        *(line_error(one, 1) for one in ACCOUNTS[:4]),
+        announcement("n2"),
+        *ticks("2019-01-30T17:00:00+08:00", NEW),
+    ]
+
+
+def inbox(commands: list[dict[str, Any]]) -> Counter[tuple[str, str]]:
+    return Counter(
+        (one["scenario"], one["account_id"]) for one in commands if one["channel"] == "inbox"
+    )
+
+
+EXPECTED = Counter(
+    {
+        **{("recharge_received", one): 1 for one in ACCOUNTS},
+        **{("announcement", one): 2 for one in ACCOUNTS},
+        **{("batch_completed", one): 1 for one in ACCOUNTS},
+        # 8 F in a row, the run's length is 8; of the first four a W came between.
+        **{("unreachable_run", one): 1 for one in ACCOUNTS[4:]},
+        # 4 W of the line before, 4 after
+        **{("line_error_run", one): 1 for one in ACCOUNTS[:4]},
+    }
+)
+
+
+@pytest.fixture
+def small(kafka: str, redis_url: str, tmp_path: Path) -> Iterator[Installation]:
+    made = Installation(kafka, redis_url, tmp_path)
+    made.variables |= {"DIALWATCH_PARTITIONS": str(OLD), "DIALWATCH_RUN_LENGTH": str(BATCH)}
+    asyncio.run(made.create_topics())
+    yield made
+    made.close()
+
+
+def expand(made: Installation, tmp_path: Path, *arguments: str, **variables: str) -> Any:
+    command = ("topics", "expand", "--partitions", str(NEW), *arguments)
+    return dialwatch(*command, directory=tmp_path, variables=made.variables | variables)
+
+
+def settle(made: Installation, is_enough: Any) -> list[dict[str, Any]]:
+    return asyncio.run(made.wait_for("notifications", is_enough))
+
+
+@pytest.mark.broker
+def test_an_expansion_that_is_killed_again_and_again_loses_and_repeats_nothing(
+    small: Installation, tmp_path: Path
+) -> None:
+    worker = small.worker()
+    asyncio.run(small.publish(before()))
+    settle(small, lambda found: len(inbox(found)) >= 2 * len(ACCOUNTS))
+    refused = expand(small, tmp_path, "--execute")
+    assert refused.returncode == 1
+    assert "1 workers of group" in refused.stderr
+    worker.stop()
+    # What is unread is folded first: a repeat, which nobody is told of.
+    asyncio.run(small.publish([failed(ACCOUNTS[0], 0)]))
+    planned = expand(small, tmp_path)
+    assert planned.returncode == 0
+    assert f"{small.topics.calls}\t{OLD}\t{NEW}" in planned.stdout
+    assert "nothing was done" in planned.stderr
+    # The state has moved, in part; then all of it; then a stray call of an account that moved.
+    for point in ("half-produced:2", "before-commit:2", "after-commit:4"):
+        cut = expand(small, tmp_path, "--execute", DIALWATCH_TEST_CRASH_AT=point)
+        assert cut.returncode == -9, cut.stderr
+        half = small.worker(is_started=False)
+        half.launch()
+        assert half.wait_exit() == 1
+        assert "dialwatch topics expand" in half.log.read_text()
+    stray = next(
+        one
+        for one in ACCOUNTS
+        if partition_of(one.encode(), OLD) != partition_of(one.encode(), NEW)
+    )
+    asyncio.run(
+        small.publish([failed(stray, 4)._replace(partition=partition_of(stray.encode(), OLD))])
+    )
+    done = expand(small, tmp_path, "--execute")
+    assert done.returncode == 0, done.stderr
+    assert f"DIALWATCH_PARTITIONS={NEW}" in done.stderr
+    assert "there is nothing to do" in expand(small, tmp_path, "--execute").stderr
+
+    small.variables["DIALWATCH_PARTITIONS"] = str(NEW)
+    small.worker()
+    small.worker()
+    asyncio.run(small.publish(after()))
+    settle(small, lambda found: inbox(found).total() >= EXPECTED.total())
+    asyncio.run(asyncio.sleep(1.0))
+    told = asyncio.run(small.read_values("notifications"))
+    assert inbox(told) == EXPECTED
+    assert max(Counter(one["notification_id"] for one in told).values()) == 1
+    # A new group sees each account once, where it belongs.
+    standing: dict[bytes, set[int]] = {}
+    for record in asyncio.run(small.read("accounts")):
+        places = standing.setdefault(record.key, set())
+        (places.discard if record.value is None else places.add)(record.partition)
+    assert standing == {one.encode(): {partition_of(one.encode(), NEW)} for one in ACCOUNTS}
+
+
+@pytest.mark.broker
+@pytest.mark.parametrize("partitions", ["1", "0", "x"])
+def test_fewer_or_no_partitions_are_refused_in_one_line(
+    installation: Installation, tmp_path: Path, partitions: str
+) -> None:
+    ended = dialwatch(
+        "topics",
+        "expand",
+        "--partitions",
+        partitions,
+        directory=tmp_path,
+        variables=installation.variables,
+    )
+    assert ended.returncode == (1 if partitions == "1" else 2)
+    assert len(ended.stderr.splitlines()) == 1
+
+
+def test_every_table_says_whose_its_keys_are() -> None:
+    tables = [one for one in vars(store).values() if isinstance(one, store.Table)]
+    own = {store.ANNOUNCED.prefix, store.CLOCKS.prefix}
+    for table in tables:
+        owner = owner_of(table.prefix, b"acme" + bytes(16))
+        assert (owner is None) == (table.prefix in own), table.prefix
+        assert owner is None or owner.startswith(b"acme")
