@@ -51,7 +51,6 @@ _OF_COMMAND: _Limits = (
     ("app_id", _ID),
     ("page_path", _LINE_OF_TEXT),
 )
-# A call's record holds 150 bytes and more beside its phone: in a shorter one nothing is too long.
 
 
 class InvalidRecordError(ValueError):
