@@ -41,18 +41,20 @@ _UNKNOWN = (
 )
 _OPENAPI = Path(__file__).parent / "openapi.json"
 
-Name = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^[\x21-\x7e]+$(?!\n)")]
+_IN_A_WORD = r"^[\x21-\x7e]+$(?!\n)"
+OpenId = Annotated[str, Meta(min_length=1, max_length=128, pattern=_IN_A_WORD)]
+TemplateId = Annotated[str, Meta(min_length=1, max_length=512, pattern=_IN_A_WORD)]
 Address = Annotated[str, Meta(max_length=2048)]
 
 
 class SendRequest(Struct):
     """What a service posts; unknown fields are ignored."""
 
-    openID: Name
-    templateId: Name
+    openID: OpenId
+    templateId: TemplateId
     data: dict[str, str] | None = None
     url: Address | None = None
-    appId: Annotated[str, Meta(max_length=128)] | None = None
+    appId: Annotated[str, Meta(max_length=512)] | None = None
     pagePath: Address | None = None
 
 

@@ -75,6 +75,8 @@ async def test_an_idempotency_key_makes_a_repeat_the_same_notification(client: C
         ({"openID": None, "templateId": "t"}, "openID"),
         ({"openID": "a b", "templateId": "t"}, "openID"),
         ({"openID": "o" * 129, "templateId": "t"}, "openID"),
+        ({"openID": "o", "templateId": "t" * 513}, "templateId"),
+        ({"openID": "o", "templateId": "t", "appId": "a" * 513}, "appId"),
         ([], "object"),
         (7, "object"),
     ],
@@ -86,6 +88,21 @@ async def test_a_bad_request_is_400_and_names_the_field(
     assert status == said["code"] == 400
     assert field in said["msg"]
     assert recorder.records == []
+
+
+async def test_what_a_command_may_hold_a_request_may_too(
+    client: Client, recorder: Recorder
+) -> None:
+    longest = {
+        "openID": "o" * 128,
+        "templateId": "t" * 512,
+        "url": "u" * 2048,
+        "appId": "a" * 512,
+        "pagePath": "p" * 2048,
+    }
+    assert (await send(client, longest))[0] == 200
+    command = decode_notification(*recorder.records[0][1:])
+    assert (command.template_id, command.app_id) == ("t" * 512, "a" * 512)
 
 
 async def test_it_needs_the_token(client: Client, recorder: Recorder) -> None:
