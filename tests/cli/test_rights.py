@@ -63,6 +63,25 @@ async def test_a_right_that_is_missing_is_named_with_its_resource_and_user(
 
 
 @pytest.mark.broker
+async def test_who_may_not_create_the_topics_that_are_missing_is_told_by_doctor_too(
+    strict: StrictKafka, redis_url: str, tmp_path: Path
+) -> None:
+    fresh = Installation(strict.bootstrap_servers, redis_url, tmp_path)
+    fresh.variables |= strict.variables()
+    (warned,) = await _found(fresh)
+    assert "topics are missing" in warned.text
+    async with (
+        strict.denied("Create", resource="cluster", name="kafka-cluster"),
+        strict.denied("Create", resource="topic", name="*"),
+    ):
+        (told,) = await _found(fresh)
+        assert told.verdict == "fail"
+        assert f"Kafka forbids User:{USER} Create on topic {fresh.name}" in told.text
+        with pytest.raises(CommandError, match=f"Kafka forbids User:{USER} Create on topic"):
+            await ensure_topics(fresh.settings())
+
+
+@pytest.mark.broker
 @pytest.mark.parametrize(
     ("operation", "resource", "name"),
     [
