@@ -51,8 +51,6 @@ _OF_COMMAND: _Limits = (
     ("app_id", _ID),
     ("page_path", _LINE_OF_TEXT),
 )
-# A call's record holds 150 bytes and more beside its phone: in a shorter one nothing is too long.
-_SURELY_SHORT = 150 + _PERSON
 
 
 class InvalidRecordError(ValueError):
@@ -249,7 +247,11 @@ def valid_calls(
                 key == call.account_id.encode()
                 and call.batch_index < call.batch_size
                 # msgspec doesn't look at the bytes of what it skips.
-                and (len(value) < _SURELY_SHORT or _is_short(call))  # type: ignore[arg-type]
+                # No text is longer than its record: most records are shorter than an id may be.
+                and (
+                    (len(value) <= _ID and len(call.phone) <= _PERSON // 4)  # type: ignore[arg-type]
+                    or _is_short(call)
+                )
                 and (value.isascii() or value.decode())  # type: ignore[union-attr]
             ):
                 yield record, key, call, submitted, ended, balance

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 _WIDE, _NARROW = 1000, 500
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 14, 26
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 14, 30
 
 
 def stacked_bars(

@@ -156,11 +156,11 @@ class Run:
         """Yield the records of `notifications`. After the commands."""
         topic = self.topics.notifications
         count = self.reading.counts().get(topic, 0)
-        if not count:
-            raise CommandError(f"there is no {topic} to hold the replay against: export it too")
         source = Source(topic, lambda _: None)
         logs = [Log(TP(topic, number), source) for number in range(count)]
         self.reading.begin(logs)
+        if not logs or (self.asked.files is not None and all(log.is_ended for log in logs)):
+            raise CommandError(f"there is no {topic} to hold the replay against: export it too")
         while True:
             self.reading.fill([log for log in logs if log.is_hungry])
             ready = [log for log in logs if log.at is not None]

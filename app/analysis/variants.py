@@ -116,15 +116,13 @@ class AccountRuns:
         if call.result != "F":
             if known is not None:
                 for run in known:
-                    run.count = 0
+                    runs.end(run)
             return
         if known is None:
             known = here[key] = [Run() for _ in self._variants]
         for run, (number, length, window, retention) in zip(known, self._variants, strict=True):
             if clock > run.tick:
-                if runs.is_forgotten(run, clock, retention):
-                    run.count = 0
-                run.tick = clock
+                runs.go_on(run, clock, retention)
             reached = runs.fold(run, call.call_id, ended, length, window)
             if reached is not None:
                 customer = state.peek(CUSTOMERS, key)

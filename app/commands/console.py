@@ -2,6 +2,7 @@
 
 import asyncio
 import fcntl
+import gc
 import logging
 import signal
 import time
@@ -15,14 +16,22 @@ from app.console.server import ConsoleServer
 from app.console.views import Views
 from app.errors import CommandError
 from app.settings import Settings
+from streams.kafka import fetching
 
 log = logging.getLogger(__name__)
 
 LAG_SECONDS = 15.0
+_MOST_RECORDS = 2_000  # of one partition at once
+_GC_THRESHOLD = 100_000
 
 
 def run_console(settings: Settings) -> int:
     """Run until SIGTERM or SIGINT; return the exit code. Raises CommandError."""
+    # The indexer's is the only consumer of this process.
+    fetching.install()
+    fetching.hand_over(_MOST_RECORDS)
+    # Rows make no cycles of garbage: looking for some among so many is for nothing.
+    gc.set_threshold(_GC_THRESHOLD)
     with _held(settings.console_datadir):
         asyncio.run(_run(settings))
     return 0

@@ -31,7 +31,6 @@ NEW_TOPIC_SECONDS = 30.0
 STUCK_SECONDS = 300.0
 _POLL_MS = 200
 _FETCH_BYTES = 256 << 10  # of one partition; all of them together are in memory twice
-_MOST_RECORDS = 20_000
 _AHEAD_MS = 2_000
 """How far deliveries may be read ahead of the commands they belong to."""
 
@@ -224,9 +223,7 @@ class _Reading:
 
     async def poll(self) -> tuple[list[Chunk], dict[tuple[str, int], int]]:
         """Return what came, and where each partition of it goes on."""
-        got = await self._consumer.getmany(
-            *self._wanted(), timeout_ms=_POLL_MS, max_records=_MOST_RECORDS
-        )
+        got = await self._consumer.getmany(*self._wanted(), timeout_ms=_POLL_MS)
         chunks, positions = [], {}
         for tp, records in got.items():
             chunks.append(Chunk(self._holds[tp], tp.topic, tp.partition, records))

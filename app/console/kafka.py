@@ -33,7 +33,7 @@ class Kafka:
         self._opening = asyncio.Lock()
         self._asking = asyncio.Lock()
         self._lag: dict[str, Any] | None = None
-        self._lag_at = 0.0
+        self._asked_at: float | None = None
         self._lag_instant: int | None = None
 
     async def close(self) -> None:
@@ -79,16 +79,22 @@ class Kafka:
     async def lag(
         self, kept_s: float = LAG_KEPT_SECONDS
     ) -> tuple[dict[str, Any] | None, int | None]:
-        """Return what `dialwatch lag` prints, and when it was so; None: it was never known."""
+        """Return what `dialwatch lag` prints, and when it was so; None: it isn't known."""
         async with self._asking:
-            if time.monotonic() - self._lag_at > kept_s or self._lag is None:
+            # Away it is asked as seldom as otherwise: each question may take seconds then.
+            if self._asked_at is None or time.monotonic() - self._asked_at > kept_s:
+                self._lag = self._lag_instant = None
                 try:
                     async with asyncio.timeout(PATIENCE_SECONDS):
-                        self._lag = await group_lag(await self.installation())
-                    self._lag_at, self._lag_instant = time.monotonic(), time.time_ns() // 1000
+                        installation = await self.installation()
+                        self._lag = await group_lag(installation)
+                    self._lag_instant = time.time_ns() // 1000
+                    if self._settings.topics.changelog not in installation.counts:
+                        await self.close()  # its topics are to be made yet
                 except (KafkaError, CommandError, OSError, TimeoutError) as error:
                     log.debug("no lag: %r", error)
                     await self.close()
+                self._asked_at = time.monotonic()
             return self._lag, self._lag_instant
 
     def _away(self) -> KafkaAwayError:

@@ -146,16 +146,16 @@ class ConsoleServer:
     async def _notification(self, request: web.Request) -> dict[str, Any]:
         name = _id(request)
         found = await self._views.notification(name, self._pages.language(request))
-        return _or_not_found(found, f"there is no notification {name}")
+        return self._or_not_found(found, f"there is no notification {name}")
 
     async def _account(self, request: web.Request) -> dict[str, Any]:
         name = _id(request)
         found = await self._views.account(name, self._pages.language(request))
-        return _or_not_found(found, f"there is no account {name}")
+        return self._or_not_found(found, f"there is no account {name}")
 
     async def _line(self, request: web.Request) -> dict[str, Any]:
         name = _id(request)
-        return _or_not_found(await self._views.line(name), f"there is no line {name}")
+        return self._or_not_found(await self._views.line(name), f"there is no line {name}")
 
     async def _batches(self, request: web.Request) -> dict[str, Any]:
         return await self._views.batches(
@@ -182,6 +182,13 @@ class ConsoleServer:
     async def _letter(self, request: web.Request) -> dict[str, Any]:
         with _not_found():
             return await self._views.letter(request.match_info["letter"])
+
+    def _or_not_found(self, found: dict[str, Any] | None, line: str) -> dict[str, Any]:
+        if found is None:
+            if self._indexer.why_not_ready is not None:
+                raise KafkaAwayError(f"not known yet: {self._indexer.why_not_ready}")
+            raise NotFoundError(line if len(line) <= 200 else f"{line[:199]}…")
+        return found
 
     # -- downloads, search, preferences ----------------------------------------------------------
 
@@ -367,12 +374,6 @@ def _json(body: Any, status: int = 200) -> web.Response:
 def _id(request: web.Request) -> str:
     name: str = request.match_info["id"]
     return name
-
-
-def _or_not_found(found: dict[str, Any] | None, line: str) -> dict[str, Any]:
-    if found is None:
-        raise NotFoundError(line if len(line) <= 200 else f"{line[:199]}…")
-    return found
 
 
 @contextmanager

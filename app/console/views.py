@@ -29,6 +29,7 @@ from app.console.queries import (
     listed_cursor,
 )
 from app.console.words import translator
+from app.errors import KafkaAwayError
 from app.operations.explain import describe
 from app.operations.letter_writer import Verb
 from app.operations.letters import Letter, read_letter, text_of
@@ -143,8 +144,8 @@ class Views:
         cause = await self._cause(record)
         name = None
         if command is not None and command.account_id is not None and command.channel == "wechat":
-            known = await self._remember(command.account_id)
-            name = known[1].customer.name if known and known[1].customer else None
+            _, known = await self._remember(command.account_id)
+            name = known.customer.name if known.customer else None
         return {
             "command": _json(record.value) if record else None,
             "cause_record": cause[0] if cause else None,
@@ -156,16 +157,15 @@ class Views:
 
     async def account(self, account_id: str, language: Language = "en") -> dict[str, Any] | None:
         """One account; None: there is nothing of it."""
-        known = await self._remember(account_id)
+        partition, remembered = await self._remember(account_id)
         found = await self._ask(
             partial(
                 self._queries.deliveries, Filters(account=account_id), now=_now(),
                 limit=_EXPLAINED_BY,
             )
         )  # fmt: skip
-        if known is None or (known[1].is_nothing and not found):
+        if remembered.is_nothing and not found:
             return None
-        partition, remembered = known
         openid = remembered.customer.openid if remembered.customer else None
         wechat, holds = await asyncio.gather(
             is_subscribed(self._settings, openid), holds_in_force(self._settings)
@@ -180,11 +180,8 @@ class Views:
 
     async def line(self, line_id: str) -> dict[str, Any] | None:
         """One line; None: nothing is remembered of it."""
-        topics = self._indexer.topics
-        if topics is None:
-            return None
         key = line_id.encode()
-        partition = partition_of(key, topics.partitions)
+        partition = partition_of(key, self._partitions())
         state = State(partition)
         wanted = [LINES.prefix + key, CLOCKS.prefix]
         state.restore(await self._ask(self._queries.values, partition, wanted))
@@ -277,7 +274,7 @@ class Views:
         """One dead letter with its bytes. Raises CommandError where there is none."""
         found = await self._read_letter(name)
         headers = [{"key": key, "value": text_of(value)} for key, value in found.headers]
-        said = describe_letter(self._settings, found, reveal=True)
+        said = describe_letter(self._settings, found)
         return {**said, "value": text_of(found.value), "headers": headers}
 
     async def letter_bytes(self, name: str) -> bytes:
@@ -342,8 +339,8 @@ class Views:
         of_account = await self._ask(
             partial(self._queries.deliveries, Filters(account=text), now=_now(), limit=1)
         )
-        if of_account or (known and not known[1].is_nothing):
-            customer = known[1].customer if known else None
+        customer = known[1].customer
+        if of_account or not known[1].is_nothing:
             found.append(("account", text, customer.name if customer else ""))
         if line is not None:
             found.append(("line", text, ""))
@@ -360,13 +357,16 @@ class Views:
             ]
         return found
 
-    async def _remember(self, account_id: str) -> tuple[int, Remembered] | None:
+    async def _remember(self, account_id: str) -> tuple[int, Remembered]:
+        key = account_id.encode()
+        partition = partition_of(key, self._partitions())
+        return partition, await self._ask(self._remembered, partition, key)
+
+    def _partitions(self) -> int:
         topics = self._indexer.topics
         if topics is None:
-            return None
-        key = account_id.encode()
-        partition = partition_of(key, topics.partitions)
-        return partition, await self._ask(self._remembered, partition, key)
+            raise KafkaAwayError(f"the index is not there yet: {self._indexer.why_not_ready}")
+        return topics.partitions
 
     def _remembered(self, partition: int, key: bytes) -> Remembered:
         state, queries = State(partition), self._queries

@@ -6,7 +6,7 @@ asked. In which order records come is the caller's (see `order.py`), and so is t
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from streams.engine.state import State
@@ -40,7 +40,7 @@ class MemoryEngine:
     ) -> None:
         """`on_output` gets what goes to topics that no source reads, with the partition whose fold
         said it (its topic and number)."""
-        self._sources = {source.topic: source for source in sources}
+        self.sources = {source.topic: source for source in sources}
         self._partitions = partitions
         self._on_output = on_output
         self.states = [State(number) for number in range(partitions)]
@@ -53,7 +53,7 @@ class MemoryEngine:
         self._look_at = _LOOK_EVERY
         self._places: dict[bytes, int] = {}
 
-    def fold(self, tp: TP, records: list[Any]) -> None:
+    def fold(self, tp: TP, records: Sequence[Any]) -> None:
         """Fold records of one partition and whatever they cause."""
         self.fold_one(tp, records)
         while self.waiting:
@@ -65,12 +65,20 @@ class MemoryEngine:
             if loaded >= _MOST_LOADED or self._records >= _MOST_RECORDS:
                 self.end_cycle()
 
-    def fold_one(self, tp: TP, records: list[Any]) -> None:
+    def fold_one(self, tp: TP, records: Sequence[Any]) -> None:
         """Fold records; what they cause waits."""
+        self._at = tp
+        left = records
+        while left:
+            chunk = self.chunk(tp, left)
+            self.sources[tp.topic].fold(chunk)
+            left = chunk.unfinished
+
+    def chunk(self, tp: TP, records: Sequence[Any]) -> Chunk:
+        """Return what a fold is given: room without limit, and a moment that is no time."""
         has_state = tp.partition < len(self.states)
         state = self.states[tp.partition] if has_state else self._no_state
-        self._at = tp
-        self._sources[tp.topic].fold(Chunk(tp, records, state, self._emit, _nobody_waits))
+        return Chunk(tp, records, state, self.emit, _nobody_waits)
 
     def fold_next(self) -> None:
         """Fold the record that waits longest. There must be one."""
@@ -93,8 +101,9 @@ class MemoryEngine:
             place = self._places[key] = partition_of(key, self._partitions)
         return place
 
-    def _emit(self, output: Output) -> None:
-        if output.topic not in self._sources:
+    def emit(self, output: Output) -> None:
+        """Take what a fold says."""
+        if output.topic not in self.sources:
             self._on_output(self._at, output)
             return
         partition = output.partition

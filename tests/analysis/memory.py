@@ -11,7 +11,7 @@ from app.analysis.logs import FileRecord, Log
 from app.analysis.refold import LineWatch, Question, Watch
 from app.analysis.variants import Variant
 from streams.topics import ContractTopic, Topics
-from tests.test_histories import PARTITIONS, Event
+from tests.test_histories import PARTITIONS, Dated
 
 TOPICS = Topics("", "g", PARTITIONS)
 ZONE = ZoneInfo("Asia/Shanghai")
@@ -20,15 +20,19 @@ ZONE = ZoneInfo("Asia/Shanghai")
 class MemoryLogs:
     """Hands over so many records of a log at once."""
 
-    def __init__(self, events: Iterable[Event], *, at_once: int = 100, step_ms: int = 400) -> None:
+    def __init__(
+        self, events: Iterable[Dated], *, at_once: int = 100, at_ms: int | None = None
+    ) -> None:
+        """`at_ms`: when all records came; None: when they happened."""
         self._at_once = at_once
         self._records: defaultdict[tuple[str, int], list[FileRecord]] = defaultdict(list)
         self._next: dict[tuple[str, int], int] = {}
-        for number, (topic, key, value, partition) in enumerate(events):
+        for number, (topic, key, value, partition, happened) in enumerate(events):
             log = self._records[topic, partition]
             raw = value if value is None or isinstance(value, bytes) else json.dumps(value).encode()
-            # Clocks differ: every ninth record comes with a time from before.
-            at = number * step_ms - (700 if number % 9 == 0 else 0)
+            at = at_ms
+            if at is None:  # clocks differ: every ninth record comes with a time from before
+                at = int(happened.timestamp() * 1000) - (1700 if number % 9 == 0 else 0)
             log.append(FileRecord(len(log), at, None if key is None else key.encode(), raw))
 
     def counts(self) -> dict[str, int]:

@@ -2,7 +2,7 @@
 
 import random
 from collections import Counter
-from datetime import time
+from datetime import datetime, time
 
 import pytest
 
@@ -11,7 +11,7 @@ from app.analysis import refold
 from app.analysis.variants import Lengths, Variant
 from streams.times import HOUR
 from tests.analysis.memory import ZONE, MemoryLogs, replayed
-from tests.test_histories import PARTITIONS, Event, History
+from tests.test_histories import PARTITIONS, Dated, History
 
 RULES = Rules(
     zone=ZONE,
@@ -24,7 +24,7 @@ RULES = Rules(
 VARIANTS = [Variant(length, window) for length in (2, 3, 5) for window in (0.5, 2.0)]
 
 
-def history(seed: int) -> list[Event]:
+def history(seed: int) -> list[Dated]:
     """Accounts first, as a replay takes them anyhow; half of them without any tick for a while."""
     events = History(seed, ZONE).events(500)
     if seed % 2:
@@ -57,26 +57,28 @@ def test_what_comes_out_hangs_neither_on_polls_nor_on_who_folds(seed: int) -> No
 
 def test_a_slice_that_is_full_goes_on_in_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
     # All in one second: whose turn it is hangs on counts alone.
-    events = history(3)
+    events, end = history(3), 1 << 42
     monkeypatch.setattr(refold, "_SLICE_RECORDS", 8)
-    whole, _ = replayed(MemoryLogs(events, step_ms=0), RULES, VARIANTS[:1])
-    assert replayed(MemoryLogs(events, step_ms=0, at_once=3), RULES, VARIANTS[:1])[0] == whole
+    whole, _ = replayed(MemoryLogs(events, at_ms=end), RULES, VARIANTS[:1])
+    assert replayed(MemoryLogs(events, at_ms=end, at_once=3), RULES, VARIANTS[:1])[0] == whole
 
 
 def test_a_line_s_calls_from_several_partitions_meet_by_their_times() -> None:
     """Three errors of one account within ten seconds, between them one good call of another's."""
 
-    def call(number: int, name: str, result: str, partition: int) -> Event:
+    def call(number: int, name: str, result: str, partition: int, second: int) -> Dated:
         value = {
             "call_id": f"c{number}", "account_id": name, "line_id": "line-1", "result": result,
             "phone": "1", "submitted_at": "2026-01-01T00:00:00Z", "batch_size": 9,
             "batch_index": number, "ended_at": "2026-01-01T00:00:00Z",
         }  # fmt: skip
-        return ("call-records", name, value, partition)
+        at = datetime(2026, 1, 1, 0, 0, second, tzinfo=ZONE)
+        return ("call-records", name, value, partition, at)
 
-    apart = [call(0, "a", "W", 0), call(1, "a", "W", 0), call(2, "b", "A", 1), call(3, "a", "W", 0)]
-    for events, alerts in ((apart, 0), ([*apart[:2], apart[3], apart[2]], 2)):
-        told, _ = replayed(MemoryLogs(events, step_ms=3000), RULES, [Variant(3, 2.0)])
+    for between, alerts in ((20, 0), (40, 2)):
+        events = [call(n, "a", "W", 0, 10 + 10 * n) for n in range(3)]
+        events.append(call(3, "b", "A", 1, between + 5))
+        told, _ = replayed(MemoryLogs(events), RULES, [Variant(3, 2.0)])
         assert sum(b"line_error_run" in command for command in told[0]) == alerts
 
 

@@ -42,7 +42,7 @@ async def test_the_report_stands_alone_and_fits_every_screen(
         page = await context.new_page()
         asked: list[Request] = []
         wrong: list[str] = []
-        page.on("request", asked.append)
+        page.on("request", lambda request, asked=asked: asked.append(request))
         page.on("console", lambda said, wrong=wrong: wrong.append(said.text))
         page.on("pageerror", lambda error, wrong=wrong: wrong.append(str(error)))
         await page.goto((tmp_path / "report.html").as_uri())

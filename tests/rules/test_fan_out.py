@@ -80,7 +80,7 @@ def test_a_portion_is_as_large_as_there_is_room_for(room: int) -> None:
     drive = Drive()
     drive.take(account(f"a{n:04}", channels=INBOX) for n in range(500))
     drive.defer([announcement("up"), announcement("again")])
-    state, source = drive.engine.states[0], drive.engine._sources["g-fan-outs"]
+    state, source = drive.engine.states[0], drive.engine.sources["g-fan-outs"]
     portions = []
     while drive.deferred():
         tp, record = drive.engine.waiting.popleft()
@@ -88,7 +88,7 @@ def test_a_portion_is_as_large_as_there_is_room_for(room: int) -> None:
         left: list[Any] = [record]
         source.fold(
             Chunk(
-                tp, left, state, drive.engine._emit, lambda: None,
+                tp, left, state, drive.engine.emit, lambda: None,
                 room=lambda: room - (len(drive.commands) - before),  # noqa: B023 (called at once)
             )
         )  # fmt: skip

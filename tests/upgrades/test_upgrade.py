@@ -24,12 +24,12 @@ PARTITIONS = 3
 def test_the_state_and_the_unread_records_of_0_1_0_go_on(number: int) -> None:
     case, told = CASES[number], list[str]()
     topics = Topics("", "g", PARTITIONS)
+    rules = Rules(zone=ZoneInfo(case["zone"]), reminder_time=time(2, 30), **case["rules"])
 
     def keep(_: TP, output: Output) -> None:
         if output.topic == topics.notifications:
             told.append(json.loads(output.value or b"")["notification_id"])
 
-    rules = Rules(zone=ZoneInfo(case["zone"]), reminder_time=time(2, 30), **case["rules"])
     engine = MemoryEngine(watching(rules, topics), PARTITIONS, keep)
     for partition, key, value in case["state"]:
         engine.states[partition].restore([(bytes.fromhex(key), bytes.fromhex(value))])
