@@ -87,19 +87,22 @@ def _failed(command: Notification, refused: RefusedRecord, at: str) -> Delivery:
 
 
 def _cut(refused: RefusedRecord) -> list[Output]:
-    """Cut a letter to what its topic takes: its value, then its key, then its own headers."""
+    """Cut a letter to what its topic takes: its value, then its key, then its own headers; these
+    first where they alone are too long."""
     key, value, headers = refused.key, refused.value, list(refused.headers)
     if headers and headers[-1][0] == TRUNCATED:
         whole = headers.pop()[1]
     else:
         whole = str(len(value or key or b"")).encode()
     most = (refused.longest or _UNKNOWN_LIMIT) - _FRAME_BYTES - _size(headers)
-    if value:
+    ours = headers[len(own_headers(headers)) :]
+    if most <= 0 and len(ours) < len(headers):
+        headers = ours
+    elif value:
         value = value[: _shorter(len(value), most - len(key or b""))]
     elif key:
         key = key[: _shorter(len(key), most)]
     else:
-        ours = headers[len(own_headers(headers)) :]
         if len(ours) == len(headers):
             _log.error("%s takes not even an empty letter: %s", refused.topic, refused.reason)
             return []

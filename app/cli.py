@@ -17,7 +17,8 @@ from typing import Annotated, BinaryIO, Literal, cast
 import typer
 from typer.exceptions import TyperException
 
-import app.environment  # noqa: F401 (before all that reads the environment)
+import app.environment  # (before all that reads the environment)
+import app.loading  # noqa: F401 (before all that takes long)
 from app.commands.deliveries import deliveries
 from app.commands.dlq import dlq
 from app.commands.explain import explain

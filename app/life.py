@@ -220,7 +220,8 @@ def _reason(error: BaseException, settings: Settings) -> str:
             f"group {settings.group} is another program's, whose members share partitions in "
             f"another way: end it, or set {variable('group')} to a name of dialwatch's own"
         )
-    error = forbidden(error, settings.kafka_client_options(), operation="Read") or error
+    options, group = settings.kafka_client_options(), settings.group
+    error = forbidden(error, options, operation="Read", group=group) or error
     text = " ".join(str(error).split()) or repr(error)
     is_ours = type(error).__module__.startswith("streams.")
     return text if is_ours else f"{type(error).__name__}: {text}"

@@ -112,11 +112,13 @@ async def _kafka(settings: Settings) -> AsyncIterator[Finding]:
             standing = await admin.partition_counts()
             common_count(topics, standing)
             check_internal(topics, standing)
-            missing = [topic.name for topic in wanted if topic.name not in standing]
+            lacking = [topic for topic in wanted if topic.name not in standing]
+            missing = [topic.name for topic in lacking]
             for line in await admin.missing_rights(settings, topics):
                 yield Finding("fail", "rights", line)
             if trouble := await admin.session_trouble(settings):
                 yield Finding("fail", "group", trouble)
+            await admin.create(lacking, settings.replication_factor, is_trial=True)
     except CommandError as error:
         yield Finding("fail", "kafka", str(error))
         return

@@ -39,6 +39,7 @@ from app.kafka.rights import find_missing
 from app.settings import Settings, variable
 from streams.engine.types import TP
 from streams.kafka.protocol import AlterTopicConfigs
+from streams.kafka.rights import MissingRight, principal_of
 from streams.topics import Topic, Topics
 
 log = logging.getLogger(__name__)
@@ -62,7 +63,8 @@ async def open_admin(
     """
     client = await _connect(settings, timeout_s)
     try:
-        yield ClusterAdmin(client, settings.kafka_bootstrap_servers)
+        principal = principal_of(settings.kafka_client_options())
+        yield ClusterAdmin(client, settings.kafka_bootstrap_servers, principal)
     finally:
         await client.close()
 
@@ -155,9 +157,11 @@ def _bootstrap_complaints() -> Iterator[list[str]]:
 class ClusterAdmin:
     """A connected cluster. Every method raises KafkaAwayError when it goes away meanwhile."""
 
-    def __init__(self, client: AIOKafkaAdminClient, brokers: str) -> None:
+    def __init__(self, client: AIOKafkaAdminClient, brokers: str, principal: str) -> None:
+        """`principal`: the user, as Kafka's ACLs name him."""
         self._client = client
         self._brokers = brokers
+        self._principal = principal
 
     @property
     def client(self) -> Any:
@@ -263,9 +267,11 @@ class ClusterAdmin:
             if known.offset >= 0
         }
 
-    async def create(self, topics: Sequence[Topic], replication_factor: int) -> None:
+    async def create(
+        self, topics: Sequence[Topic], replication_factor: int, *, is_trial: bool = False
+    ) -> None:
         """Create topics and return when they can be used. One that somebody else created
-        meanwhile is left as it is.
+        meanwhile is left as it is. `is_trial`: only let Kafka say whether it would.
         """
         if not topics:
             return
@@ -281,10 +287,33 @@ class ClusterAdmin:
                     for topic in topics
                 ],
                 timeout_ms=int(REQUEST_SECONDS * 1000),
+                validate_only=is_trial,
             )
         for row in answer.to_object()["topic_errors"]:
-            _check_created(row["topic"], row["error_code"], row.get("error_message"))
+            self._check_created(row["topic"], row["error_code"], row.get("error_message"))
+        if is_trial:
+            return
         await self._wait_until_visible({topic.name for topic in topics})
+
+    def _check_created(self, name: str, error_code: int, message: str | None) -> None:
+        if not error_code:
+            return
+        error = for_code(error_code)
+        if error is TopicAlreadyExistsError:
+            return
+        if error is TopicAuthorizationFailedError:
+            told = MissingRight("Create", "topic", name).told(self._principal)
+            raise CommandError(f"{told}; or create it yourself")
+        reason = " ".join((message or error.__name__).split())
+        advice: dict[Callable[..., BaseException], str] = {
+            InvalidReplicationFactorError: f"set {variable('replication_factor')} to at most the "
+            "number of brokers",
+            PolicyViolationError: "create it yourself as the cluster's policy wants it",
+            NotControllerError: "the cluster is choosing a controller; run this again",
+            RequestTimedOutError: "the cluster is slow; run this again",
+        }
+        what_to_do = advice.get(error, "see the broker's log")
+        raise CommandError(f"Kafka refuses to create {name} ({reason}): {what_to_do}")
 
     async def add_partitions(self, counts: Mapping[str, int]) -> None:
         """Give topics more partitions, up to these numbers, and return when they can be used."""
@@ -356,23 +385,3 @@ async def _patiently(ask: Callable[[], Awaitable[Any]]) -> Any:
             if not error.retriable or now() > deadline:
                 raise
         await asyncio.sleep(RETRY_SECONDS / 5)
-
-
-def _check_created(name: str, error_code: int, message: str | None) -> None:
-    if not error_code:
-        return
-    error = for_code(error_code)
-    if error is TopicAlreadyExistsError:
-        return
-    reason = " ".join((message or error.__name__).split())
-    advice: dict[Callable[..., BaseException], str] = {
-        InvalidReplicationFactorError: f"set {variable('replication_factor')} to at most the "
-        "number of brokers",
-        TopicAuthorizationFailedError: "give this user the right to create it, or create it "
-        "yourself",
-        PolicyViolationError: "create it yourself as the cluster's policy wants it",
-        NotControllerError: "the cluster is choosing a controller; run this again",
-        RequestTimedOutError: "the cluster is slow; run this again",
-    }
-    what_to_do = advice.get(error, "see the broker's log")
-    raise CommandError(f"Kafka refuses to create {name} ({reason}): {what_to_do}")

@@ -2,12 +2,15 @@
 
 import asyncio
 import logging
+import time
 from typing import Any
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaConnectionError, KafkaTimeoutError
+from aiokafka.errors import KafkaConnectionError, KafkaError, KafkaTimeoutError
 
+from app.kafka.admin import SAY_AGAIN_SECONDS
 from streams.kafka.producer import _stop_quietly as stop_quietly
+from streams.kafka.rights import forbidden
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +34,7 @@ class Publisher:
         # Callbacks come many at once; each would start a producer of its own.
         self._starting: asyncio.Task[AIOKafkaProducer] | None = None
         self._stopping: set[asyncio.Task[None]] = set()
+        self._next_word = 0.0
 
     async def publish(
         self, topic: str, key: bytes | None, value: bytes, partition: int | None = None
@@ -48,6 +52,16 @@ class Publisher:
                 await asyncio.shield(sent)
         except TimeoutError:
             raise KafkaTimeoutError from None
+        except KafkaError as error:
+            self._tell_what_is_forbidden(error)
+            raise
+
+    def _tell_what_is_forbidden(self, error: KafkaError) -> None:
+        """Callers know neither the right nor the user."""
+        told, now = forbidden(error, self._options, operation="Write"), time.monotonic()
+        if told is not None and now >= self._next_word:
+            self._next_word = now + SAY_AGAIN_SECONDS
+            log.error("%s", told)
 
     async def close(self) -> None:
         """Send what is under way and disconnect. Bounded: Kafka may be away."""

@@ -33,10 +33,10 @@ async def find_missing(client: AIOKafkaClient, settings: Settings, topics: Topic
         written = dict.fromkeys([topics.changelog, *topics.outputs()], 0)
         missing += await rights.missing_for_transactions(client, own_id, written)
     except TransactionalIdAuthorizationFailed:
-        missing.append(MissingRight("Write", "transactional-id", own_id))
+        own = MissingRight("Write", "transactional-id", rights.transactional_ids(settings.group))
+        missing.append(own)
     principal = principal_of(settings.kafka_client_options())
-    told = dict.fromkeys(_of_all_workers(right, settings.group) for right in missing)
-    return [*(right.told(principal) for right in told), *lines]
+    return [*(right.told(principal) for right in dict.fromkeys(missing)), *lines]
 
 
 def _wanted(topics: Topics) -> Mapping[str, set[int]]:
@@ -56,10 +56,3 @@ def _wanted(topics: Topics) -> Mapping[str, set[int]]:
     ):
         wanted[name].discard(rights.READ)  # a worker only writes them
     return wanted
-
-
-def _of_all_workers(right: MissingRight, group: str) -> MissingRight:
-    """Name the prefix where each worker has an id of its own."""
-    if right.kind != "transactional-id":
-        return right
-    return right._replace(name=f"{group}- --resource-pattern-type prefixed")

@@ -39,6 +39,9 @@ _IDLE_AFTER_EMPTY_POLLS = 4
 _POLL_GAP_S = 0.005
 _READ_S = 0.5
 _READ_HANGS_S = 20.0
+_START_AGAIN_S = 0.2
+_MOST_PAUSE_S = 5.0
+_SAY_AGAIN_S = 60.0
 _WATCH_GROUP_S = 1.0
 _GROUP_ANSWERS_S = 5.0
 _FULL_POLL = 500
@@ -61,6 +64,24 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         consumer._partition_assignment_strategy = [self.app.assignor]
         consumer._fetch_max_wait_ms = _IDLE_WAIT_MS
         return consumer
+
+    async def on_start(self) -> None:
+        """Start, also where the brokers went away a moment ago: they are waited for."""
+        self._consumer = consumer = self._create_consumer(loop=self.thread_loop)
+        self.time_started = time.monotonic()
+        next_word, pause_s = 0.0, _START_AGAIN_S
+        while not self.should_stop:
+            try:
+                await consumer.start()
+                return
+            except (KafkaError, TimeoutError, OSError) as error:
+                if consumer._fetcher is not None:  # half started, which aiokafka does only once
+                    raise
+                if time.monotonic() >= next_word:
+                    next_word = time.monotonic() + _SAY_AGAIN_S
+                    log.warning("can't join the group yet, trying on: %r", error)
+            await asyncio.sleep(pause_s)
+            pause_s = min(pause_s * 2, _MOST_PAUSE_S)
 
     async def read(self, tps: set[TP], timeout_s: float) -> dict[TP, list[Any]]:
         """Return what was fetched of these partitions, whole batches."""
@@ -288,7 +309,11 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
                 await asyncio.sleep(0.01)
                 continue
             fetching.hand_over(self.engine.most_at_once)
-            records = await self._read(wanted)
+            try:
+                records = await self._read(wanted)
+            except KafkaError as error:  # a right that was taken away: Faust would log where
+                self.engine.crash(error)
+                return
             count = sum(map(len, records.values()))
             empty_polls = 0 if count else empty_polls + 1
             self._thread.set_idle(empty_polls > _IDLE_AFTER_EMPTY_POLLS)

@@ -340,8 +340,7 @@ class Engine:
                 return
             except (KafkaError, TimeoutError, OSError) as error:
                 if isinstance(error, _REFUSED):
-                    told = forbidden(error, self.config.client_options, operation="Read")
-                    self.crash(told or error)
+                    self.crash(self._forbidden(error, "Read") or error)
                     return
                 if self._tidying is not None:
                     self._tidying.cancel()
@@ -642,7 +641,7 @@ class Engine:
         log.warning("a commit failed, nothing of it counts: %r", error)
         if self._membership is None:
             return  # it is being revoked anyway
-        told = forbidden(error, self.config.client_options, operation="Write")
+        told = self._forbidden(error, "Write")
         if told is not None:
             self.crash(told)
             return
@@ -665,6 +664,10 @@ class Engine:
         if isinstance(error, _FENCED):
             self._membership = None
         self._taking_over = asyncio.create_task(self._recover(pause_s))
+
+    def _forbidden(self, error: Exception, operation: str) -> Exception | None:
+        config = self.config
+        return forbidden(error, config.client_options, operation=operation, group=config.group)
 
     async def _recover(self, pause_s: float) -> None:
         """Drop the cycle; take the same partitions over again unless the group went on."""

@@ -67,13 +67,13 @@ def principal_of(client_options: Mapping[str, Any]) -> str:
 
 
 def forbidden(
-    error: BaseException, client_options: Mapping[str, Any], *, operation: str
+    error: BaseException, client_options: Mapping[str, Any], *, operation: str, group: str = "?"
 ) -> ForbiddenError | None:
     """Return what to say of an error of Kafka's that is about a right; None: it is about none.
 
-    `operation`: what was tried with a topic.
+    `operation`: what was tried with a topic. `group`: whose member, and transactions, it was.
     """
-    right = right_of(error, operation=operation)
+    right = right_of(error, operation=operation, group=group)
     if right is None:
         return None
     said = ForbiddenError(right.told(principal_of(client_options)))
@@ -81,23 +81,27 @@ def forbidden(
     return said
 
 
-def right_of(error: BaseException, *, operation: str) -> MissingRight | None:
+def right_of(error: BaseException, *, operation: str, group: str) -> MissingRight | None:
     """Return which right an error of Kafka's is about; None: it is about none.
 
-    `operation`: what was tried with a topic.
+    `operation`: what was tried with a topic. Only a topic's error says itself which one.
     """
-    kinds: dict[type[BaseException], tuple[str, str]] = {
-        TopicAuthorizationFailedError: (operation, "topic"),
-        GroupAuthorizationFailedError: ("Read", "group"),
-        TransactionalIdAuthorizationFailed: ("Write", "transactional-id"),
-    }
-    found = kinds.get(type(error))
-    if found is None:
-        return None
-    named = error.args[0] if error.args else "?"
-    if isinstance(named, set | frozenset | list | tuple):
-        named = ", ".join(sorted(map(str, named)))
-    return MissingRight(*found, str(named))
+    match error:
+        case GroupAuthorizationFailedError():
+            return MissingRight("Read", "group", group)
+        case TransactionalIdAuthorizationFailed():
+            return MissingRight("Write", "transactional-id", transactional_ids(group))
+        case TopicAuthorizationFailedError():
+            named = error.args[0] if error.args else "?"
+            if isinstance(named, set | frozenset | list | tuple):
+                named = ", ".join(sorted(map(str, named)))
+            return MissingRight(operation, "topic", str(named))
+    return None
+
+
+def transactional_ids(group: str) -> str:
+    """Return what kafka-acls.sh calls the ids of all workers of a group: each has its own."""
+    return f"{group}- --resource-pattern-type prefixed"
 
 
 class _MetadataResponse(Response):  # type: ignore[misc]
@@ -234,7 +238,10 @@ async def missing_on_group(client: AIOKafkaClient, group: str) -> tuple[list[Mis
 async def missing_for_transactions(
     client: AIOKafkaClient, transactional_id: str, topics: Mapping[str, int]
 ) -> list[MissingRight]:
-    """Return what is missing to write a partition of each topic with an id. Raises KafkaError."""
+    """Return what is missing to write a partition of each topic with an id.
+
+    Raises TransactionalIdAuthorizationFailed where it is the id's; KafkaError.
+    """
     node = await client.coordinator_lookup(CoordinationType.TRANSACTION, transactional_id)
     tried = [(topic, [partition]) for topic, partition in topics.items()]
     answer = await client.send(node, AddPartitionsToTxnRequest(transactional_id, 0, 0, tried))
@@ -243,7 +250,7 @@ async def missing_for_transactions(
         for _partition, error_code in partitions:
             error = for_code(error_code)
             if error is TransactionalIdAuthorizationFailed:
-                return [MissingRight("Write", "transactional-id", transactional_id)]
+                raise error
             if error is TopicAuthorizationFailedError:
                 missing.append(MissingRight("Write", "topic", topic))
     return missing

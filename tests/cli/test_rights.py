@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 from aiokafka import AIOKafkaConsumer
+from aiokafka.errors import TopicAuthorizationFailedError
 
 from app.commands.doctor import Finding, _kafka
 from app.errors import CommandError
+from app.kafka.publisher import Publisher
 from app.kafka.topics import ensure_topics
 from tests.installation import Installation, Published
 from tests.strict_kafka import USER, StrictKafka
@@ -61,16 +63,65 @@ async def test_a_right_that_is_missing_is_named_with_its_resource_and_user(
 
 
 @pytest.mark.broker
+async def test_who_may_not_create_the_topics_that_are_missing_is_told_by_doctor_too(
+    strict: StrictKafka, redis_url: str, tmp_path: Path
+) -> None:
+    fresh = Installation(strict.bootstrap_servers, redis_url, tmp_path)
+    fresh.variables |= strict.variables()
+    (warned,) = await _found(fresh)
+    assert "topics are missing" in warned.text
+    async with (
+        strict.denied("Create", resource="cluster", name="kafka-cluster"),
+        strict.denied("Create", resource="topic", name="*"),
+    ):
+        (told,) = await _found(fresh)
+        assert told.verdict == "fail"
+        assert f"Kafka forbids User:{USER} Create on topic {fresh.name}" in told.text
+        with pytest.raises(CommandError, match=f"Kafka forbids User:{USER} Create on topic"):
+            await ensure_topics(fresh.settings())
+
+
+@pytest.mark.broker
+@pytest.mark.parametrize(
+    ("operation", "resource", "name"),
+    [
+        ("Write", "topic", "{name}.notifications"),
+        ("Read", "topic", "{name}.call-records"),
+        ("Read", "group", "{name}"),
+        ("Write", "transactional-id", "{name}-{worker}"),
+    ],
+)
 async def test_a_right_that_is_taken_from_a_running_worker_ends_it_with_a_line(
-    installation: Installation, strict: StrictKafka
+    operation: str, resource: str, name: str, installation: Installation, strict: StrictKafka
 ) -> None:
     worker = installation.worker()
-    topic = installation.topics.notifications
-    async with strict.denied("Write", resource="topic", name=topic):
+    worker_id = (worker.directory / "data" / "worker-id").read_text().strip()
+    name = name.format(name=installation.name, worker=worker_id)
+    async with strict.denied(operation, resource=resource, name=name):
         await publish_as_anybody(installation, strict)
         assert worker.wait_exit() == 1
-    last = worker.log.read_text().strip().splitlines()[-1]
-    assert f"Kafka forbids User:{USER} Write on topic {topic}" in last
+    said = worker.log.read_text()
+    shown = f"{installation.name}-" if resource == "transactional-id" else name
+    last = said.strip().splitlines()[-1]
+    assert f"Kafka forbids User:{USER} {operation} on {resource} {shown}" in last
+    assert f"--operation {operation} --{resource} {shown}" in last
+    assert "Traceback" not in said
+
+
+@pytest.mark.broker
+async def test_who_publishes_what_is_forbidden_says_which_right_that_takes(
+    installation: Installation, strict: StrictKafka, caplog: pytest.LogCaptureFixture
+) -> None:
+    publisher = Publisher(installation.settings().kafka_client_options())
+    topic = installation.topics.ticks
+    async with strict.denied("Write", resource="topic", name=topic):
+        for _ in range(2):
+            with pytest.raises(TopicAuthorizationFailedError):
+                await publisher.publish(topic, None, b"{}")
+    await publisher.close()
+    told = [line for line in caplog.messages if "Kafka forbids" in line]
+    assert len(told) == 1  # not for each tick or callback
+    assert f"Kafka forbids User:{USER} Write on topic {topic}: kafka-acls.sh --add" in told[0]
 
 
 async def publish_as_anybody(installation: Installation, strict: StrictKafka) -> None:

@@ -96,6 +96,28 @@ def test_a_worker_that_waits_for_kafka_says_so_once_and_ends_when_told(
     assert "Traceback" not in log
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("loading", ["pydantic_settings", "faust"])
+def test_a_worker_that_is_told_to_end_while_it_loads_has_failed_nothing(
+    loading: str, number: signal.Signals, tmp_path: Path
+) -> None:
+    told_then = f"""
+import os, sys
+class Told:
+    def find_spec(self, name, *rest):
+        if name == {loading!r}:
+            os.kill(os.getpid(), {int(number)})
+sys.meta_path.insert(0, Told())
+sys.argv[1:] = ["worker"]
+from app.cli import main
+main()
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", told_then], cwd=tmp_path, capture_output=True, check=False
+    )
+    assert (ended.returncode, ended.stderr) == (0, b"")
+
+
 def test_without_a_command_the_help_is_shown_as_it_is_and_the_usage_is_wrong(
     tmp_path: Path,
 ) -> None:

@@ -8,7 +8,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from aiokafka import AIOKafkaConsumer
 from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import KafkaConnectionError
 
 from app.kafka.topics import create_topics
 from app.web.view import WorkerView
@@ -139,3 +141,44 @@ async def test_a_group_that_does_not_answer_is_waited_for(
     waiting.engine._membership = None
     await asyncio.sleep(3.5)
     assert (waiting.crashes, waiting.engine.out_of_group) == ([], None)
+
+
+@pytest.mark.broker
+async def test_a_broker_that_goes_away_between_two_steps_of_a_start_is_waited_for(
+    worker: Made, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    start, tries = AIOKafkaConsumer.start, []
+
+    async def away_at_first(consumer: AIOKafkaConsumer) -> None:
+        if consumer._group_id is not None and len(tries) < 2:
+            tries.append(1)
+            raise KafkaConnectionError("Unable to bootstrap")
+        await start(consumer)
+
+    monkeypatch.setattr(AIOKafkaConsumer, "start", away_at_first)
+    waiting = worker("waiting")
+    await waiting.start()
+    await eventually(lambda: bool(waiting.engine.assigned) and waiting.engine.is_ready, "assigned")
+    assert (len(tries), waiting.crashes) == (2, [])
+    assert [line for line in caplog.messages if "trying on" in line] == [
+        "can't join the group yet, trying on: KafkaConnectionError('Unable to bootstrap')"
+    ]
+
+
+@pytest.mark.broker
+async def test_a_start_that_waits_for_a_broker_ends_when_told(
+    worker: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries = []
+
+    async def away(consumer: AIOKafkaConsumer) -> None:
+        tries.append(1)
+        raise KafkaConnectionError("Unable to bootstrap")
+
+    monkeypatch.setattr(AIOKafkaConsumer, "start", away)
+    waiting = worker("waiting")
+    starting = asyncio.create_task(waiting.start())
+    await eventually(lambda: len(tries) > 1, "waiting")
+    starting.cancel()
+    async with asyncio.timeout(12.0):
+        await waiting.stop()

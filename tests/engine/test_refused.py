@@ -138,3 +138,16 @@ def test_a_deletion_with_an_endless_key_is_cut_too() -> None:
     )
     assert (len(cut.key or b""), cut.value) == (800, None)
     assert cut.headers == [("dialwatch.truncated", b"5000")]
+
+
+def test_headers_that_are_too_many_cost_neither_key_nor_value() -> None:
+    ours = [("dialwatch.topic", b"calls"), ("dialwatch.reason", b"value: no")]
+    own = [("big", b"h" * 5000)]
+    instead = instead_of(Topics("", "g", 1), timezone(timedelta(hours=8)))
+    [cut] = instead(
+        RefusedRecord(
+            "dead-letters", 0, b"acme", b"{", [*own, *ours], "MessageSizeTooLargeError", 1000
+        )
+    )
+    assert (cut.key, cut.value) == (b"acme", b"{")
+    assert cut.headers == [*ours, ("dialwatch.truncated", b"1")]
