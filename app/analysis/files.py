@@ -217,6 +217,20 @@ class FileLogs:
             cut = [n for n, log in topic.partitions.items() if log.next < log.end]
             if cut:
                 said.append(f"the export of {name} was cut off: run the same export again")
+            lost = sorted(
+                {
+                    day
+                    for number, log in topic.partitions.items()
+                    for day in log.days
+                    if (files := self._files.get((name, int(number))))
+                    and all(one.stem != day for one in files)
+                }
+            )
+            if lost:
+                said.append(
+                    f"the export of {name} lacks files of {', '.join(lost)}: what of these days "
+                    "isn't there counts as if it had never been"
+                )
             if topic.since is not None or topic.until is not None:
                 said.append(
                     f"the export holds only a range of {name}: what batches, runs and customers "

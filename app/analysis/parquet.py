@@ -41,10 +41,13 @@ class GroupsWriter:
         frame.write_parquet(file, compression="zstd", compression_level=1)
         self._files.append(file)
 
-    def end(self, file: Path, before: Path | None = None) -> None:
-        """Write everything into one file, after what stands in another one."""
-        files = [*([before] if before is not None else []), *self._files]
-        lazy = self._polars.concat([self._polars.scan_parquet(one, glob=False) for one in files])
+    def end(self, file: Path, before: Path | None = None, keep: int = 0) -> None:
+        """Write everything into one file, after the first `keep` rows of another one."""
+        polars = self._polars
+        frames = [polars.scan_parquet(one, glob=False) for one in self._files]
+        if before is not None and keep:
+            frames.insert(0, polars.scan_parquet(before, glob=False).head(keep))
+        lazy = polars.concat(frames)
         lazy.sink_parquet(file, compression="zstd", row_group_size=ROW_GROUP, maintain_order=True)
         self.discard()
 

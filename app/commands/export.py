@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from datetime import datetime, timedelta, tzinfo
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
@@ -172,7 +173,8 @@ class _DayWriter(Protocol):
 
     def add(self, records: list[Any]) -> None: ...
 
-    def end(self, file: Path, before: Path | None) -> None: ...
+    def end(self, file: Path, before: Path, keep: int) -> None:
+        """`keep`: how many records of the file before go first."""
 
 
 class _TopicWriter:
@@ -262,6 +264,9 @@ class _TopicWriter:
                     f"{tp.topic}-{tp.partition} ends before what {self._directory} holds of it: "
                     "the topic was made anew; export into another directory"
                 )
+            for day in [day for day in known.days if not self._file(tp.partition, day).exists()]:
+                # Somebody deleted it, a broken one perhaps: it is written again.
+                known.next = min(known.next, known.days.pop(day).first)
             known.end = end
             starts[tp] = known.next
         return starts
@@ -292,13 +297,19 @@ class _TopicWriter:
             return _ParquetDay(parts, self._name.value, partition)
         return _LinesDay(parts, self._name.value, partition)
 
-    def put_away(self, partition: int, day: str, writer: "_DayWriter") -> None:
-        """Make or lengthen a day's file."""
-        file = day_path(self._directory, self._name.value, partition, day, self._manifest.format)
+    def _file(self, partition: int, day: str) -> Path:
+        return day_path(self._directory, self._name.value, partition, day, self._manifest.format)
+
+    def put_away(
+        self, partition: int, day: str, writer: "_DayWriter", before: DayFile | None
+    ) -> None:
+        """Make a day's file, or lengthen it. One that was cut off before the manifest was written
+        may hold more than that knows, which comes again now."""
+        file = self._file(partition, day)
         file.parent.mkdir(parents=True, exist_ok=True)
         beside = file.with_name(f".{file.name}.part")
         try:
-            writer.end(beside, file if file.exists() else None)
+            writer.end(beside, file, before.records if before is not None else 0)
             beside.replace(file)
         finally:
             beside.unlink(missing_ok=True)
@@ -369,9 +380,9 @@ class _LogWriter:
 
     def _put_away(self, day: str) -> None:
         writer, file, _ = self._open.pop(day)
-        self._topic.put_away(self._partition, day, writer)
-        self._topic.written += file.records
         before = self._known.days.get(day)
+        self._topic.put_away(self._partition, day, writer, before)
+        self._topic.written += file.records
         if before is not None:
             file = DayFile(before.records + file.records, before.first, file.last)
         self._known.days[day] = file
@@ -397,10 +408,10 @@ class _ParquetDay:
             self._flush(self._waiting[:ROW_GROUP])
             del self._waiting[:ROW_GROUP]
 
-    def end(self, file: Path, before: Path | None) -> None:
+    def end(self, file: Path, before: Path, keep: int) -> None:
         if self._waiting:
             self._flush(self._waiting)
-        self._groups.end(file, before)
+        self._groups.end(file, before, keep)
 
     def _flush(self, records: list[Any]) -> None:
         polars = self._polars
@@ -450,13 +461,13 @@ class _LinesDay:
             )
             self._out.write(self._encode(line) + b"\n")
 
-    def end(self, file: Path, before: Path | None) -> None:
+    def end(self, file: Path, before: Path, keep: int) -> None:
         self._out.close()
-        with file.open("wb") as out:
-            for one in (before, self._file):
-                if one is not None:
-                    with one.open("rb") as lines:
-                        shutil.copyfileobj(lines, out, 1 << 20)
+        with file.open("wb") as out, self._file.open("rb") as added:
+            if keep:
+                with before.open("rb") as lines:
+                    out.writelines(islice(lines, keep))
+            shutil.copyfileobj(added, out, 1 << 20)
         self._file.unlink()
 
 

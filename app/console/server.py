@@ -30,7 +30,6 @@ from app.operations.ranges import parse_range
 from app.settings import Settings
 from app.web.access import refusal
 from app.web.listener import Listener, read_body
-from streams.records import SCENARIOS
 
 log = logging.getLogger(__name__)
 
@@ -336,7 +335,7 @@ class ConsoleServer:
         return Filters(
             account=_text(request, "account"),
             notification=_text(request, "notification"),
-            scenario=_one_of(request, "scenario", (*SCENARIOS, "direct")),
+            scenario=_text(request, "scenario"),  # other systems have their own
             channel=_one_of(request, "channel", _CHANNELS),
             status=_one_of(request, "status", _STATUSES),
             since=since,
@@ -346,7 +345,7 @@ class ConsoleServer:
 
     def _range(self, request: web.Request) -> tuple[int | None, int | None]:
         return parse_range(
-            _text(request, "since"), _text(request, "until"), zone=self._settings.zone,
+            _time(request, "since"), _time(request, "until"), zone=self._settings.zone,
             now=self._views.now(),
         )  # fmt: skip
 
@@ -391,6 +390,12 @@ def _text(request: web.Request, name: str) -> str | None:
     """Return a parameter; an empty one is none."""
     text: str | None = request.query.get(name)
     return text or None
+
+
+def _time(request: web.Request, name: str) -> str | None:
+    """Return a time. A `+` that nobody escaped has come as a space."""
+    text = _text(request, name)
+    return None if text is None else text.strip().replace(" ", "+")
 
 
 def _one_of(request: web.Request, name: str, known: tuple[str, ...]) -> str | None:

@@ -77,6 +77,8 @@ class Found(NamedTuple):
     delivery: Delivery
     key: bytes | None
     timestamp: int
+    place: tuple[int, int]
+    """Partition and offset."""
 
 
 class _Command(msgspec.Struct):
@@ -115,7 +117,7 @@ async def look_for(
         *(_newest(installation, tp, begins[tp], ends[tp], wanted) for tp in tps)
     )
     found = [one for part in parts for one in part]
-    found.sort(key=lambda one: (parse_instant(one.delivery.at), one.timestamp), reverse=True)
+    found.sort(key=lambda one: (parse_instant(one.delivery.at), one.place), reverse=True)
     return found[: wanted.limit]
 
 
@@ -145,7 +147,9 @@ async def _newest(
         for record in records:
             delivery = _delivery(record.value)
             if delivery is not None and wanted.has(delivery):
-                found.append(Found(delivery, record.key, record.timestamp))
+                found.append(
+                    Found(delivery, record.key, record.timestamp, (tp.partition, record.offset))
+                )
                 if len(found) == wanted.limit:
                     return found
     return found

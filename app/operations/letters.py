@@ -170,7 +170,7 @@ async def find_letters(
     parts = await asyncio.gather(*map(newest, tps))
     letters = sorted(
         (letter for part in parts for letter in part),
-        key=lambda letter: (letter.at, letter.timestamp, letter.offset),
+        key=lambda letter: (letter.at, letter.tp.partition, letter.offset),
         reverse=True,
     )
     return [describe(installation.settings, one, reveal=reveal) for one in letters[: wanted.limit]]

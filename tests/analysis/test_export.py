@@ -149,6 +149,45 @@ async def test_an_export_that_was_cut_off_goes_on(
     assert not (to / ".export-left").exists()
 
 
+@pytest.mark.parametrize("format_", ["parquet", "jsonl"])
+async def test_each_record_is_written_once_whatever_was_known_and_whatever_was_deleted(
+    installation: Installation, tmp_path: Path, format_: str
+) -> None:
+    records = [(call("acme", index), NOON + index * DAY_MS // 4) for index in range(12)]
+    await publish_at(installation, records[:10])
+    to = tmp_path / "out"
+    export = ("export", "call-records", "--to", to, "--format", format_)
+
+    def offsets() -> list[int]:
+        if format_ == "parquet":
+            return exported(to, "call-records")["offset"].to_list()
+        lines = [one.read_text() for one in sorted((to / "call-records").rglob("*.jsonl"))]
+        return [json.loads(line)["offset"] for line in "".join(lines).splitlines()]
+
+    assert run(installation, *export).returncode == 0
+    known = (to / "export.json").read_bytes()
+    days = sorted((to / "call-records").rglob(f"*.{format_}"))
+    assert len(days) == 4
+    # Killed after it had put away what came meanwhile, and before it had noted it.
+    await publish_at(installation, records[10:])
+    assert run(installation, *export).returncode == 0
+    assert offsets() == list(range(12))
+    (to / "export.json").write_bytes(known)
+    assert run(installation, *export).returncode == 0
+    assert offsets() == list(range(12))
+    # The same where it had noted nothing yet.
+    (to / "export.json").unlink()
+    assert run(installation, *export).returncode == 0
+    assert offsets() == list(range(12))
+    # A broken file is deleted and exported again, as replay says.
+    days[1].unlink()
+    part = run(installation, "replay", "--files", to)
+    assert f"lacks files of {days[1].stem}" in part.stderr
+    assert run(installation, *export).returncode == 0
+    assert offsets() == list(range(12))
+    assert "lacks" not in run(installation, "replay", "--files", to).stderr
+
+
 async def test_a_range_holds_the_records_with_such_timestamps(
     installation: Installation, tmp_path: Path
 ) -> None:

@@ -43,11 +43,7 @@ async def test_the_delivery_log_is_that_of_the_command_page_by_page(watched: Wat
             break
         path = f"/deliveries?limit=4&before={page['next']}"
 
-    def by_name(one: dict[str, Any]) -> str:
-        return json.dumps(one, sort_keys=True)
-
-    assert sorted(found, key=by_name) == sorted(right, key=by_name)
-    assert [one["at"] for one in found] == sorted((one["at"] for one in found), reverse=True)
+    assert found == right
 
 
 def test_every_filter_lets_through_what_it_says(watched: Watched) -> None:
@@ -66,17 +62,29 @@ def test_every_filter_lets_through_what_it_says(watched: Watched) -> None:
     assert watched.json(f"/deliveries?q={first[:9]}")["items"][0]["notification_id"] == first
     assert watched.json("/deliveries?since=-1h&until=end&limit=1000")["items"] == everything
     assert watched.json("/deliveries?until=-1h")["items"] == []
+    unescaped = everything[0]["at"]
+    assert "+" in unescaped
+    newest = watched.json(f"/deliveries?since={unescaped}")["items"]
+    assert newest == [one for one in everything if one["at"] == unescaped]
+    # A scenario of another system's.
+    assert watched.json("/deliveries?scenario=somebody's")["items"] == []
+    page = watched.page("/deliveries?scenario=somebody's")
+    assert "<option selected>somebody&#39;s</option>" in page
 
 
 async def test_an_account_is_what_state_and_explain_say(watched: Watched) -> None:
-    async with open_installation(watched.installation.settings()) as installation:
+    as_the_console = watched.installation.settings(
+        wechat_app_id="a",
+        wechat_app_secret="s",
+        wechat_template_id="t",
+        sms_url="http://127.0.0.1:1",
+    )
+    async with open_installation(as_the_console) as installation:
         for name in ("acme", "quiet", ODD):
             found = watched.json(f"/accounts/{escaped(name)}")
             assert found["state"] == await account_state(installation, name)
             told = await explain_account(installation, name)
-            assert [one["scenario"] for one in found["explain"]] == [
-                one["scenario"] for one in told or ()
-            ]
+            assert found["explain"] == told
             assert {one["account_id"] for one in found["deliveries"]} == {name}
         line = watched.json(f"/lines/{escaped('line/1 <x>')}")
         assert line == {"state": await line_state(installation, "line/1 <x>")}
@@ -137,9 +145,7 @@ async def test_dead_letters_are_those_of_the_command_and_whole_one_by_one(
     async with open_installation(watched.installation.settings()) as installation:
         right = await find_letters(installation, WantedLetters(limit=99))
     found = until(watched, "/dead-letters", lambda said: len(said["items"]) == len(right))["items"]
-    assert sorted(found, key=lambda one: one["letter"]) == sorted(
-        right, key=lambda one: one["letter"]
-    )
+    assert found == right
     rubbish = next(one for one in found if one["key"] == {"base64": "//4="})
     status, raw, headers = watched.ask(f"/dead-letters/{rubbish['letter']}/bytes")
     assert (status, raw) == (200, RUBBISH)
@@ -196,7 +202,6 @@ def test_all_that_is_found_can_be_taken_away(watched: Watched) -> None:
         ("/deliveries?since=2026-02-14&until=2026-02-13", 400, "turned round"),
         ("/deliveries?since=yesterday", 400, "since"),
         ("/deliveries?status=lost", 400, "status: must be one of sent"),
-        ("/deliveries?scenario='", 400, "scenario"),
         ("/deliveries?before=1.2", 400, "before"),
         ("/runs?before=x", 400, "before"),
         ("/batches?open=maybe", 400, "open"),

@@ -103,7 +103,7 @@ async def prepared(channel: SendingChannel) -> Message:
 
 
 ERRCODES = [
-    json.dumps({"errcode": code, "errmsg": f"said {SECRET} {TOKEN} rid: 1-2"})
+    json.dumps({"errcode": code, "errmsg": f"said {SECRET} {TOKEN} of {OPENID} rid: 1-2"})
     for code in [*RULES, 99999]
 ]
 BODIES = ["", "<html>", "[]", "null", "{", '{"errcode":"0"}', f'"{SECRET}{TOKEN}"', "[" * 100_000]
@@ -128,6 +128,7 @@ async def test_every_answer_means_something_and_no_secret_is_told(
         assert isinstance(outcome, get_args(Outcome)), (status, text)
         assert SECRET not in repr(outcome), (status, text)
         assert TOKEN not in repr(outcome), (status, text)
+        assert OPENID not in repr(outcome), (status, text)
         if isinstance(outcome, Held | TryLater | Refused | Unclear):
             assert getattr(outcome, "error", "") or getattr(outcome, "reason", "")
     assert met >= {Sent, Refused, TryLater, Unclear}

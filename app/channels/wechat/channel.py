@@ -35,7 +35,8 @@ from app.channels.wechat.refusals import Refusals, Restricted
 from app.channels.wechat.subscriptions import Subscriptions
 from app.channels.wechat.token import Tokens
 from app.channels.wechat.token_store import TokenStore
-from app.http import Answer
+from app.http import Answer, NoAnswer
+from app.operations.masks import masked
 from streams.records import Account, Channel, Notification
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ class WechatChannel:
     async def _send_with(
         self, token: str, message: Message, *, is_repeat: bool
     ) -> Outcome | StaleToken:
-        answer = await self._client.send_template(token, message.body)
+        answer = _unnamed(await self._client.send_template(token, message.body), message.recipient)
         rule = rule_for(answer, self._rules)
         if rule is not None and rule.is_overload:
             self._pace.on_overload()
@@ -231,4 +232,16 @@ def build_wechat(settings: "Settings", redis: Redis, http: httpx.AsyncClient) ->
         ),
         rate=settings.wechat_rate,
         rules=parse_rules(settings.wechat_rules),
+    )
+
+
+def _unnamed(answer: Answer | NoAnswer, openid: str) -> Answer | NoAnswer:
+    """Return an answer whose text, which goes into logs and deliveries, names nobody."""
+    if isinstance(answer, NoAnswer) or answer.body is None:
+        return answer
+    text = str(answer.body.get("errmsg", ""))
+    if openid not in text:
+        return answer
+    return msgspec.structs.replace(
+        answer, body={**answer.body, "errmsg": text.replace(openid, masked(openid))}
     )
