@@ -101,7 +101,7 @@ def _logged_settings() -> Settings:
     return settings
 
 
-@program.command()
+@program.command(short_help="Run the web server that shows the installation.")
 def console() -> int:
     """Run the console, one web server for the whole installation, until SIGTERM or SIGINT."""
     from app.commands.console import run_console  # noqa: PLC0415
