@@ -23,21 +23,23 @@ from app.commands.deliveries import deliveries
 from app.commands.dlq import dlq
 from app.commands.explain import explain
 from app.commands.lag import lag
+from app.commands.options import is_instant, is_lengths, is_windows
 from app.commands.state import state
+from app.commands.usage import Program, lines_of
 from app.errors import CommandError, SettingsError
 from app.local import LEAST_CALLS
 from app.local.errors import LocalStackError
 from app.logs import is_json, set_up_logs
 from app.settings import Settings, load_settings
 
-program = typer.Typer(
+program = Program(
     name="dialwatch",
     help="Watches an outbound-call platform's events on Kafka and tells its customers what they "
     "must know.",
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-topics = typer.Typer(help="The topics of the installation.")
+topics = Program(help="The topics of the installation.")
 program.add_typer(topics, name="topics")
 # For operators.
 program.command("lag", short_help="Who reads what, and how far behind.")(lag)
@@ -140,16 +142,30 @@ def replay(
         Path | None, typer.Option(help="Read this export (a directory) in place of Kafka.")
     ] = None,
     since: Annotated[
-        str | None, typer.Option(help="Only commands that occurred at or after this time, or -7d.")
+        str | None,
+        typer.Option(
+            callback=is_instant("--since"),
+            help="Only commands that occurred at or after this time, or -7d.",
+        ),
     ] = None,
     until: Annotated[
-        str | None, typer.Option(help="Only commands that occurred before this time, or -7d.")
+        str | None,
+        typer.Option(
+            callback=is_instant("--until"),
+            help="Only commands that occurred before this time, or -7d.",
+        ),
     ] = None,
     run_length: Annotated[
-        str | None, typer.Option(help="What if: so many results in a row; several: 50,100,200.")
+        str | None,
+        typer.Option(
+            callback=is_lengths, help="What if: so many results in a row; several: 50,100,200."
+        ),
     ] = None,
     window_hours: Annotated[
-        str | None, typer.Option(help="What if: a longer pause ends a run; several: 6,24.")
+        str | None,
+        typer.Option(
+            callback=is_windows, help="What if: a longer pause ends a run; several: 6,24."
+        ),
     ] = None,
     scenario: Annotated[
         list[str] | None, typer.Option(help="Only this scenario; may be given again.")
@@ -204,10 +220,17 @@ def export(
     topics: Annotated[list[str], typer.Argument(metavar="TOPIC...", help="By contract name.")],
     to: Annotated[Path, typer.Option(help="The directory; what it holds is gone on with.")],
     since: Annotated[
-        str | None, typer.Option(help="Only records with this timestamp or later, or -7d.")
+        str | None,
+        typer.Option(
+            callback=is_instant("--since"),
+            help="Only records with this timestamp or later, or -7d.",
+        ),
     ] = None,
     until: Annotated[
-        str | None, typer.Option(help="Only records with an earlier timestamp, or -7d.")
+        str | None,
+        typer.Option(
+            callback=is_instant("--until"), help="Only records with an earlier timestamp, or -7d."
+        ),
     ] = None,
     format_: Annotated[
         Literal["parquet", "jsonl"], typer.Option("--format", help="Of the files.")
@@ -347,7 +370,7 @@ def _run() -> int:
     except typer.Exit as exit_:
         return exit_.exit_code
     except TyperException as error:
-        return _complain(f"{error.format_message()} (--help shows what there is)", code=2)
+        return _complain(*lines_of(error), code=2)
     except (typer.Abort, KeyboardInterrupt):
         return 130
     except SettingsError as error:

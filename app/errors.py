@@ -7,10 +7,11 @@ command line prints it in place of a traceback.
     ├── KafkaAwayError          no broker answers
     ├── RedisAwayError          no Redis answers
     └── WrongTopicsError        topics stand in a way that dialwatch can't work on
-    SettingsError               exit 2, one line for each wrong variable
+    SettingsError               exit 2, one line for each wrong variable or flag
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 
 class CommandError(Exception):
@@ -30,8 +31,23 @@ class WrongTopicsError(CommandError):
 
 
 class SettingsError(Exception):
-    """Variables are wrong: `lines` has one for each of them."""
+    """Variables or flags are wrong: `lines` has one for each of them."""
 
     def __init__(self, lines: Sequence[str]) -> None:
         super().__init__("\n".join(lines))
         self.lines = tuple(lines)
+
+
+def all_of(*checks: Callable[[], Any]) -> list[Any]:
+    """Make every check and return what they return. Raises SettingsError, with the lines of all
+    that fail."""
+    found: list[Any] = []
+    wrong: list[str] = []
+    for check in checks:
+        try:
+            found.append(check())
+        except SettingsError as error:
+            wrong += error.lines
+    if wrong:
+        raise SettingsError(wrong)
+    return found

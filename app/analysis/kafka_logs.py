@@ -8,7 +8,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from app.analysis.logs import Log
-from app.errors import KafkaAwayError
+from app.errors import CommandError, KafkaAwayError
 from app.kafka.admin import open_admin
 from app.settings import Settings
 from streams.engine.types import TP
@@ -28,8 +28,12 @@ class KafkaLogs:
         self._runner = asyncio.Runner()
         self._consumer: Any = None
         self._ends: dict[TP, int] = {}
-        self._counts: dict[str, int] = self._run(self._partition_counts())
-        self._run(self._open())
+        try:
+            self._counts: dict[str, int] = self._run(self._partition_counts())
+            self._run(self._open())
+        except CommandError:
+            self.close()
+            raise
 
     def counts(self) -> dict[str, int]:
         return self._counts

@@ -99,12 +99,13 @@ def check_output(format_: Format, to: Path | None) -> None:
     """Raise SettingsError where a format and a place don't go together."""
     if format_ == "parquet" and to is None:
         raise SettingsError(["--output parquet: needs --to FILE"])
-    if to is not None:
-        check_place("--to", to)
+    check_place("--to", to)
 
 
-def check_place(option: str, file: Path) -> None:
-    """Raise SettingsError where a file can't be written."""
+def check_place(option: str, file: Path | None) -> None:
+    """Raise SettingsError where a file can't be written; None: it isn't asked for."""
+    if file is None:
+        return
     if file.is_dir():
         raise SettingsError([f"{option}: {file} is a directory: name a file in it"])
     if not file.absolute().parent.is_dir():

@@ -2,7 +2,7 @@
 
 import functools
 import sys
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,9 +17,9 @@ from app.analysis.jobs import slices_of
 from app.analysis.kafka_logs import KafkaLogs
 from app.analysis.logs import Log, Reading
 from app.analysis.refold import ALL, LineWatch, Question, Slice
-from app.analysis.times import check_range, instant_of
+from app.analysis.times import range_of
 from app.analysis.variants import Variant, variants_of
-from app.errors import CommandError, SettingsError
+from app.errors import CommandError, SettingsError, all_of
 from app.kafka.topics import common_count
 from app.memory import tune_memory
 from app.rules import rules_of
@@ -27,7 +27,7 @@ from app.settings import Settings
 from streams.engine.order import FOREVER
 from streams.engine.types import TP, Source
 from streams.records import SCENARIOS
-from streams.topics import ContractTopic
+from streams.topics import ContractTopic, Topics
 
 _EVERYTHING = Wanted()
 
@@ -61,27 +61,19 @@ def asked_for(
     has_places: bool = False,
 ) -> Asked:
     """Return what people ask for as text. Raises SettingsError, with a line for each mistake."""
-    wrong: list[str] = []
-
-    def right(check: Callable[[], Any]) -> Any:
-        try:
-            return check()
-        except SettingsError as error:
-            wrong.extend(error.lines)
-            return None
-
     rules = rules_of(settings)
-    variants = right(lambda: variants_of(rules, run_length, window_hours))
-    begin = right(lambda: instant_of("--since", since))
-    end = right(lambda: instant_of("--until", until))
-    right(lambda: check_range(begin, end))
-    unknown = [name for name in scenario if name not in SCENARIOS]
-    if unknown:
-        wrong.append(f"--scenario: must be one of {', '.join(SCENARIOS)}")
-    if wrong:
-        raise SettingsError(wrong)
+    variants, (begin, end), _ = all_of(
+        lambda: variants_of(rules, run_length, window_hours),
+        lambda: range_of(since, until),
+        lambda: _check_scenarios(scenario),
+    )
     wanted = Wanted(begin, end, frozenset(scenario), account)
     return Asked(settings, variants, wanted, files, jobs, has_lengths, has_places)
+
+
+def _check_scenarios(names: Sequence[str]) -> None:
+    if not set(SCENARIOS).issuperset(names):
+        raise SettingsError([f"--scenario: must be one of {', '.join(SCENARIOS)}"])
 
 
 def open_reading(settings: Settings, files: Path | None) -> Reading:
@@ -100,23 +92,17 @@ class Run:
         self.variants = asked.variants
         self._opening = functools.partial(open_reading, asked.settings, asked.files)
         self.reading = self._opening()
-        counts = self.reading.counts()
-        settings = asked.settings
-        topics = settings.topics
-        if asked.files is None:
-            for topic in (topics.accounts, topics.calls, topics.recharges, topics.ticks,
-                          topics.announcements):  # fmt: skip
-                if topic not in counts:
-                    raise CommandError(
-                        f"there is no topic {topic}: check DIALWATCH_TOPIC_PREFIX, or create what "
-                        "is missing with `dialwatch topics create`"
-                    )
-            topics = replace(topics, partitions=common_count(topics, counts))
-        else:
-            topics = replace(topics, partitions=max(counts[topics.calls], 1))
-        self.topics = topics
+        try:
+            self.topics = self._topics()
+        except CommandError:
+            self.reading.close()
+            raise
         question = Question(
-            rules_of(settings), topics, asked.variants, asked.has_lengths, asked.has_places
+            rules_of(asked.settings),
+            self.topics,
+            asked.variants,
+            asked.has_lengths,
+            asked.has_places,
         )
         self._question = question
         self.seen = LineWatch(question)
@@ -124,6 +110,20 @@ class Run:
         self.span: tuple[int, int] | None = None
         """The instants of the first and last command, wanted or not, and of the records."""
         self._told_wanted = 0
+
+    def _topics(self) -> Topics:
+        """Return the topics, with as many partitions as what is read has."""
+        counts, topics = self.reading.counts(), self.asked.settings.topics
+        if self.asked.files is not None:
+            return replace(topics, partitions=max(counts[topics.calls], 1))
+        for topic in (topics.accounts, topics.calls, topics.recharges, topics.ticks,
+                      topics.announcements):  # fmt: skip
+            if topic not in counts:
+                raise CommandError(
+                    f"there is no topic {topic}: check DIALWATCH_TOPIC_PREFIX, or create what is "
+                    "missing with `dialwatch topics create`"
+                )
+        return replace(topics, partitions=common_count(topics, counts))
 
     def __enter__(self) -> "Run":
         return self

@@ -36,7 +36,7 @@ class Summary:
         self._counts: Counter[tuple[int, str, str, str]] = Counter()
         self._accounts: dict[int, Counter[str]] = {ALL: Counter()}
         self._accounts |= {number: Counter() for number in range(len(variants))}
-        self._by_scenario: dict[int, dict[str, set[str]]] = {}
+        self._told: dict[tuple[int, str, str], set[str]] = {}
         self._parts: Counter[int] = Counter()
         self._hours: Counter[tuple[int, str, str]] = Counter()
 
@@ -46,7 +46,7 @@ class Summary:
         self._counts[variant, said.occurred_at[:10], said.scenario, said.channel] += 1
         self._hours[variant, said.occurred_at[:13], said.scenario] += 1
         self._accounts[variant][account] += 1
-        self._by_scenario.setdefault(variant, {}).setdefault(said.scenario, set()).add(account)
+        self._told.setdefault((variant, said.scenario, said.channel), set()).add(account)
         if said.channel == "sms":
             length = self._signed + len(said.content)
             self._parts[variant] += 1 if length <= _SMS_LENGTH else -(-length // _SMS_PART_LENGTH)
@@ -71,12 +71,10 @@ class Summary:
         """Return how many messages each account gets."""
         return self._accounts[ALL] + self._accounts[variant]
 
-    def accounts_of(self, variant: int, scenario: str) -> int:
-        """Return how many accounts are told of a scenario."""
-        told: set[str] = set()
-        for number in (ALL, variant):
-            told |= self._by_scenario.get(number, {}).get(scenario, set())
-        return len(told)
+    def accounts_of(self, variant: int, scenario: str, channel: str) -> int:
+        """Return how many accounts are told of a scenario by a channel."""
+        every, own = (self._told.get((n, scenario, channel), set()) for n in (ALL, variant))
+        return len(every | own)
 
     def most_told(self, variant: int) -> list[tuple[str, int]]:
         """Return the accounts that get most, most first; by name where they get as many."""
@@ -118,7 +116,7 @@ class Summary:
             for (scenario, channel), count in sorted(scenarios.items()):
                 rows.append(
                     (*head, "scenario", None, scenario, channel, None, count,
-                     self.accounts_of(number, scenario), self._cost_of(channel, count))
+                     self.accounts_of(number, scenario, channel), self._cost_of(channel, count))
                 )  # fmt: skip
             for (day, scenario, channel), count in days.items():
                 rows.append(

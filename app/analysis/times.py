@@ -3,7 +3,7 @@
 import re
 import time
 
-from app.errors import SettingsError
+from app.errors import SettingsError, all_of
 from streams.times import DAY, HOUR, SECOND, parse_instant
 
 _AGO = re.compile(r"-(\d{1,6})([smhdw])", re.ASCII)
@@ -25,7 +25,9 @@ def instant_of(option: str, text: str | None) -> int | None:
         ) from None
 
 
-def check_range(since: int | None, until: int | None) -> None:
-    """Raise SettingsError where nothing can be in a range."""
-    if since is not None and until is not None and since >= until:
+def range_of(since: str | None, until: str | None) -> tuple[int | None, int | None]:
+    """Return the instants of `--since` and `--until`. Raises SettingsError."""
+    begin, end = all_of(lambda: instant_of("--since", since), lambda: instant_of("--until", until))
+    if begin is not None and end is not None and begin >= end:
         raise SettingsError(["--until: isn't later than --since, so there is nothing between"])
+    return begin, end

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from agents.rules import Rules
-from app.errors import SettingsError
+from app.errors import SettingsError, all_of
 from streams.engine.state import State
 from streams.records import Call, encode
 from streams.times import HOUR
@@ -46,6 +46,31 @@ class Variant:
         return f"{self.run_length} in {self.hours} h"
 
 
+def lengths_of(text: str) -> list[int]:
+    """Return the lengths of `50,100`. Raises SettingsError."""
+    lengths = []
+    for one in text.split(","):
+        if _LENGTH.fullmatch(one) is None:
+            raise SettingsError(
+                [f"--run-length: {one or 'nothing'} is no number of calls, 1 or more"]
+            )
+        lengths.append(int(one))
+    return lengths
+
+
+def windows_of(text: str) -> list[float]:
+    """Return the windows, in hours, of `6,24`. Raises SettingsError."""
+    windows = []
+    for one in text.split(","):
+        hours = _hours(one)
+        if hours is None:
+            raise SettingsError(
+                [f"--window-hours: {one or 'nothing'} is no number of hours above 0"]
+            )
+        windows.append(hours)
+    return windows
+
+
 def variants_of(
     rules: Rules, run_length: str | None, window_hours: str | None
 ) -> tuple[Variant, ...]:
@@ -54,26 +79,12 @@ def variants_of(
 
     Raises SettingsError.
     """
-    wrong, lengths, windows = [], [rules.run_length], [float(rules.run_window_hours)]
-    if run_length is not None:
-        lengths = []
-        for text in run_length.split(","):
-            if _LENGTH.fullmatch(text) is None:
-                wrong.append(f"--run-length: {text or 'nothing'} is no number of calls, 1 or more")
-                break
-            lengths.append(int(text))
-    if window_hours is not None:
-        windows = []
-        for text in window_hours.split(","):
-            hours = _hours(text)
-            if hours is None:
-                wrong.append(f"--window-hours: {text or 'nothing'} is no number of hours above 0")
-                break
-            windows.append(hours)
-    if wrong:
-        raise SettingsError(wrong)
+    lengths, windows = all_of(
+        lambda: [rules.run_length] if run_length is None else lengths_of(run_length),
+        lambda: [rules.run_window_hours] if window_hours is None else windows_of(window_hours),
+    )
     variants = tuple(
-        dict.fromkeys(Variant(length, window) for length in lengths for window in windows)
+        dict.fromkeys(Variant(length, float(window)) for length in lengths for window in windows)
     )
     if len(variants) > _MOST_VARIANTS:
         raise SettingsError(

@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from app.commands.options import (
+    LimitOption,
     OutputOption,
     SinceOption,
     UntilOption,
     ask,
-    checked_id,
-    checked_limit,
+    id_of,
     range_of,
 )
 from app.commands.output import chosen, print_rows
@@ -39,22 +39,23 @@ _FEW = ("at", "account_id", "scenario", "channel", "status", "error", "title", "
 
 
 def deliveries(
-    account: Annotated[str | None, typer.Option(help="Only this account's.")] = None,
-    notification: Annotated[str | None, typer.Option(help="Only this notification's.")] = None,
+    account: Annotated[
+        str | None, typer.Option(callback=id_of("--account"), help="Only this account's.")
+    ] = None,
+    notification: Annotated[
+        str | None, typer.Option(callback=id_of("--notification"), help="Only this notification's.")
+    ] = None,
     scenario: Annotated[str | None, typer.Option(help="Only of this scenario.")] = None,
     channel: Annotated[Channel | None, typer.Option(help="Only by this channel.")] = None,
     status: Annotated[Status | None, typer.Option(help="Only with this status.")] = None,
     since: SinceOption = None,
     until: UntilOption = None,
-    limit: Annotated[int, typer.Option(help="At most so many.")] = 100,
+    limit: LimitOption = 100,
     output: OutputOption = None,
 ) -> None:
     """List what became of notifications, newest first."""
-    from app.operations.deliveries import MOST_ROWS, Wanted  # noqa: PLC0415
+    from app.operations.deliveries import Wanted  # noqa: PLC0415
 
-    for option, said in (("--account", account), ("--notification", notification)):
-        if said is not None:
-            checked_id(option, said)
     first, last = range_of(load_settings(), since, until)
     wanted = Wanted(
         account=account,
@@ -64,7 +65,7 @@ def deliveries(
         status=status,
         since=first,
         until=last,
-        limit=checked_limit(limit, MOST_ROWS),
+        limit=limit,
     )
     rows = ask(lambda installation: _find(installation, wanted))
     print_rows(rows, COLUMNS, chosen(output), few=_FEW)

@@ -7,15 +7,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from app.commands.options import (
+    MOST_ROWS,
+    LimitOption,
+    MostOption,
     OutputOption,
     RevealOption,
     SinceOption,
     UntilOption,
     ask,
-    checked_limit,
     range_of,
 )
 from app.commands.output import chosen, print_rows
+from app.commands.usage import Program
 from app.errors import SettingsError
 from app.settings import load_settings
 
@@ -23,7 +26,7 @@ if TYPE_CHECKING:
     from app.operations.letters import Wanted
     from app.operations.redrive import Order
 
-dlq = typer.Typer(help="Dead letters: list, show, send again, put aside.")
+dlq = Program(help="Dead letters: list, show, send again, put aside.")
 
 COLUMNS = (
     "letter",
@@ -47,10 +50,15 @@ ReasonOption = Annotated[str | None, typer.Option(help="Only with this in their 
 LettersArgument = Annotated[
     list[str] | None, typer.Argument(metavar="[LETTER]...", help="As list names them: 0:17.")
 ]
-LimitOption = Annotated[int | None, typer.Option(help="At most so many.")]
 ExecuteOption = Annotated[
     bool, typer.Option("--execute", help="Do it. Without it the plan is shown, nothing done.")
 ]
+
+
+def _is_said(why: str) -> str:
+    if not why.strip():
+        raise SettingsError(["--why: must say why"])
+    return why
 
 
 @dlq.command("list")
@@ -59,7 +67,7 @@ def list_(
     reason: ReasonOption = None,
     since: SinceOption = None,
     until: UntilOption = None,
-    limit: Annotated[int, typer.Option(help="At most so many.")] = 100,
+    limit: LimitOption = 100,
     all_: Annotated[bool, typer.Option("--all", help="Those that were handled too.")] = False,
     reveal: RevealOption = False,
     output: OutputOption = None,
@@ -93,7 +101,7 @@ def redrive(
     reason: ReasonOption = None,
     since: SinceOption = None,
     until: UntilOption = None,
-    limit: LimitOption = None,
+    limit: MostOption = None,
     execute: ExecuteOption = False,
     force: Annotated[
         bool,
@@ -114,21 +122,21 @@ def redrive(
 
 @dlq.command("discard")
 def discard(
-    why: Annotated[str, typer.Option(help="Why they are put aside; kept with them.")],
+    why: Annotated[
+        str, typer.Option(callback=_is_said, help="Why they are put aside; kept with them.")
+    ],
     letters: LettersArgument = None,
     topic: TopicOption = None,
     reason: ReasonOption = None,
     since: SinceOption = None,
     until: UntilOption = None,
-    limit: LimitOption = None,
+    limit: MostOption = None,
     execute: ExecuteOption = False,
     output: OutputOption = None,
 ) -> int:
     """Put letters aside: they stay where they are, marked as dealt with."""
     from app.operations.redrive import Order  # noqa: PLC0415
 
-    if not why.strip():
-        raise SettingsError(["--why: must say why"])
     wanted = _wanted(topic, reason, since, until, limit)
     return _carry_out(Order("discard", letters or (), wanted, why=why, execute=execute), output)
 
@@ -142,10 +150,10 @@ def _wanted(
     *,
     with_handled: bool = False,
 ) -> "Wanted":
-    from app.operations.letters import MOST_ROWS, Wanted  # noqa: PLC0415
+    from app.operations.letters import Wanted  # noqa: PLC0415
 
     first, last = range_of(load_settings(), since, until)
-    rows = checked_limit(MOST_ROWS if limit is None else limit, MOST_ROWS)
+    rows = MOST_ROWS if limit is None else limit
     return Wanted(topic, reason, first, last, rows, with_handled)
 
 

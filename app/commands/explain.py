@@ -6,10 +6,11 @@ import typer
 
 from app.commands.options import Language, OutputOption, ask, checked_id
 from app.commands.output import chosen, language_of, print_rows
+from app.commands.usage import Program
 from app.errors import CommandError
 from streams.records import Scenario
 
-explain = typer.Typer(help="Why an account was told something, or was not.")
+explain = Program(help="Why an account was told something, or was not.")
 
 _COLUMNS = ("scenario", "stands", "needs", "because")
 

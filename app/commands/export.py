@@ -34,8 +34,8 @@ from app.analysis.files import (
 from app.analysis.kafka_logs import KafkaLogs
 from app.analysis.logs import Log
 from app.analysis.parquet import ROW_GROUP, GroupsWriter, load_polars
-from app.analysis.times import check_range, instant_of
-from app.errors import CommandError, SettingsError
+from app.analysis.times import range_of
+from app.errors import CommandError, SettingsError, all_of
 from app.memory import tune_memory
 from app.settings import Settings
 from streams.engine.order import FOREVER
@@ -62,11 +62,11 @@ def run_export(
     Raises SettingsError for a wrong argument, CommandError where Kafka, a topic or space is
     missing.
     """
-    names = _names(settings, topics)
-    begin, end = instant_of("--since", since), instant_of("--until", until)
-    check_range(begin, end)
-    if to.exists() and not to.is_dir():
-        raise SettingsError([f"--to: {to} is a file: name a directory"])
+    names, (begin, end), _ = all_of(
+        lambda: _names(settings, topics),
+        lambda: range_of(since, until),
+        lambda: _check_directory(to),
+    )
     if format_ == "parquet":
         load_polars()
     tune_memory()
@@ -76,6 +76,11 @@ def run_export(
             return _export(settings, names, to, _ms(begin), _ms(end), format_)
     except OSError as error:
         raise CommandError(f"can't write to {to}: {error.strerror or error}") from None
+
+
+def _check_directory(to: Path) -> None:
+    if to.exists() and not to.is_dir():
+        raise SettingsError([f"--to: {to} is a file: name a directory"])
 
 
 def _names(settings: Settings, topics: Sequence[str]) -> list[ContractTopic]:

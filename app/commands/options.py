@@ -4,6 +4,7 @@ import asyncio
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from datetime import UTC
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+MOST_ROWS = 100_000
+"""No command prints more."""
 _MOMENT_SECONDS = 2.0
 
 OutputOption = Annotated[
@@ -27,11 +30,42 @@ OutputOption = Annotated[
         "--output", "-o", help="table (usual on a terminal), json, jsonl (usual in a pipe) or csv."
     ),
 ]
+
+
+def _is_since(since: str | None) -> str | None:
+    from app.operations.ranges import parse_range  # noqa: PLC0415
+
+    parse_range(since, None, zone=UTC, now=_now())
+    return since
+
+
+def _is_until(until: str | None) -> str | None:
+    from app.operations.ranges import parse_range  # noqa: PLC0415
+
+    parse_range(None, until, zone=UTC, now=_now())
+    return until
+
+
+def _is_limit(limit: int | None) -> int | None:
+    """Return a number of rows that may be asked for. Raises SettingsError."""
+    if limit is None or 1 <= limit <= MOST_ROWS:
+        return limit
+    raise SettingsError(
+        [f"--limit: must be from 1 to {MOST_ROWS}; for more, dialwatch export writes files"]
+    )
+
+
+# What can't be a time in any zone is said with all else that is wrong; the range comes of both.
 SinceOption = Annotated[
     str | None,
-    typer.Option(help="From this time on: 2026-02-14T10:00:00+08:00, -2h, -7d, @-48h:-24h."),
+    typer.Option(
+        callback=_is_since,
+        help="From this time on: 2026-02-14T10:00:00+08:00, -2h, -7d, @-48h:-24h.",
+    ),
 ]
-UntilOption = Annotated[str | None, typer.Option(help="Before this time.")]
+UntilOption = Annotated[str | None, typer.Option(callback=_is_until, help="Before this time.")]
+LimitOption = Annotated[int, typer.Option(callback=_is_limit, help="At most so many.")]
+MostOption = Annotated[int | None, typer.Option(callback=_is_limit, help="At most so many.")]
 RevealOption = Annotated[bool, typer.Option("--reveal", help="Openids and phones whole.")]
 
 
@@ -76,7 +110,11 @@ def range_of(
     """Return the instants of `--since` and `--until`. Raises SettingsError."""
     from app.operations.ranges import parse_range  # noqa: PLC0415
 
-    return parse_range(since, until, zone=settings.zone, now=int(time.time() * SECOND))
+    return parse_range(since, until, zone=settings.zone, now=_now())
+
+
+def _now() -> int:
+    return int(time.time() * SECOND)
 
 
 def checked_id(option: str, text: str) -> str:
@@ -89,10 +127,36 @@ def checked_id(option: str, text: str) -> str:
     raise SettingsError([f"{option}: must not be empty"])
 
 
-def checked_limit(limit: int, most: int) -> int:
-    """Return a number of rows that may be asked for. Raises SettingsError."""
-    if not 1 <= limit <= most:
-        raise SettingsError(
-            [f"--limit: must be from 1 to {most}; for more, dialwatch export writes files"]
-        )
-    return limit
+def id_of(option: str) -> Callable[[str | None], str | None]:
+    """Return the check of an option that takes an id."""
+    return lambda text: None if text is None else checked_id(option, text)
+
+
+def is_instant(option: str) -> Callable[[str | None], str | None]:
+    """Return the check of a time as replays and exports take it."""
+
+    def check(text: str | None) -> str | None:
+        from app.analysis.times import instant_of  # noqa: PLC0415
+
+        instant_of(option, text)
+        return text
+
+    return check
+
+
+def is_lengths(text: str | None) -> str | None:
+    """Check `--run-length`."""
+    if text is not None:
+        from app.analysis.variants import lengths_of  # noqa: PLC0415
+
+        lengths_of(text)
+    return text
+
+
+def is_windows(text: str | None) -> str | None:
+    """Check `--window-hours`."""
+    if text is not None:
+        from app.analysis.variants import windows_of  # noqa: PLC0415
+
+        windows_of(text)
+    return text

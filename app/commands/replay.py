@@ -22,7 +22,7 @@ from app.analysis.output import Format, Rows, check_output, check_place, written
 from app.analysis.run import Run, asked_for
 from app.analysis.summary import COLUMNS as SUMMARY_COLUMNS
 from app.analysis.summary import Summary
-from app.errors import SettingsError
+from app.errors import SettingsError, all_of
 from app.settings import Settings
 from streams.records import encode
 from streams.topics import ContractTopic
@@ -51,27 +51,23 @@ def run_replay(
     Raises SettingsError for wrong arguments, CommandError where Kafka, a topic or a file is
     missing.
     """
-    check_output(output, to)
-    if report is not None:
-        check_place("--report", report)
-    if against not in (None, ContractTopic.NOTIFICATIONS.value, settings.topics.notifications):
-        raise SettingsError([f"--against: can be {ContractTopic.NOTIFICATIONS.value} only"])
-    if against is not None and (summary or report):
-        raise SettingsError(["--against: goes with neither --summary nor --report"])
-    if sms_price is not None and not (summary or report):
-        raise SettingsError(["--sms-price: goes with --summary or --report"])
-    asked = asked_for(
-        settings,
-        files=files,
-        since=since,
-        until=until,
-        run_length=run_length,
-        window_hours=window_hours,
-        scenario=scenario or [],
-        account=account,
-        jobs=jobs,
-        has_lengths=report is not None,
-        has_places=against is not None,
+    *_, asked = all_of(
+        lambda: check_output(output, to),
+        lambda: check_place("--report", report),
+        lambda: _check_question(settings, against, sms_price, is_counted=bool(summary or report)),
+        lambda: asked_for(
+            settings,
+            files=files,
+            since=since,
+            until=until,
+            run_length=run_length,
+            window_hours=window_hours,
+            scenario=scenario or [],
+            account=account,
+            jobs=jobs,
+            has_lengths=report is not None,
+            has_places=against is not None,
+        ),
     )
     counts = Summary(asked.variants, sms_price=sms_price, signature=settings.sms_signature)
     with Run(asked) as run:
@@ -93,6 +89,17 @@ def run_replay(
         if summary:
             _print_summary(counts, output, to)
     return 0
+
+
+def _check_question(
+    settings: Settings, against: str | None, sms_price: float | None, *, is_counted: bool
+) -> None:
+    if against not in (None, ContractTopic.NOTIFICATIONS.value, settings.topics.notifications):
+        raise SettingsError([f"--against: can be {ContractTopic.NOTIFICATIONS.value} only"])
+    if against is not None and is_counted:
+        raise SettingsError(["--against: goes with neither --summary nor --report"])
+    if sms_price is not None and not is_counted:
+        raise SettingsError(["--sms-price: goes with --summary or --report"])
 
 
 def _print_commands(run: Run, output: Format, to: Path | None) -> None:

@@ -6,9 +6,10 @@ import typer
 
 from app.commands.options import OutputOption, RevealOption, ask, checked_id
 from app.commands.output import chosen, print_one
+from app.commands.usage import Program
 from app.errors import CommandError
 
-state = typer.Typer(help="What is remembered of an account or a line.")
+state = Program(help="What is remembered of an account or a line.")
 
 
 @state.command("account")

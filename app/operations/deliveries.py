@@ -204,6 +204,11 @@ def _row(delivery: Delivery, command: _Command | None, zone: tzinfo) -> dict[str
     }
 
 
+def in_zone(delivery: Delivery, zone: tzinfo) -> Delivery:
+    """Return a delivery with its time as answers say it."""
+    return msgspec.structs.replace(delivery, at=_local(delivery.at, zone))
+
+
 def _delivery(value: bytes | None) -> Delivery | None:
     try:
         delivery = _decode(value or b"")

@@ -27,7 +27,8 @@ async def explain_account(
     _, known = await remember(installation, account_id)
     wanted = deliveries.Wanted(account=account_id, limit=_MOST_DELIVERIES)
     latest = await deliveries.look_for(installation, wanted, most_back=_MOST_BACK)
-    found = [one.delivery for one in latest]
+    zone = installation.settings.zone
+    found = [deliveries.in_zone(one.delivery, zone) for one in latest]
     if known.is_nothing and not found:
         return None
     openid = None if known.customer is None else known.customer.openid

@@ -213,3 +213,18 @@ def test_what_cant_be_exported_is_one_line(installation: Installation, tmp_path:
         assert word in line
         assert "Traceback" not in ended.stderr
     assert PARTITIONS > 1
+
+
+def test_where_a_topic_is_missing_there_is_one_line_and_nothing_left_open(
+    installation: Installation, tmp_path: Path
+) -> None:
+    installation.variables["DIALWATCH_TOPIC_PREFIX"] = "nobody-has-this."
+    for arguments, topic in (
+        (("replay",), "accounts"),
+        (("replay", "--against", "notifications", "--jobs", "2"), "accounts"),
+        (("export", "ticks", "--to", tmp_path / "x"), "ticks"),
+    ):
+        ended = run(installation, *arguments)
+        assert (ended.returncode, ended.stdout) == (1, "")
+        (line,) = ended.stderr.splitlines()
+        assert f"there is no topic nobody-has-this.{topic}: check" in line

@@ -45,6 +45,42 @@ def test_every_wrong_variable_is_one_line_and_the_exit_code_is_2(tmp_path: Path)
     assert ended.stdout == ""
 
 
+@pytest.mark.parametrize(
+    ("command", "wrong"),
+    [
+        (
+            "deliveries --limit x --since never --until foo --status nah --account= --bogus 1",
+            ("--bogus", "--account", "--status", "--since", "--until", "--limit"),
+        ),
+        ("dlq list --limit 0 --until yesterday", ("--until", "--limit")),
+        ("dlq discard --limit 100001 --since=@x", ("--why", "--since", "--limit")),
+        ("explain account --scenario nothing", ("ID", "--scenario")),
+        ("state account one two", ("two",)),
+        (
+            "replay --jobs 0 --since x --until y --run-length 5, --window-hours z --output q",
+            ("--since", "--until", "--run-length", "--window-hours", "--output", "--jobs"),
+        ),
+        (
+            "replay --output parquet --against ticks --scenario x --report no/such/place",
+            ("--output parquet", "--report", "--against", "--scenario"),
+        ),
+        ("export nothing rubbish --to .env", ("nothing", "rubbish", "--to")),
+        ("export ticks --format x --since y", ("--to", "--since", "--format")),
+    ],
+)
+def test_every_wrong_flag_is_one_line_and_the_exit_code_is_2(
+    command: str, wrong: tuple[str, ...], tmp_path: Path
+) -> None:
+    (tmp_path / ".env").touch()
+    ended = dialwatch(*command.split(), directory=tmp_path)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    lines = ended.stderr.splitlines()
+    assert len(lines) == len(wrong), lines
+    assert all(line.startswith("dialwatch: ") for line in lines)
+    for name in wrong:
+        assert len([line for line in lines if name in line]) == 1, name
+
+
 def test_no_kafka_is_one_line_that_says_what_to_do(tmp_path: Path) -> None:
     ended = dialwatch(
         "topics",
