@@ -209,3 +209,26 @@ async def test_a_leader_that_knows_of_no_topic_yet_asks_again_and_shares_them_ou
     away.clear()
     await eventually(lambda: bool(leader.engine.assigned) and leader.engine.is_ready, "assigned")
     assert leader.crashes == []
+
+
+@pytest.mark.broker
+async def test_a_leader_that_knew_of_some_topics_only_shares_out_anew(
+    small: Installation, worker: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    update, unknown = AIOKafkaClient._metadata_update, {small.topics.calls}
+
+    async def partly(client: AIOKafkaClient, *of: Any) -> bool:
+        is_updated = bool(await update(client, *of))
+        for topic in unknown:
+            client.cluster._partitions.pop(topic, None)
+        return is_updated
+
+    monkeypatch.setattr(AIOKafkaClient, "_metadata_update", partly)
+    leader = worker("leader")
+    await leader.start()
+    await eventually(lambda: bool(leader.engine.assigned), "assigned a part")
+    assert small.topics.calls not in {tp.topic for tp in leader.engine.assigned}
+    unknown.clear()
+    await eventually(lambda: leader.engine.is_ready, "ready")
+    assert small.topics.calls in {tp.topic for tp in leader.engine.assigned}
+    assert leader.crashes == []
