@@ -166,6 +166,18 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
 
         await self.call_thread(note)
 
+    async def look_for_topics(self) -> None:
+        """Ask again about topics of which nothing is known: the group shares out what its leader
+        knows, and an update that failed aiokafka repeats after five minutes only."""
+
+        async def look() -> None:
+            if self._consumer is not None:
+                client = self._consumer._client
+                if not all(map(client.cluster.partitions_for_topic, client._topics)):
+                    client.force_metadata_update()
+
+        await self.call_thread(look)
+
     async def does_group_answer(self) -> bool:
         """Is the group's coordinator there and able to say how the group is?"""
 
@@ -253,6 +265,7 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
             await self.sleep(_WATCH_GROUP_S)
             try:
                 await self._thread.check_group()
+                await self._thread.look_for_topics()
                 if not self._is_reading_stuck():
                     await self._thread.stay_member()
                 out_since = await self._look_for_us(out_since)

@@ -534,9 +534,11 @@ class Engine:
                 for topic in self._topics_needed()
                 if topic not in found or is_another(self._topic_ids.get(topic, b""), found[topic])
             ]
-            if not gone:
-                raise split
-            await asyncio.sleep(_LOOK_AGAIN_S)  # a broker that just started may not know it yet
+            # A broker that just started may not know it yet. Or didn't when the group's leader
+            # asked it: who asks again and shares out anew, which ends this takeover.
+            await asyncio.sleep(_LOOK_AGAIN_S)
+        if not gone:
+            raise split
         raise self._missing([Gap(Missing.MADE_ANEW, TP(topic, 0), 0, 0, 0) for topic in gone])
 
     def _find_split(self) -> PartitionsSplitError | None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from aiokafka import AIOKafkaConsumer
 from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaConnectionError
 
 from app.kafka.topics import create_topics
@@ -182,3 +183,52 @@ async def test_a_start_that_waits_for_a_broker_ends_when_told(
     starting.cancel()
     async with asyncio.timeout(12.0):
         await waiting.stop()
+
+
+@pytest.mark.broker
+async def test_a_leader_that_knows_of_no_topic_yet_asks_again_and_shares_them_out(
+    worker: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, update = AIOKafkaConsumer.start, AIOKafkaClient._metadata_update
+    away: set[AIOKafkaClient] = set()
+
+    async def note(consumer: AIOKafkaConsumer) -> None:
+        await start(consumer)
+        if consumer._group_id is not None:
+            away.add(consumer._client)
+
+    async def fail(client: AIOKafkaClient, *of: Any) -> bool:
+        return False if client in away else bool(await update(client, *of))
+
+    monkeypatch.setattr(AIOKafkaConsumer, "start", note)
+    monkeypatch.setattr(AIOKafkaClient, "_metadata_update", fail)
+    leader = worker("leader")
+    await leader.start()
+    await eventually(lambda: leader.engine.is_in_group, "a member")
+    assert leader.engine.assigned == set()
+    away.clear()
+    await eventually(lambda: bool(leader.engine.assigned) and leader.engine.is_ready, "assigned")
+    assert leader.crashes == []
+
+
+@pytest.mark.broker
+async def test_a_leader_that_knew_of_some_topics_only_shares_out_anew(
+    small: Installation, worker: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    update, unknown = AIOKafkaClient._metadata_update, {small.topics.calls}
+
+    async def partly(client: AIOKafkaClient, *of: Any) -> bool:
+        is_updated = bool(await update(client, *of))
+        for topic in unknown:
+            client.cluster._partitions.pop(topic, None)
+        return is_updated
+
+    monkeypatch.setattr(AIOKafkaClient, "_metadata_update", partly)
+    leader = worker("leader")
+    await leader.start()
+    await eventually(lambda: bool(leader.engine.assigned), "assigned a part")
+    assert small.topics.calls not in {tp.topic for tp in leader.engine.assigned}
+    unknown.clear()
+    await eventually(lambda: leader.engine.is_ready, "ready")
+    assert small.topics.calls in {tp.topic for tp in leader.engine.assigned}
+    assert leader.crashes == []

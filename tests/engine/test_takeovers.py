@@ -199,8 +199,9 @@ async def test_a_record_is_never_folded_on_a_state_that_is_not_there(
     engine.add_source(Source("accounts", lambda batch: None, is_read_first=True))
     engine.add_source(Source("calls", lambda batch: None, is_timed=True))
     engine.add_outbox(Outbox())
+    monkeypatch.setattr("streams.engine.engine._LOOK_AGAIN_S", 0.0)
     engine.on_assigned(assigned, Membership("group", 1, "member"))
-    await asyncio.sleep(0.01)
+    await asyncio.sleep(0.05)
     assert [type(error) for error in engine.crashed] == [  # type: ignore[attr-defined]
         PartitionsSplitError
     ]
