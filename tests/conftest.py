@@ -18,6 +18,7 @@ from redis.asyncio import Redis
 from app.local.kafka import Kafka
 from app.local.valkey import Valkey
 from app.store import open_redis
+from streams.kafka import fetching
 from tests.installation import Installation
 from tests.strict_kafka import StrictKafka
 
@@ -26,6 +27,13 @@ hypothesis.settings.register_profile(
     "patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
 hypothesis.settings.load_profile("patient")
+
+
+@pytest.fixture(autouse=True)
+def aiokafka_as_it_comes() -> Iterator[None]:
+    """A test that builds a worker in this process leaves the others' consumers as they were."""
+    yield
+    fetching.uninstall()
 
 
 @pytest.fixture(scope="session")

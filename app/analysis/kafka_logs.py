@@ -75,6 +75,7 @@ class KafkaLogs:
                 self._runner.run(self._consumer.stop())
         finally:
             self._runner.close()
+            fetching.uninstall()  # a notebook may read by aiokafka too
 
     def _run(self, work: Any) -> Any:
         try:

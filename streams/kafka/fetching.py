@@ -80,7 +80,14 @@ def hand_over(most_at_once: int) -> None:
     _FetchResult.most_at_once = most_at_once
 
 
+_THEIRS = fetcher.PartitionRecords, fetcher.FetchResult
+
+
 def install() -> None:
     """Make every AIOKafkaConsumer of this process hand over lists of C records."""
-    fetcher.PartitionRecords = _PartitionRecords
-    fetcher.FetchResult = _FetchResult
+    fetcher.PartitionRecords, fetcher.FetchResult = _PartitionRecords, _FetchResult
+
+
+def uninstall() -> None:
+    """Let consumers read as aiokafka does: for whoever shares the process with other readers."""
+    fetcher.PartitionRecords, fetcher.FetchResult = _THEIRS

@@ -9,7 +9,9 @@ from typing import Any
 import polars as pl
 import pytest
 from aiokafka import AIOKafkaProducer
+from aiokafka.consumer import fetcher
 
+from app.analysis.kafka_logs import KafkaLogs
 from tests.cli.test_commands import dialwatch
 from tests.installation import PARTITIONS, Installation, Published
 from tests.replay.test_replay import history
@@ -267,3 +269,11 @@ def test_where_a_topic_is_missing_there_is_one_line_and_nothing_left_open(
         assert (ended.returncode, ended.stdout) == (1, "")
         (line,) = ended.stderr.splitlines()
         assert f"there is no topic nobody-has-this.{topic}: check" in line
+
+
+def test_other_readers_of_a_notebook_s_process_go_on_as_before(installation: Installation) -> None:
+    theirs = fetcher.PartitionRecords, fetcher.FetchResult
+    logs = KafkaLogs(installation.settings())
+    assert (fetcher.PartitionRecords, fetcher.FetchResult) != theirs
+    logs.close()
+    assert (fetcher.PartitionRecords, fetcher.FetchResult) == theirs
