@@ -61,8 +61,11 @@ class Indexer:
 
     async def open(self) -> None:
         """Open the index; what isn't ours is made anew. Raises CommandError."""
+        await self._open(is_anew=False)
+
+    async def _open(self, *, is_anew: bool) -> None:
         try:
-            self._index = await self._write(partial(Index, self._settings))
+            await self._write(partial(self._take, is_anew=is_anew))
         except (OSError, sqlite3.Error) as error:
             raise CommandError(
                 f"can't keep the index in {self.directory} ({error}): set "
@@ -86,24 +89,27 @@ class Indexer:
                 log.warning("%s; trying on", error or type(error).__name__)
             except IndexIsStaleError as error:
                 log.warning("%s: the index is built anew", error)
-                await self._start_over()
+                await self._open(is_anew=True)
                 continue
             self._polled = time.monotonic()
             await asyncio.sleep(RETRY_SECONDS)
 
     async def mark(self, letters: Iterable[tuple[int, int]], handled: str) -> None:
         """Note what became of dead letters before Kafka says so."""
-        await self._write(partial(self._opened().mark, list(letters), handled))
+        chosen = list(letters)
+        await self._write(lambda: self._opened().mark(chosen, handled))
 
     async def add_lags(self, at: int, lags: list[tuple[str, int, float | None]]) -> None:
         """Remember how far the group was behind."""
-        await self._write(partial(self._opened().add_lags, at, lags))
+        await self._write(lambda: self._opened().add_lags(at, lags))
 
-    async def _start_over(self) -> None:
-        if self._index is not None:
-            await self._write(self._index.close)
-        await self._write(partial(schema.remove, self.directory))
-        await self.open()
+    def _take(self, *, is_anew: bool) -> None:
+        """Open the index, in its own thread, as one job: whoever writes next meets a whole one."""
+        if is_anew:
+            if self._index is not None:
+                self._index.close()
+            schema.remove(self.directory)
+        self._index = Index(self._settings)
 
     async def _follow(self) -> None:
         partitions = await self._partitions()

@@ -1,6 +1,7 @@
 """WeChat template messages: payload, token, one POST, and what its answer means."""
 
 import logging
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -240,8 +241,9 @@ def _unnamed(answer: Answer | NoAnswer, openid: str) -> Answer | NoAnswer:
     if isinstance(answer, NoAnswer) or answer.body is None:
         return answer
     text = str(answer.body.get("errmsg", ""))
-    if openid not in text:
+    # As a word of its own: what somebody calls an openid may stand inside any other.
+    named = re.compile(rf"(?<![\w-]){re.escape(openid)}(?![\w-])")
+    if named.search(text) is None:
         return answer
-    return msgspec.structs.replace(
-        answer, body={**answer.body, "errmsg": text.replace(openid, masked(openid))}
-    )
+    plain = named.sub(lambda _: masked(openid), text)
+    return msgspec.structs.replace(answer, body={**answer.body, "errmsg": plain})
