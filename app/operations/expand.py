@@ -248,6 +248,8 @@ class _Mover:
     async def run(self, say: Callable[[str], None]) -> None:
         """Steps 2 to 5."""
         topics, old = self._topics, self._expansion.old
+        if not self._expansion.is_begun:
+            await self._check_all_is_sent()
         say("the group's own topics and its state")
         await self._raise([topic.name for topic in topics.internal()])
         tick = await self._latest_tick()
@@ -295,15 +297,20 @@ class _Mover:
             found |= {key: value for key, value in values.items() if key[:1] == ANNOUNCED.prefix}
         return found
 
+    async def _check_all_is_sent(self) -> None:
+        """Before anything is changed: workers that are to send the rest must still start."""
+        for number in range(self._expansion.old):
+            values = await self._changelog(number)
+            if any(key[:1] == UNFINISHED.prefix for key in values):
+                raise CommandError(
+                    f"messages of partition {number} are not sent yet: start workers until "
+                    "dialwatch lag shows none, then run this again"
+                )
+
     async def _move_state(self, number: int) -> None:
         """Move one partition's values home, with what they are in one transaction."""
         here = TP(self._topics.changelog, number)
         values = await self._changelog(number)
-        if any(key[:1] == UNFINISHED.prefix for key in values):
-            raise CommandError(
-                f"messages of partition {number} are not sent yet: start workers until dialwatch "
-                "lag shows none, then run this again"
-            )
         move = _Move([], {})
         for full, value in values.items():
             owner = owner_of(full[:1], full[1:])
