@@ -110,6 +110,8 @@ def create_worker(
 
     app = create_app(
         engine,
+        topics,
+        rules,
         client_id=f"{WORKER_CLIENT}{worker_id}",
         brokers=options["bootstrap_servers"],
         credentials=credentials_for(options),

@@ -179,6 +179,11 @@ class Cycle:
         self._transaction: _Transaction | None = None
         self._commit: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
+        self._whole = asyncio.Lock()
+        """Held from the moment a chunk is given to its agent until what came of it is noted: nobody
+        commits, or drops, half of it."""
+        self._given: asyncio.Future[None] | None = None
+        """The chunk given last."""
         self._is_closing = False
         self._known_partitions: dict[tuple[str, bytes], int] = {}
         for tp, outbox in outboxes.items():
@@ -284,14 +289,14 @@ class Cycle:
         while not self._is_closing:
             if self._is_due():
                 self._start_commit()
-            if not self._fold_next():
+            if not await self._fold_next():
                 await self._rest()
                 yielded = clock()
             elif clock() - yielded > _SLICE_S:
                 await asyncio.sleep(0)
                 yielded = clock()
 
-    def _fold_next(self) -> bool:
+    async def _fold_next(self) -> bool:
         """Fold a portion of the next source whose turn it is. Was there any?"""
         transaction = self._transaction
         if transaction is not None and transaction.is_full:
@@ -306,7 +311,8 @@ class Cycle:
                 if until is not None:
                     self._turn = (turn + 1) % len(turns)
                     sharing.rotate(-number - 1)
-                    self._fold(buffer, until)
+                    async with self._whole:
+                        await self._fold(buffer, until)
                     return True
         return False
 
@@ -324,7 +330,7 @@ class Cycle:
             del self._read_first[number]
         return turn_of(buffer, self._partitions[number])
 
-    def _fold(self, buffer: Buffer, until: int) -> None:
+    async def _fold(self, buffer: Buffer, until: int) -> None:
         tp, source, transaction = buffer.tp, buffer.source, self._running()
         portion = int(self._share * ROUND_RECORDS / max(buffer.weight, LIGHT))
         records: Sequence[Record] = buffer.take(min(max(portion, 1), MOST_IN_PORTION), until)
@@ -338,7 +344,15 @@ class Cycle:
 
         now = time.time_ns() // 1000
         chunk = Chunk(tp, records, state, self._emit, self._hurry, now, room)
-        source.fold(chunk)
+        try:
+            if source.give is None:
+                source.fold(chunk)
+            else:
+                self._given = source.give(chunk)
+                await self._given
+        except BaseException:
+            self._is_closing = True  # nobody may commit what is half folded
+            raise
         if chunk.unfinished:
             records = records[: len(records) - len(chunk.unfinished)]
             buffer.put_back(chunk.unfinished)
@@ -510,6 +524,8 @@ class Cycle:
         """
         self._is_closing = True
         self._wake.set()
+        if not await self._is_whole(within_s) and self._given is not None:
+            self._given.cancel()  # its agent is gone; folded later, it would be in no transaction
         if self._commit is not None:
             await asyncio.wait([self._commit], timeout=within_s)
             if self._commit is not None and not self._commit.done():
@@ -524,5 +540,16 @@ class Cycle:
         """Commit what is folded, before a planned stop."""
         if self._commit is not None:
             await asyncio.wait([self._commit], timeout=within_s)
+        if not await self._is_whole(within_s):
+            return
+        # (Nothing was awaited since: what is folded now is whole.)
         if not self._is_closing and self._commit is None and self._transaction is not None:
             self._start_commit()
+
+    async def _is_whole(self, within_s: float) -> bool:
+        """Wait until no chunk is half done: given to an agent, and not folded and noted."""
+        try:
+            async with asyncio.timeout(within_s), self._whole:
+                return True
+        except TimeoutError:
+            return False

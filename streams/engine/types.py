@@ -1,5 +1,6 @@
 """What the engine's parts hand to each other."""
 
+import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -90,3 +91,5 @@ class Source:
     """Its records wait also for what is older of all sources that go first (see `order`)."""
     is_bulk: bool = False
     """Nobody waits for what it says: it has a small share of each cycle, once."""
+    give: "Callable[[Chunk], asyncio.Future[None]] | None" = None
+    """Hands a chunk to the Faust agent that folds it (`chunks.py`); None: it is folded at once."""

@@ -2,17 +2,20 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from datetime import UTC
 from pathlib import Path
 from typing import Any
 
 from aiokafka.consumer import fetcher
 
+from agents.rules import Rules
 from app.faust_app import create_app
 from streams.engine.engine import Engine, EngineConfig
 from streams.engine.types import Chunk, Source
 from streams.kafka.fetching import _FetchResult
 from tests.installation import Installation
 
+RULES = Rules(zone=UTC)
 _THEIRS = fetcher.PartitionRecords, fetcher.FetchResult
 
 
@@ -31,7 +34,7 @@ class InProcess:
         fold_calls: Callable[[Chunk], None] = ignore,
         **config: Any,
     ) -> None:
-        topics = installation.topics
+        topics = self._topics = installation.topics
         self.engine = Engine(
             EngineConfig(
                 group=installation.name,
@@ -54,6 +57,8 @@ class InProcess:
     async def start(self) -> None:
         self.app = create_app(
             self.engine,
+            self._topics,
+            RULES,
             client_id=self.engine.config.worker_id,
             brokers=self._brokers,
             credentials=None,
