@@ -91,6 +91,15 @@ def create_app(
     return app
 
 
+def never_start(app: faust.App) -> None:
+    """Let an app be looked at only: Faust's `worker` command would start one without senders."""
+
+    async def refuse() -> None:
+        raise RuntimeError("this app is to be looked at only: start workers by `dialwatch worker`")
+
+    app.on_first_start = refuse
+
+
 def credentials_for(options: dict[str, Any]) -> faust.SASLCredentials | faust.SSLCredentials | None:
     """Return aiokafka's client options as what Faust calls credentials."""
     context: ssl.SSLContext | None = options.get("ssl_context")

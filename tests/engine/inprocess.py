@@ -11,7 +11,7 @@ from aiokafka.consumer import fetcher
 from agents.rules import Rules
 from app.faust_app import create_app
 from streams.engine.engine import Engine, EngineConfig
-from streams.engine.types import Chunk, Source
+from streams.engine.types import TP, Chunk, Source
 from streams.kafka.fetching import _FetchResult
 from tests.installation import Installation
 
@@ -67,6 +67,10 @@ class InProcess:
         )
         await self.engine.connect()
         await self.app.start()
+
+    def committed(self) -> dict[TP, int]:
+        """The group's offsets, of what this worker has taken over."""
+        return {} if self.engine._cycle is None else self.engine._cycle.committed
 
     async def stop(self) -> None:
         await self.engine.stop()
