@@ -11,7 +11,7 @@ from agents.outcomes import Outcome
 
 @dataclass
 class Turn:
-    """The right to make one attempt of a scope; `probes` are the holds it tries."""
+    """The right to make one attempt; `probes` are the scopes whose holds this attempt tests."""
 
     scope: str
     probes: list[str | None]
@@ -19,14 +19,15 @@ class Turn:
 
 @dataclass
 class _Queues:
-    """Who waits, in order. Whose message is in doubt waits apart: its time runs out."""
+    """Those who wait for a turn, in order. Messages in doubt have a queue of their own: they may
+    be repeated for a limited time only."""
 
     doubtful: deque[asyncio.Future[Turn]] = field(default_factory=deque)
     others: deque[asyncio.Future[Turn]] = field(default_factory=deque)
     is_doubtful_next: bool = True
 
     def pop(self) -> asyncio.Future[Turn] | None:
-        """Take who is next: from the two queues in turn, so that neither holds the other up."""
+        """Remove and return the next one, from the two queues alternately; None: nobody waits."""
         queues = [self.others, self.doubtful]
         if self.is_doubtful_next:
             queues.reverse()
@@ -40,17 +41,17 @@ class _Queues:
 
 
 class Admission:
-    """The door of one agent: `enter`, make one attempt, `leave` with what became of it."""
+    """Limits one sender: `enter`, make one attempt, `leave` with its outcome."""
 
     def __init__(self, most_at_once: int, holds: Holds) -> None:
-        """`holds` are the channel's, shared with whoever else sends by it."""
+        """`holds` are the channel's, shared by all senders that use it."""
         self._free = most_at_once
         self._holds = holds
         self._waiting: dict[str, _Queues] = {}
         holds.join(self._admit)
 
     async def enter(self, scope: str, *, in_doubt: bool) -> Turn:
-        """Wait until a message may be sent. Give each turn back with `leave`."""
+        """Wait until one message may be sent. Every turn must be given back with `leave`."""
         queues = self._waiting.setdefault(scope, _Queues())
         waiter: asyncio.Future[Turn] = asyncio.get_running_loop().create_future()
         (queues.doubtful if in_doubt else queues.others).append(waiter)

@@ -1,4 +1,4 @@
-"""The lines agent: what the polls of all partitions say of a line, counted where it lives."""
+"""The fold of line segments: a line's calls, from all partitions, counted in the line's own."""
 
 import msgspec
 
@@ -22,7 +22,7 @@ class LinesAgent:
         self._topics = topics
 
     def fold(self, polled: Chunk) -> None:
-        """Fold one poll of one partition."""
+        """Count the calls of each segment; tell the accounts of a run that is reached."""
         state, rules = polled.state, self._rules
         length, window = rules.run_length, rules.run_window
         clock = latest_tick(state)

@@ -1,4 +1,4 @@
-"""Low balances and expiries: at once where an event shows one, and daily when a tick passes.
+"""Reminders of low balances and expiries: at once when an event shows one, and daily by ticks.
 
 A tick looks only at those accounts that may be due: an index worked out from the state, kept as
 long as the state is built on. Of those whose balance is low each is looked at once a day, by the
@@ -25,14 +25,14 @@ _INDEX = "reminders"
 
 
 class _Index:
-    """Accounts of one partition that a tick must look at. May hold too many, never too few."""
+    """The accounts of one partition that a tick must check. May hold too many, never too few."""
 
     def __init__(self, state: State, rules: Rules) -> None:
         self.low: set[bytes] = set()
         self.day = 0
-        """The local day that the last reminding tick passed on."""
+        """The local day of the last reminding tick."""
         self.not_looked_at: list[bytes] = []
-        """Of `low`: since that day began, or since they became so."""
+        """Those of `low` that no tick has checked on that day."""
         self._expiring: defaultdict[int, list[bytes]] = defaultdict(list)
         """Hour since 1970 → accounts whose expiry is to be told from an instant in it on. By the
         hour: a number for each of a million accounts would cost ten times the memory."""
@@ -47,7 +47,7 @@ class _Index:
     def note(
         self, key: bytes, customer: Customer, before: Customer | None, tally: Tally | None
     ) -> None:
-        """Look at an account anew, after its record came or changed."""
+        """Index an account again, after its record came or changed."""
         self.note_balance(key, customer, tally)
         begins = self._begins(customer)
         if before is None or begins != self._begins(before):
@@ -64,7 +64,7 @@ class _Index:
         self.not_looked_at.append(key)
 
     def low_to_look_at(self, day: int) -> Iterator[bytes]:
-        """Yield each account whose balance may be low and was not looked at on this day."""
+        """Yield each account whose balance may be low and was not checked on this day."""
         if day != self.day:
             self.day, self.not_looked_at = day, sorted(self.low, reverse=True)
         while self.not_looked_at:
@@ -76,7 +76,7 @@ class _Index:
             self._expiring[begins // HOUR].append(key)
 
     def take_expiring(self, tick: int) -> Iterator[bytes]:
-        """Yield, and forget, the accounts to look at now: they may be gone, changed, or due later
+        """Yield and remove the accounts to check now: they may be gone, changed, or due only later
         in this hour."""
         for hour in [hour for hour in self._expiring if hour <= tick // HOUR]:
             self._expiring_now += self._expiring.pop(hour)
@@ -97,14 +97,14 @@ def _index(state: State, rules: Rules) -> _Index:
 def on_account(
     state: State, rules: Rules, key: bytes, customer: Customer, before: Customer | None
 ) -> None:
-    """Note what an account's record says now. (Who has none any more is found so by the tick.)"""
+    """Index what an account's record says now. (Ticks find out that one is gone.)"""
     _index(state, rules).note(key, customer, before, state.peek(TALLIES, key))
 
 
 def on_fall(
     state: State, rules: Rules, key: bytes, balance: Balance, at: int
 ) -> list[Notification]:
-    """Tell that a balance fell below the customer's threshold, unless that day's was told."""
+    """Return the commands for a balance that fell below the threshold; none if told that day."""
     _index(state, rules).note_low(key)
     customer = state.peek(CUSTOMERS, key)
     if customer is None:
@@ -116,8 +116,8 @@ def on_fall(
 
 
 def on_tick(state: State, rules: Rules, tick: int) -> Iterator[list[Notification]]:
-    """Yield what is due at this tick, account by account; whoever stops may go on later with the
-    same tick."""
+    """Yield the commands that are due at this tick, account by account. A caller that stops early
+    may go on with the same tick later."""
     if not rules.is_reminding(tick):
         return
     index, day = _index(state, rules), rules.local_day(tick)

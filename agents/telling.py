@@ -1,4 +1,4 @@
-"""How agents speak: commands into `notifications`, what nobody can use into `dead-letters`."""
+"""How folds emit: commands into `notifications`, invalid records into `dead-letters`."""
 
 from collections.abc import Callable, Iterator, Sequence
 from datetime import tzinfo
@@ -33,11 +33,10 @@ def tell(
     cause: int | str,
     is_urgent: bool = True,
 ) -> None:
-    """Publish commands, with this cycle; urgent ones at once.
+    """Emit commands with this cycle, which is committed at once where they are urgent.
 
-    `partition`: of the account's state, where that is known; None: where its key puts it.
-    `cause`: the record that they come of, by its offset in this chunk or by its name ("": it
-    isn't known).
+    `partition`: of the account's state, where that is known; None: the partition of the key.
+    `cause`: the record that caused them, by its offset in this chunk or by its name ("": unknown).
     """
     if not commands:
         return
@@ -54,8 +53,8 @@ def tell(
 def readable(
     polled: Chunk, topics: Topics, zone: tzinfo, decode: Callable[[bytes | None, bytes | None], R]
 ) -> Iterator[tuple[Record, R]]:
-    """Yield each record of a poll with what it says, while there is room for what comes of it;
-    what is invalid is buried."""
+    """Yield each valid record with its decoded value, while there is room for what the fold emits.
+    Invalid records become dead letters."""
     for record in polled.in_turn():
         try:
             said = decode(record.key, record.value)
@@ -66,7 +65,7 @@ def readable(
 
 
 def bury(polled: Chunk, topics: Topics, zone: tzinfo, record: Record, reason: str) -> None:
-    """Put an invalid record away. Nothing else happens to it."""
+    """Emit an invalid record as a dead letter."""
     polled.emit(
         dead_letter(
             topics.dead_letters,

@@ -13,8 +13,8 @@ import httpx
 from redis.asyncio import Redis
 
 from agents.lookup import account_lookup
-from agents.refused import instead_of
 from agents.register import dispatching, watching
+from agents.replacements import instead_of
 from agents.send import MOST_AT_ONCE, SendAgent
 from app.channels.sms import build_sms
 from app.channels.wechat.channel import build_wechat

@@ -41,7 +41,7 @@ from streams.kafka.log_scan import BEGINNING, END, LogScan
 from streams.kafka.producer import learn, within
 from streams.topics import Topics, partition_of
 from tables.customers import Customer
-from tables.store import ANNOUNCED, CLOCKS, CUSTOMERS, Clock, owner_of
+from tables.store import ANNOUNCED, CLOCKS, CUSTOMERS, PartitionClock, owner_of
 
 log = logging.getLogger(__name__)
 
@@ -331,7 +331,7 @@ class _Mover:
         values = await self._changelog(number)
         own = {
             POSITIONS.prefix + ORIGIN: POSITIONS.encode(Position(0)),
-            CLOCKS.prefix: CLOCKS.encode(Clock(tick=tick, is_checked=True)),
+            CLOCKS.prefix: CLOCKS.encode(PartitionClock(tick=tick, is_checked=True)),
             **announced,
         }
         await self._write(
