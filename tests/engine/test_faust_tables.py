@@ -103,9 +103,9 @@ async def test_a_table_does_not_show_what_may_be_rolled_back() -> None:
     declared.engine.states = {0: state}
     table = declared.app.tables["lines"]
     state.put(store.LINES, b"line-1", LineRun(Run(count=3)))
-    assert len(table) == 0
+    assert (len(table), table.get(b"line-1")) == (0, None)
     state.seal()
-    assert len(table) == 0
+    assert (len(table), table.get(b"line-1")) == (0, None)
     state.apply()
     assert len(table) == 1
 
