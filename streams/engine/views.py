@@ -97,8 +97,6 @@ class StateTable(_ReadOnly, faust.Table):  # type: ignore[misc]
     on_key_del = _refusing("on_key_del")
     on_clear = _refusing("on_clear")
     send_changelog = _refusing("send_changelog")
-    _set_key = _refusing("_set_key")
-    _del_key = _refusing("_del_key")
 
     def __init__(
         self,
