@@ -111,7 +111,7 @@ class WebServer:
             noticed=matrix(counted(metrics.NOTIFICATIONS)),
             deliveries=[row for row in counted(metrics.DELIVERIES) if row[1]],
             dead_letters=[row for row in counted(metrics.DEAD_LETTERS) if row[1]],
-            rebalances=int(metrics.REBALANCES._value.get()),
+            rebalances=view.rebalances(),
         )
         return web.Response(text=page, content_type="text/html")
 

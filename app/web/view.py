@@ -15,6 +15,7 @@ from app.settings import Settings, variable
 from app.shared_holds import merged
 from app.web.history import History, Sample, sparkline
 from streams import metrics
+from streams.engine.phases import Phase
 
 if TYPE_CHECKING:
     from app.main import Worker
@@ -76,9 +77,13 @@ class WorkerView:
         engine = self.worker.engine
         if engine.is_ready:
             return None
-        if not engine.assigned:
-            return f"waiting for group {self.settings.group} to assign partitions"
-        return f"restoring the state, {metrics.RESTORED._value.get():.0%} done"
+        if engine.phase in {Phase.TAKING_OVER, Phase.RECOVERING}:
+            return f"restoring the state, {engine.restored:.0%} done"
+        return f"waiting for group {self.settings.group} to assign partitions"
+
+    def rebalances(self) -> int:
+        """Return how many assignments were taken."""
+        return self.worker.engine.rebalances if self.worker else 0
 
     def partitions(self) -> dict[str, list[int]]:
         """Return the assigned partitions of each topic."""
