@@ -10,6 +10,7 @@ import httpx
 from redis.asyncio import Redis
 
 from agents.lookup import account_lookup
+from agents.metrics import expect
 from agents.refused import instead_of
 from agents.register import dispatching, watching
 from agents.send import MOST_AT_ONCE, SendAgent
@@ -83,9 +84,9 @@ def create_worker(
         ),
         crash,
     )
-    for source in watching(rules, topics):
+    for source in (*watching(rules, topics), dispatching(rules, topics)):
         engine.add_source(source)
-    engine.add_source(dispatching(rules, topics))
+        expect(source.topic)
 
     lookup = account_lookup(engine.state_of, topics.partitions)
     ledger = RedisLedger(redis, prefix=settings.group)

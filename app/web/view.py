@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from prometheus_client.metrics import MetricWrapperBase
 
 from agents.holds import HoldView
+from agents.metrics import PENDING
+from app.channels.wechat.token import TOKEN_SECONDS
 from app.settings import Settings, variable
 from app.shared_holds import merged
 from app.web.history import History, Sample, sparkline
@@ -168,11 +170,11 @@ class WorkerView:
 
     def waiting(self) -> dict[str, int]:
         """Return how many messages of each channel are begun and not finished."""
-        return {labels[0]: int(value) for labels, value in counted(metrics.PENDING)}
+        return {labels[0]: int(value) for labels, value in counted(PENDING)}
 
     def token_s(self) -> float | None:
         """Return how long the WeChat token still lives; None: there is none, none was needed."""
-        return counted(metrics.TOKEN_SECONDS)[0][1] or None
+        return counted(TOKEN_SECONDS)[0][1] or None
 
     def settings_shown(self) -> list[tuple[str, str, bool]]:
         """Return (variable, value, whether somebody chose it) of every setting, secrets masked."""

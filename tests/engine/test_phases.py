@@ -4,10 +4,13 @@ import ast
 import asyncio
 from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from aiokafka.errors import IllegalGenerationError
 
+from app.settings import load_settings
+from app.web.view import WorkerView
 from streams.engine import engine as engine_module
 from streams.engine.phases import IllegalPhaseError, Phase, check
 from streams.engine.types import TP
@@ -166,6 +169,31 @@ async def test_what_others_see_of_each_phase_and_that_a_revocation_and_a_stop_en
     await alone.engine.stop()  # again: nothing more
     assert alone.takeover.happened[-1] == "closed"
     assert alone.crashes == []
+
+
+@pytest.mark.parametrize(
+    ("phase", "reason"),
+    [
+        (IDLE, "waiting for group dialwatch to assign partitions"),
+        (TAKING_OVER, "restoring the state, 40% done"),
+        (RUNNING, None),
+        (RECOVERING, "restoring the state, 40% done"),
+        # Not "restoring": nothing is here that could be restored.
+        (ORPHANED, "waiting for group dialwatch to assign partitions"),
+    ],
+)
+async def test_why_a_worker_is_not_ready_is_what_its_engine_says(
+    phase: Phase, reason: str | None
+) -> None:
+    alone = await in_phase(phase)
+    alone.takeover.restored = 0.4
+    view = WorkerView(load_settings())
+    assert view.rebalances() == 0
+    view.worker = SimpleNamespace(engine=alone.engine)  # type: ignore[assignment]
+    assert view.not_ready() == reason
+    assert view.rebalances() == (0 if phase is IDLE else 1)
+    alone.producer.may_commit.set()
+    await alone.engine.stop()
 
 
 @pytest.mark.parametrize("phase", [TAKING_OVER, RUNNING, RECOVERING, ORPHANED])
