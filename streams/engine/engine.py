@@ -11,7 +11,7 @@ have the others before his eyes.
 import asyncio
 import logging
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -149,6 +149,11 @@ class Engine:
         """Serve a topic whose work can't be folded."""
         self._takeover.outboxes[outbox.topic] = outbox
         outbox.bind(self._finisher(outbox.topic))
+
+    @property
+    def sources(self) -> Mapping[str, Source]:
+        """What is folded, by topic."""
+        return self._takeover.sources
 
     def topics(self) -> list[str]:
         """All topics that must be subscribed to."""
