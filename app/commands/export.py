@@ -35,9 +35,9 @@ from app.analysis.files import (
 from app.analysis.kafka_logs import KafkaLogs
 from app.analysis.logs import Log
 from app.analysis.parquet import ROW_GROUP, GroupsWriter, load_polars
-from app.analysis.times import range_of
 from app.errors import CommandError, SettingsError, all_of
 from app.memory import tune_memory
+from app.ranges import range_of
 from app.settings import Settings
 from streams.engine.order import FOREVER
 from streams.engine.types import TP, Chunk, Source
@@ -65,7 +65,7 @@ def run_export(
     """
     names, (begin, end), _ = all_of(
         lambda: _names(settings, topics),
-        lambda: range_of(since, until),
+        lambda: range_of(settings.zone, since, until),
         lambda: _check_directory(to),
     )
     if format_ == "parquet":
