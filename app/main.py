@@ -4,7 +4,7 @@
 """
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ import httpx
 from redis.asyncio import Redis
 
 from agents.lookup import account_lookup
+from agents.metrics import expect
 from agents.register import dispatching, watching
 from agents.replacements import instead_of
 from agents.send import MOST_AT_ONCE, SendAgent
@@ -25,7 +26,8 @@ from app.operations.lag import WORKER_CLIENT
 from app.rules import rules_of
 from app.settings import Settings, load_settings
 from app.shared_holds import share_holds
-from streams.engine.engine import Engine, EngineConfig
+from streams.engine.config import EngineConfig
+from streams.engine.engine import Engine
 from streams.topics import Topics
 
 MOST_BULK_AT_ONCE = 8
@@ -67,9 +69,13 @@ def create_worker(
     redis: Redis,
     http: httpx.AsyncClient,
     publisher: Publisher,
+    crash: Callable[[Exception], None],
 ) -> Worker:
-    """Wire one worker: the product on a page."""
-    engine = _folding_engine(settings, topics, worker_id)
+    """Wire one worker: the product on a page. `crash`: stops it, because of something."""
+    engine = _folding_engine(settings, topics, worker_id, crash)
+    for topic in engine.sources:
+        expect(topic)
+
     lookup = account_lookup(engine.state_of, topics.partitions)
     ledger = RedisLedger(redis, prefix=settings.group)
     wechat, sms = build_wechat(settings, redis, http), build_sms(settings, http)
@@ -98,7 +104,9 @@ def create_worker(
     return Worker(settings, topics, engine, app, senders, publisher, redis, worker_id)
 
 
-def _folding_engine(settings: Settings, topics: Topics, worker_id: str) -> Engine:
+def _folding_engine(
+    settings: Settings, topics: Topics, worker_id: str, crash: Callable[[Exception], None]
+) -> Engine:
     engine = Engine(
         EngineConfig(
             group=settings.group,
@@ -109,12 +117,12 @@ def _folding_engine(settings: Settings, topics: Topics, worker_id: str) -> Engin
             session_timeout_s=settings.session_timeout_seconds,
             client_options=settings.kafka_client_options(),
             instead=instead_of(topics, settings.zone),
-        )
+        ),
+        crash,
     )
     rules = rules_of(settings)
-    for source in watching(rules, topics):
+    for source in (*watching(rules, topics), dispatching(rules, topics)):
         engine.add_source(source)
-    engine.add_source(dispatching(rules, topics))
     return engine
 
 
@@ -138,7 +146,7 @@ def __getattr__(name: str) -> Any:
     if name != "app":
         raise AttributeError(f"module {__name__} has no attribute {name}")
     settings = load_settings()
-    engine = _folding_engine(settings, settings.topics, "described")
+    engine = _folding_engine(settings, settings.topics, "described", lambda error: None)
     app = _app_of(settings, settings.topics, engine)
     never_start(app)
     return app

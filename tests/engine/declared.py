@@ -5,7 +5,8 @@ from datetime import UTC
 from agents.register import dispatching, watching
 from agents.rules import Rules
 from app.faust_app import create_app
-from streams.engine.engine import Engine, EngineConfig
+from streams.engine.config import EngineConfig
+from streams.engine.engine import Engine
 from streams.engine.types import Source
 from streams.topics import Topics
 
@@ -19,6 +20,7 @@ class Declared:
 
     def __init__(self, *others: Source, rules: Rules = Rules(zone=UTC)) -> None:  # noqa: B008 (frozen)
         topics = self.topics
+        self.crashes: list[Exception] = []
         self.engine = Engine(
             EngineConfig(
                 group=topics.group,
@@ -28,7 +30,8 @@ class Declared:
                 queues=topics.queues(),
                 session_timeout_s=6.0,
                 client_options={"bootstrap_servers": NOBODY},
-            )
+            ),
+            self.crashes.append,
         )
         for source in [*watching(rules, topics), dispatching(rules, topics), *others]:
             self.engine.add_source(source)
