@@ -262,7 +262,7 @@ async def test_a_fold_that_raises_stops_the_worker_and_commits_nothing_of_it(
 
     async def is_first_committed() -> bool:
         """Is it, and the second one not?"""
-        committed = (await offsets(installation, "call-records")).values()
+        committed = (await offsets(installation, installation.topics.calls)).values()
         return 1 in committed and 2 not in committed
 
     topics = installation.topics
