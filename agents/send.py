@@ -29,7 +29,7 @@ from streams.engine.types import Output
 from streams.records import Delivery, Notification, encode
 from streams.times import SECOND, format_moment, parse_instant
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 MOST_AT_ONCE = 64
 MOST_PENDING = 5000
@@ -250,7 +250,7 @@ class SendAgent:
             kind = type(error).__name__
             topic, partition, offset = job.coordinates.rsplit("-", 2)
             where = {"topic": topic, "partition": int(partition), "offset": int(offset)}
-            _log.error(
+            log.error(
                 "%s: %s at %s",
                 self._channel.name,
                 kind,
