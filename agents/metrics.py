@@ -15,7 +15,7 @@ NOTIFICATIONS = Counter(
 )
 SUPPRESSED = Counter(
     "dialwatch_notifications_suppressed_total",
-    "What was noticed and is told nobody, by reason",
+    "What was noticed and makes no command, by reason; what is skipped later is a delivery",
     ["scenario", "reason"],
 )
 DELIVERIES = Counter(
@@ -52,6 +52,8 @@ for _channel in CHANNELS:
     EVENT_TO_SENT_SECONDS.labels(_channel)
     PROVIDER_SECONDS.labels(_channel)
     PENDING.labels(_channel)
+for _scenario in SCENARIOS:
+    SUPPRESSED.labels(_scenario, "no_channel")
 SUPPRESSED.labels("low_balance", "told_today")
 
 

@@ -8,7 +8,7 @@ from agents import metrics
 from agents.dead_letters import dead_letter
 from streams.decoding import InvalidRecordError
 from streams.engine.types import TP, Chunk, Output, Record
-from streams.records import Notification, encode
+from streams.records import Notification, Scenario, encode
 from streams.times import format_moment
 from streams.topics import Topics
 
@@ -49,6 +49,13 @@ def tell(
         metrics.NOTIFICATIONS.labels(command.scenario, command.channel).inc()
     if is_urgent:
         polled.hurry()
+
+
+def noticed(scenario: Scenario, commands: list[Notification]) -> list[Notification]:
+    """Return the commands of what was noticed; count it where the account wants no channel."""
+    if not commands:
+        metrics.SUPPRESSED.labels(scenario, "no_channel").inc()
+    return commands
 
 
 def readable(
