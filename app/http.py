@@ -6,6 +6,7 @@ What goes wrong on the way has one distinction that counts: could the provider h
 import asyncio
 import logging
 from collections.abc import Mapping
+from contextlib import nullcontext
 from urllib.request import getproxies_environment
 
 import httpx
@@ -13,6 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from app.way_out import WayOut
+from streams import tracing
 from streams.metrics import PROVIDER_SECONDS
 
 MOST_CONNECTIONS = 128
@@ -79,10 +81,18 @@ async def post(
     No error names the URL, and where the answer repeats one of the `secrets` stars stand instead.
     """
     headers = {"Content-Type": "application/json; charset=utf-8", **(headers or {})}
+    traces = tracing.on()
     try:
-        with PROVIDER_SECONDS.labels(channel).time():
+        with (
+            PROVIDER_SECONDS.labels(channel).time(),
+            nullcontext() if traces is None else traces.request(channel) as traced,
+        ):
+            if traced is not None:
+                headers |= traced.headers
             async with asyncio.timeout(WHOLE_SECONDS):
                 response = await http.post(url, content=body, params=params, headers=headers)
+            if traced is not None:
+                traced.answered(response.status_code)
     except _BEFORE_WRITING as error:
         return NoAnswer(type(error).__name__, may_be_taken=False)
     except (httpx.HTTPError, TimeoutError) as error:
