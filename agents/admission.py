@@ -4,6 +4,7 @@ import asyncio
 from collections import deque
 from collections.abc import Hashable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from agents.holds import Holds
 from agents.outcomes import Outcome
@@ -17,15 +18,39 @@ class Turn:
     probes: list[str | None]
 
 
+class _Waiter(NamedTuple):
+    turn: asyncio.Future[Turn | None]
+    is_impatient: bool
+
+
 @dataclass
 class _Queues:
     """Who waits, in order. Whose message is in doubt waits apart: its time runs out."""
 
-    doubtful: deque[asyncio.Future[Turn]] = field(default_factory=deque)
-    others: deque[asyncio.Future[Turn]] = field(default_factory=deque)
+    doubtful: deque[_Waiter] = field(default_factory=deque)
+    others: deque[_Waiter] = field(default_factory=deque)
+    impatient: int = 0
+    """How many wait for no hold."""
     is_doubtful_next: bool = True
 
-    def pop(self) -> asyncio.Future[Turn] | None:
+    def add(self, waiter: _Waiter, *, in_doubt: bool) -> None:
+        (self.doubtful if in_doubt else self.others).append(waiter)
+        self.impatient += waiter.is_impatient
+
+    def turn_away(self) -> None:
+        """Let the impatient go: there is a hold."""
+        if not self.impatient:
+            return
+        for queue in (self.doubtful, self.others):
+            for waiter in queue:
+                if waiter.is_impatient and not waiter.turn.done():
+                    waiter.turn.set_result(None)
+            staying = [waiter for waiter in queue if not waiter.is_impatient]
+            queue.clear()
+            queue.extend(staying)
+        self.impatient = 0
+
+    def pop(self) -> asyncio.Future[Turn | None] | None:
         """Take who is next: from the two queues in turn, so that neither holds the other up."""
         queues = [self.others, self.doubtful]
         if self.is_doubtful_next:
@@ -33,9 +58,10 @@ class _Queues:
         for queue in queues:
             while queue:
                 waiter = queue.popleft()
-                if not waiter.done():
+                self.impatient -= waiter.is_impatient
+                if not waiter.turn.done():
                     self.is_doubtful_next = queue is self.others
-                    return waiter
+                    return waiter.turn
         return None
 
 
@@ -49,18 +75,23 @@ class Admission:
         self._waiting: dict[str, _Queues] = {}
         holds.join(self._admit)
 
-    async def enter(self, scope: str, *, in_doubt: bool) -> Turn:
-        """Wait until a message may be sent. Give each turn back with `leave`."""
+    async def enter(self, scope: str, *, in_doubt: bool, is_impatient: bool = False) -> Turn | None:
+        """Wait until a message may be sent. Give each turn back with `leave`.
+
+        `is_impatient`: wait for a free place, but for no hold; None: there is one.
+        """
         queues = self._waiting.setdefault(scope, _Queues())
-        waiter: asyncio.Future[Turn] = asyncio.get_running_loop().create_future()
-        (queues.doubtful if in_doubt else queues.others).append(waiter)
+        waiter: asyncio.Future[Turn | None] = asyncio.get_running_loop().create_future()
+        queues.add(_Waiter(waiter, is_impatient), in_doubt=in_doubt)
         self._admit()
         try:
             return await waiter
         except asyncio.CancelledError:
             if not waiter.cancelled():
                 # The turn came together with the cancellation.
-                self.leave(waiter.result(), None, None)
+                turn = waiter.result()
+                if turn is not None:
+                    self.leave(turn, None, None)
             raise
 
     def leave(self, turn: Turn, customer: Hashable, outcome: Outcome | None) -> None:
@@ -80,6 +111,7 @@ class Admission:
 
     def _admit_one(self, scope: str) -> bool:
         if not self._holds.is_open(scope):
+            self._waiting[scope].turn_away()
             return False
         queues = self._waiting.pop(scope)
         waiter = queues.pop()

@@ -8,10 +8,10 @@ first tick at or after the reminder time that finds it so.
 from collections import defaultdict
 from collections.abc import Iterator
 
+from agents.metrics import SUPPRESSED
 from agents.rules import Rules
 from agents.telling import noticed
 from streams.engine.state import State
-from streams.metrics import SUPPRESSED
 from streams.records import Notification
 from streams.times import HOUR
 from tables import balances, customers, texts

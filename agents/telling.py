@@ -4,8 +4,9 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import tzinfo
 from typing import TypeVar
 
+from agents import metrics
 from agents.dead_letters import dead_letter
-from streams import metrics, tracing
+from streams import tracing
 from streams.decoding import InvalidRecordError
 from streams.engine.types import TP, Chunk, Output, Record
 from streams.records import Notification, Scenario, encode
