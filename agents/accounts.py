@@ -3,7 +3,7 @@
 from agents import reminders
 from agents.rules import Rules
 from agents.sweep import sweep
-from agents.telling import bury, readable, tell
+from agents.telling import bury, noticed, readable, tell
 from streams.decoding import decode_account, decode_recharge, decode_tick
 from streams.engine.types import Chunk
 from streams.times import parse_instant, parse_money
@@ -70,6 +70,7 @@ class AccountsAgent:
                 at,
                 rules.zone,
             )
+            arrived = noticed("recharge_received", arrived)
             tell(polled, self._topics, arrived, polled.tp.partition, cause=record.offset)
             known_balance = tally_of(state, key).balance
             threshold = None if customer is None else customer.threshold

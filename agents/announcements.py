@@ -14,7 +14,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from agents.rules import Rules
-from agents.telling import cause_of, readable, tell
+from agents.telling import cause_of, noticed, readable, tell
 from streams.decoding import decode_announcement
 from streams.engine.state import State
 from streams.engine.types import Chunk, Output
@@ -105,7 +105,7 @@ class AnnouncementsAgent:
                 tell(
                     polled,
                     self._topics,
-                    commands,
+                    noticed("announcement", commands),
                     polled.tp.partition,
                     cause=fan_out.cause,
                     is_urgent=False,

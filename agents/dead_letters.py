@@ -6,7 +6,7 @@ apart with `own_headers` and `attempts_of`.
 
 from collections.abc import Iterable, Sequence
 
-from streams import metrics
+from agents import metrics
 from streams.engine.types import Output
 
 ATTEMPTS = "dialwatch.attempts"

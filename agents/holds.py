@@ -19,8 +19,8 @@ from datetime import tzinfo
 from typing import NamedTuple
 
 from agents.clock import Clock, wall_clock
+from agents.metrics import HOLD_SINCE, HOLDS
 from agents.outcomes import Held, Outcome, Sent, TryLater, Unclear
-from streams.metrics import HOLD_SINCE, HOLDS
 from streams.times import SECOND, format_instant
 
 _log = logging.getLogger(__name__)

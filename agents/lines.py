@@ -3,7 +3,7 @@
 import msgspec
 
 from agents.rules import Rules
-from agents.telling import cause_of, tell
+from agents.telling import cause_of, noticed, tell
 from streams.engine.types import TP, Chunk
 from streams.topics import Topics
 from tables import line_accounts, lines, runs, texts
@@ -52,6 +52,7 @@ class LinesAgent:
                         reached.ended,
                         rules.zone,
                     )
+                    alert = noticed("line_error_run", alert)
                     tell(polled, self._topics, alert, None, cause=cause)
             if pages and not line.pages:
                 line_accounts.forget_pages(state, key, pages)

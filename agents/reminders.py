@@ -8,9 +8,10 @@ first tick at or after the reminder time that finds it so.
 from collections import defaultdict
 from collections.abc import Iterator
 
+from agents.metrics import SUPPRESSED
 from agents.rules import Rules
+from agents.telling import noticed
 from streams.engine.state import State
-from streams.metrics import SUPPRESSED
 from streams.records import Notification
 from streams.times import HOUR
 from tables import balances, customers, texts
@@ -112,7 +113,8 @@ def on_fall(
     if not balances.tell(balance, rules.local_day(at), rules.local_day(latest_tick(state))):
         SUPPRESSED.labels("low_balance", "told_today").inc()
         return []
-    return texts.low_balance(key.decode(), customer, balance.latest or 0, at, rules.zone)
+    low = texts.low_balance(key.decode(), customer, balance.latest or 0, at, rules.zone)
+    return noticed("low_balance", low)
 
 
 def on_tick(state: State, rules: Rules, tick: int) -> Iterator[list[Notification]]:
@@ -128,7 +130,8 @@ def on_tick(state: State, rules: Rules, tick: int) -> Iterator[list[Notification
         elif day not in tally.balance.told_days:
             balance = tally_of(state, key).balance
             balances.tell(balance, day, day)
-            yield texts.low_balance(key.decode(), customer, balance.latest or 0, tick, rules.zone)
+            low = texts.low_balance(key.decode(), customer, balance.latest or 0, tick, rules.zone)
+            yield noticed("low_balance", low)
     for key in index.take_expiring(tick):
         customer = state.peek(CUSTOMERS, key)
         if customer is None:
@@ -136,7 +139,8 @@ def on_tick(state: State, rules: Rules, tick: int) -> Iterator[list[Notification
         expires = customers.tell_expiry(customer, tick, rules.expiry_notice_days)
         if expires is not None:
             state.put(CUSTOMERS, key, customer)
-            yield texts.account_expiring(key.decode(), customer, expires, tick, rules.zone)
+            due = texts.account_expiring(key.decode(), customer, expires, tick, rules.zone)
+            yield noticed("account_expiring", due)
             continue
         begins = customers.notice_begins(customer, rules.expiry_notice_days)
         if begins is not None and begins > tick:  # what is over, only a new record brings back

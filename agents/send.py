@@ -19,13 +19,13 @@ from agents.clock import Clock, wall_clock
 from agents.dead_letters import attempts_of, dead_letter
 from agents.dispatch import COORDINATES
 from agents.holds import HoldView
+from agents.metrics import DELIVERIES, EVENT_TO_SENT_SECONDS, PENDING
 from agents.outcomes import Refused
 from agents.patience import Patience
 from agents.settle import Job, Lookup, RevokedError, Settler
 from streams.decoding import InvalidRecordError, decode_notification
 from streams.engine.outbox import Finish, OutboxRecord
 from streams.engine.types import Output
-from streams.metrics import DELIVERIES, EVENT_TO_SENT_SECONDS, PENDING
 from streams.records import Delivery, Notification, encode
 from streams.times import SECOND, format_moment, parse_instant
 

@@ -21,10 +21,10 @@ from agents.admission import Admission
 from agents.channel import Bar, Entry, LaterWord, Ledger, Message, SendingChannel
 from agents.clock import Clock
 from agents.holds import UNLIKELY, is_miss
+from agents.metrics import LEDGER_SECONDS
 from agents.outcomes import Held, Outcome, Refused, Sent, Skipped, TryLater, Unclear
 from agents.patience import Patience
 from streams.engine import fault_points
-from streams.metrics import LEDGER_SECONDS
 from streams.records import Account, Delivery, Notification
 from streams.times import SECOND, format_moment
 

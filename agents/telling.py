@@ -7,11 +7,11 @@ from typing import TypeVar
 
 from prometheus_client import Counter
 
+from agents import metrics
 from agents.dead_letters import dead_letter
-from streams import metrics
 from streams.decoding import InvalidRecordError
 from streams.engine.types import TP, Chunk, Output, Record
-from streams.records import Notification, encode
+from streams.records import Notification, Scenario, encode
 from streams.times import format_moment
 from streams.topics import Topics
 
@@ -58,6 +58,13 @@ def tell(
 def _noticed(scenario: str, channel: str) -> Counter:
     """Return a counter of a closed set: to look one up costs as much as to encode a command."""
     return metrics.NOTIFICATIONS.labels(scenario, channel)
+
+
+def noticed(scenario: Scenario, commands: list[Notification]) -> list[Notification]:
+    """Return the commands of what was noticed; count it where the account wants no channel."""
+    if not commands:
+        metrics.SUPPRESSED.labels(scenario, "no_channel").inc()
+    return commands
 
 
 def readable(

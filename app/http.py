@@ -13,8 +13,8 @@ import httpx
 import msgspec
 from msgspec import Struct
 
+from agents.metrics import PROVIDER_SECONDS
 from app.way_out import WayOut
-from streams.metrics import PROVIDER_SECONDS
 
 MOST_CONNECTIONS = 128
 CONNECT_SECONDS = 5.0

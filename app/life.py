@@ -100,8 +100,7 @@ async def _run(settings: Settings, worker_id: str) -> None:
         if topics is None:
             return
         await _unless(end, _say_when_redis_is_away(redis))
-        worker = create_worker(settings, topics, worker_id, redis, http, publisher)
-        worker.engine.crash = crash
+        worker = create_worker(settings, topics, worker_id, redis, http, publisher, crash)
         view.worker = worker
         await _serve(worker, end)
 

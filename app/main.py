@@ -1,7 +1,7 @@
 """The wiring: topics → rules → channels, as one worker. Importing this does nothing."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ import httpx
 from redis.asyncio import Redis
 
 from agents.lookup import account_lookup
+from agents.metrics import expect
 from agents.refused import instead_of
 from agents.register import dispatching, watching
 from agents.send import MOST_AT_ONCE, SendAgent
@@ -22,7 +23,8 @@ from app.operations.lag import WORKER_CLIENT
 from app.rules import rules_of
 from app.settings import Settings
 from app.shared_holds import share_holds
-from streams.engine.engine import Engine, EngineConfig
+from streams.engine.config import EngineConfig
+from streams.engine.engine import Engine
 from streams.topics import Topics
 
 MOST_BULK_AT_ONCE = 8
@@ -64,8 +66,9 @@ def create_worker(
     redis: Redis,
     http: httpx.AsyncClient,
     publisher: Publisher,
+    crash: Callable[[Exception], None],
 ) -> Worker:
-    """Wire one worker: the product on a page."""
+    """Wire one worker: the product on a page. `crash`: stops it, because of something."""
     rules = rules_of(settings)
     options = settings.kafka_client_options()
     engine = Engine(
@@ -78,11 +81,12 @@ def create_worker(
             session_timeout_s=settings.session_timeout_seconds,
             client_options=options,
             instead=instead_of(topics, settings.zone),
-        )
+        ),
+        crash,
     )
-    for source in watching(rules, topics):
+    for source in (*watching(rules, topics), dispatching(rules, topics)):
         engine.add_source(source)
-    engine.add_source(dispatching(rules, topics))
+        expect(source.topic)
 
     lookup = account_lookup(engine.state_of, topics.partitions)
     ledger = RedisLedger(redis, prefix=settings.group)

@@ -24,7 +24,7 @@ from streams.engine.outbox import Outbox, Window
 from streams.engine.positions import POSITIONS, Position
 from streams.engine.refused import Instead, without
 from streams.engine.state import State
-from streams.engine.types import TP, Chunk, Output, Record, Source
+from streams.engine.types import TP, Chunk, Output, Reading, Record, Source
 from streams.kafka.log_reader import ChangelogCutError
 from streams.kafka.producer import (
     Destination,
@@ -116,8 +116,7 @@ class Cycle:
         states: Mapping[int, State],
         positions: Mapping[TP, int],
         read_first: Mapping[int, tuple[TP, int]],
-        is_read_up: Callable[[TP, int], bool],
-        read_to: Callable[[TP], int | None],
+        reading: Reading,
         topic_ids: Mapping[str, bytes],
         changelog: str,
         producer: TransactionalProducer,
@@ -126,15 +125,13 @@ class Cycle:
         instead: Instead | None = None,
     ) -> None:
         """`positions`: where each partition is read from. `read_first`: by partition number, a
-        source partition and the offset up to which it is folded before any other. `is_read_up`:
-        does a partition's log end at this offset, as far as the consumer knows? `read_to`: up to
-        where was it read, markers included, when all that was read has arrived? `topic_ids`: what
-        the state remembers its sources by.
+        source partition and the offset up to which it is folded before any other. `topic_ids`:
+        what the state remembers its sources by.
         """
         self._outboxes = outboxes
         self._states = states
         self._buffers = {
-            tp: Buffer(tp, source, positions[tp], is_read_up)
+            tp: Buffer(tp, source, positions[tp], reading.is_read_up)
             for tp, source in sorted(sources.items(), key=lambda item: (item[1].order, item[0]))
         }
         self._partitions: defaultdict[int, list[Buffer]] = defaultdict(list)
@@ -165,8 +162,7 @@ class Cycle:
             tp: Window(states[tp.partition], tp.topic, positions[tp]) for tp in outboxes
         }
         self._read_first = dict(read_first)
-        self._is_read_up = is_read_up
-        self._read_to = read_to
+        self._reading = reading
         self._topic_ids = topic_ids
         self.committed = dict(positions)
         """What the group's offsets are known to be."""
@@ -184,16 +180,15 @@ class Cycle:
         for tp, outbox in outboxes.items():
             outbox.on_assigned(tp.partition)
 
-    def lags(
-        self, end_of: Callable[[TP], int | None], is_held: Callable[[TP], bool]
-    ) -> dict[TP, Lag]:
-        """Return how far each source partition is behind. `end_of`: where a log ends. `is_held`:
-        is its last part behind an open transaction?"""
-        lags = {}
+    def lags(self) -> dict[TP, Lag]:
+        """Return how far each source partition is behind."""
+        lags, reading = {}, self._reading
         now = time.time()
         for tp, buffer in self._buffers.items():
-            end = end_of(tp)
-            is_read_up = end is None or (self._is_read_up(tp, buffer.position) and not is_held(tp))
+            end = reading.end_of(tp)
+            is_read_up = end is None or (
+                reading.is_read_up(tp, buffer.position) and not reading.is_held(tp)
+            )
             if not buffer.count and is_read_up:
                 lags[tp] = Lag(0, 0.0)
                 continue
@@ -237,7 +232,7 @@ class Cycle:
         if self._is_closing or self._transaction or self._commit or self._read_first:
             return
         for tp in self.committed:
-            read_to = self._read_to(tp)
+            read_to = self._reading.read_to(tp)
             if read_to is None or read_to <= self.committed[tp]:
                 continue
             if tp not in self._buffers:
@@ -278,7 +273,15 @@ class Cycle:
     # -- folding ----------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Fold and commit until closed."""
+        """Fold and commit until closed. Raises what a fold raises: what that had done of its chunk
+        is never committed."""
+        try:
+            await self._run()
+        except Exception:
+            self._is_closing = True
+            raise
+
+    async def _run(self) -> None:
         clock = asyncio.get_running_loop().time
         yielded = clock()
         while not self._is_closing:
@@ -421,7 +424,7 @@ class Cycle:
         transaction = self._running()
         self._transaction = None
         for tp in transaction.finished:
-            transaction.offsets[tp] = self._windows[tp].settle(self._read_to(tp))
+            transaction.offsets[tp] = self._windows[tp].settle(self._reading.read_to(tp))
         self._note_positions(transaction.offsets)
         records: dict[Destination, Sequence[ProducerRecord]] = {}
         sealed = []
@@ -441,7 +444,7 @@ class Cycle:
         for tp, offset in offsets.items():
             buffer = self._buffers.get(tp)
             if buffer is not None and not buffer.count:
-                offsets[tp] = max(offset, self._read_to(tp) or 0)
+                offsets[tp] = max(offset, self._reading.read_to(tp) or 0)
             state = self._states.get(tp.partition)
             if state is not None:
                 position = Position(offsets[tp], self._topic_ids[tp.topic])

@@ -9,7 +9,7 @@ from faust.types import TP
 if TYPE_CHECKING:
     from streams.engine.state import State
 
-__all__ = ["TP", "Chunk", "Output", "Record", "Source"]
+__all__ = ["TP", "Chunk", "Output", "Reading", "Record", "Source"]
 
 
 class Record(Protocol):
@@ -90,3 +90,24 @@ class Source:
     """Its records wait also for what is older of all sources that go first (see `order`)."""
     is_bulk: bool = False
     """Nobody waits for what it says: it has a small share of each cycle, once."""
+
+
+class Reading(Protocol):
+    """Whoever reads the assigned partitions for an engine, and knows where their logs end. None of
+    these questions waits."""
+
+    async def seek_all(self, positions: dict[TP, int]) -> None:
+        """Go on reading at these offsets, once no read of before is under way."""
+
+    def is_read_up(self, tp: TP, position: int) -> bool:
+        """Does a partition's log end at this offset, as far as the last fetch told?"""
+
+    def end_of(self, tp: TP) -> int | None:
+        """Return where a partition's log ends, as far as the last fetch told."""
+
+    def is_held(self, tp: TP) -> bool:
+        """Does a part of a partition wait behind somebody's open transaction?"""
+
+    def read_to(self, tp: TP) -> int | None:
+        """Return up to where a partition was read, markers included, when all that was read has
+        arrived; None: it hasn't, or nobody knows."""
