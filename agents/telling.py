@@ -2,7 +2,10 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from datetime import tzinfo
+from functools import cache
 from typing import TypeVar
+
+from prometheus_client import Counter
 
 from agents import metrics
 from agents.dead_letters import dead_letter
@@ -57,7 +60,7 @@ def tell(
                 now=polled.now,
             )
         polled.emit(Output(topics.notifications, partition, key, encode(command), own))
-        metrics.NOTIFICATIONS.labels(command.scenario, command.channel).inc()
+        _noticed(command.scenario, command.channel).inc()
     if is_urgent:
         polled.hurry()
 
@@ -68,6 +71,12 @@ def _traceparent(polled: Chunk, cause: int | str) -> bytes | None:
         if record.offset == cause:
             return tracing.traceparent_of(record.headers)
     return None
+
+
+@cache
+def _noticed(scenario: str, channel: str) -> Counter:
+    """Return a counter of a closed set: to look one up costs as much as to encode a command."""
+    return metrics.NOTIFICATIONS.labels(scenario, channel)
 
 
 def noticed(scenario: Scenario, commands: list[Notification]) -> list[Notification]:
