@@ -9,7 +9,7 @@ COMPILE := $(VENV)/lock/bin/uv pip compile --quiet --universal --python-version 
 	--no-emit-index-url --no-emit-find-links --no-header pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test test-browser test-monitoring check format test-faults test-months test-sending fuzz bench describe lock clean bench-console bench-fairness
+.PHONY: help setup run demo test test-browser test-monitoring check format test-faults test-months test-recover test-sending fuzz bench describe lock clean bench-console bench-fairness
 
 help: ## Show this
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -49,6 +49,9 @@ test-faults: setup ## Crash, freeze and cut off workers and brokers for a while 
 
 test-months: setup ## Let months pass: quiet weeks, holidays, deploys, upgrades (SEED=n, ROUNDS=n)
 	@$(BIN)/python -m tests.months.suite $(if $(SEED),--seed $(SEED)) $(if $(ROUNDS),--rounds $(ROUNDS))
+
+test-recover: setup ## Lose, restore, move, upgrade and reset an installation (SEED=n, ACT=name)
+	@$(BIN)/python -m tests.recover.suite $(if $(SEED),--seed $(SEED)) $(if $(ACT),--only $(ACT))
 
 # By hand, side by side: .venv/bin/python -m tests.faults.outages --help
 test-outages: setup ## Ten outages in a row under six groups (SEED=n, CLUSTER=--cluster)

@@ -32,11 +32,16 @@ class DispatchAgent:
 
     def fold(self, polled: Chunk) -> None:
         """Fold one poll of one partition."""
+        at, delivered = format_moment(polled.now, self._zone), 0
+        inbox_messages, deliveries = self._topics.inbox_messages, self._topics.deliveries
         for record, command in readable(polled, self._topics, self._zone, decode_notification):
             if command.scenario != _BULK:
                 polled.hurry()
             if command.channel == "inbox":
-                self._deliver(polled, command)
+                message, delivery = _delivered(command, at)
+                polled.emit(Output(inbox_messages, None, record.key, encode(message)))
+                polled.emit(Output(deliveries, None, record.key, encode(delivery)))
+                delivered += 1
             else:
                 polled.emit(
                     Output(
@@ -48,37 +53,34 @@ class DispatchAgent:
                     )
                 )
 
+        if delivered:
+            metrics.DELIVERIES.labels("inbox", "sent", "").inc(delivered)
+
     def _outbox(self, command: Notification) -> str:
         is_bulk = command.scenario == _BULK
         if command.channel == "wechat":
             return self._topics.wechat_bulk_outbox if is_bulk else self._topics.wechat_outbox
         return self._topics.sms_bulk_outbox if is_bulk else self._topics.sms_outbox
 
-    def _deliver(self, polled: Chunk, command: Notification) -> None:
-        account_id = command.account_id or ""
-        message = InboxMessage(
-            message_id=command.notification_id,
-            account_id=account_id,
-            scenario=command.scenario,
-            title=command.title,
-            content=command.content,
-            page=command.page,
-            cause=command.cause,
-            created_at=command.occurred_at,
-        )
-        delivery = Delivery(
-            notification_id=command.notification_id,
-            channel="inbox",
-            account_id=account_id,
-            scenario=command.scenario,
-            status="sent",
-            attempts=1,
-            at=format_moment(polled.now, self._zone),
-        )
-        key = account_id.encode()
-        polled.emit(Output(self._topics.inbox_messages, None, key, encode(message)))
-        polled.emit(Output(self._topics.deliveries, None, key, encode(delivery)))
-        metrics.DELIVERIES.labels("inbox", "sent", "").inc()
+
+def _delivered(command: Notification, at: str) -> tuple[InboxMessage, Delivery]:
+    """Return what the inbox shows, and that it does. `at`: this moment, see `format_moment`."""
+    notification_id, scenario = command.notification_id, command.scenario
+    # Only wechat may have none: a valid command's key is its account.
+    account_id = command.account_id or ""
+    return (
+        InboxMessage(
+            notification_id,
+            account_id,
+            scenario,
+            command.title,
+            command.content,
+            command.page,
+            command.cause,
+            command.occurred_at,
+        ),
+        Delivery(notification_id, "inbox", account_id, scenario, "sent", 1, at),
+    )
 
 
 def _as_short_as_it_can_be(value: bytes, command: Notification) -> bytes:

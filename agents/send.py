@@ -23,6 +23,7 @@ from agents.metrics import DELIVERIES, EVENT_TO_SENT_SECONDS, PENDING
 from agents.outcomes import Refused
 from agents.patience import Patience
 from agents.settle import Job, Lookup, RevokedError, Settler
+from streams import tracing
 from streams.decoding import InvalidRecordError, decode_notification
 from streams.engine.outbox import Finish, OutboxRecord
 from streams.engine.types import Output
@@ -213,6 +214,8 @@ class SendAgent:
                     outputs = [self._bury(partition, record, str(command))]
                 else:
                     coordinates = f"{self.topic}-{partition}-{record.offset}"
+                    if tracing.on() is not None:
+                        tracing.parent.set(tracing.traceparent_of(record.headers))
 
                     def on_recipient(recipient: str) -> None:
                         self._move(partition, lane, recipient)

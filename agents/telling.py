@@ -2,10 +2,14 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from datetime import tzinfo
+from functools import cache
 from typing import TypeVar
+
+from prometheus_client import Counter
 
 from agents import metrics
 from agents.dead_letters import dead_letter
+from streams import tracing
 from streams.decoding import InvalidRecordError
 from streams.engine.types import TP, Chunk, Output, Record
 from streams.records import Notification, Scenario, encode
@@ -42,12 +46,37 @@ def tell(
         return
     name = cause if isinstance(cause, str) else cause_of(polled.tp, cause)
     headers = [(CAUSE, name.encode())] if name else []
+    traces = tracing.on()
     for command in commands:
         key = (command.account_id or "").encode()
-        polled.emit(Output(topics.notifications, partition, key, encode(command), headers))
-        metrics.NOTIFICATIONS.labels(command.scenario, command.channel).inc()
+        own = headers
+        if traces is not None:
+            own = headers + traces.noticed(
+                command.notification_id,
+                command.scenario,
+                command.channel,
+                cause=name,
+                caused_by=_traceparent(polled, cause),
+                now=polled.now,
+            )
+        polled.emit(Output(topics.notifications, partition, key, encode(command), own))
+        _noticed(command.scenario, command.channel).inc()
     if is_urgent:
         polled.hurry()
+
+
+def _traceparent(polled: Chunk, cause: int | str) -> bytes | None:
+    """Return the trace of the record that fired, where it is in this chunk."""
+    for record in polled.records if isinstance(cause, int) else ():
+        if record.offset == cause:
+            return tracing.traceparent_of(record.headers)
+    return None
+
+
+@cache
+def _noticed(scenario: str, channel: str) -> Counter:
+    """Return a counter of a closed set: to look one up costs as much as to encode a command."""
+    return metrics.NOTIFICATIONS.labels(scenario, channel)
 
 
 def noticed(scenario: Scenario, commands: list[Notification]) -> list[Notification]:

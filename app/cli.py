@@ -87,11 +87,19 @@ def _options(
 
 
 @program.command()
-def worker() -> int:
+def worker(
+    traces: Annotated[
+        bool,
+        typer.Option(
+            "--traces",
+            help="Send OpenTelemetry traces, as OTEL_… variables say (dialwatch[tracing]).",
+        ),
+    ] = False,
+) -> int:
     """Run one worker until SIGTERM or SIGINT. Any number may run in one group."""
     from app.life import run_worker  # noqa: PLC0415
 
-    return run_worker(_logged_settings())
+    return run_worker(_logged_settings(), has_traces=traces)
 
 
 def _logged_settings() -> Settings:

@@ -6,6 +6,7 @@ What goes wrong on the way has one distinction that counts: could the provider h
 import asyncio
 import logging
 from collections.abc import Mapping
+from contextlib import nullcontext
 from functools import lru_cache
 from urllib.request import getproxies_environment
 
@@ -15,6 +16,7 @@ from msgspec import Struct
 
 from agents.metrics import PROVIDER_SECONDS
 from app.way_out import WayOut
+from streams import tracing
 
 MOST_CONNECTIONS = 128
 CONNECT_SECONDS = 5.0
@@ -79,6 +81,7 @@ async def post(
 
     No error names the URL, and where the answer repeats one of the `secrets` stars stand instead.
     """
+    traces = tracing.on()
     try:
         request = httpx.Request(
             "POST",
@@ -87,9 +90,16 @@ async def post(
             content=body,
             extensions={"timeout": http.timeout.as_dict()},
         )
-        with PROVIDER_SECONDS.labels(channel).time():
+        with (
+            PROVIDER_SECONDS.labels(channel).time(),
+            nullcontext() if traces is None else traces.request(channel) as traced,
+        ):
+            if traced is not None:
+                request.headers.update(traced.headers)
             async with asyncio.timeout(WHOLE_SECONDS):
                 response = await http.send(request)
+            if traced is not None:
+                traced.answered(response.status_code)
     except _BEFORE_WRITING as error:
         return NoAnswer(type(error).__name__, may_be_taken=False)
     except (httpx.HTTPError, TimeoutError) as error:

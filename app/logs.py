@@ -41,14 +41,14 @@ _SERVICE = re.compile(r"\[\^-*\w+\]:? ")
 
 
 class _FewWords(logging.Filter):
-    """Lets each thing that aiokafka says in a loop through once a minute."""
+    """Lets each thing that a library says in a loop through once a minute."""
 
     def __init__(self) -> None:
         super().__init__()
         self._said: dict[str, float] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if not record.name.startswith("aiokafka"):
+        if not record.name.startswith(("aiokafka", "opentelemetry")):
             return True
         if any(words in record.getMessage() for words in _SAID_ELSEWHERE):
             return False

@@ -39,6 +39,7 @@ _OF_ACCOUNT: _Limits = (
     ("openid", _PERSON),
     ("phone", _PERSON),
 )
+_OF_SHORT_COMMAND: _Limits = (("notification_id", 64), ("openid", _PERSON))
 _OF_COMMAND: _Limits = (
     ("notification_id", 64),
     ("scenario", _ID),
@@ -116,6 +117,9 @@ _announcement_decoder = msgspec.json.Decoder(Announcement)
 _account_decoder = msgspec.json.Decoder(Account)
 _tick_decoder = msgspec.json.Decoder(Tick)
 _notification_decoder = msgspec.json.Decoder(_ForeignNotification)
+
+_occurred = Parsed(parse_instant)
+"""An alert's commands share their moment, and so do all of an announcement."""
 
 _AT_PATH = re.compile(r"(.*?)(?: - at `(?:key in )?\$(?:\.(.*))?`)?", re.DOTALL)
 _MISSING = re.compile(r"Object missing required field `([^`]*)`")
@@ -331,11 +335,13 @@ def decode_tick(key: bytes | None, value: bytes | None) -> int:
 def decode_notification(key: bytes | None, value: bytes | None) -> Notification:
     """Return a valid command, ours or another system's. Raises InvalidRecordError."""
     command: _ForeignNotification = _decode(_notification_decoder, value)
-    _check_lengths(command, _OF_COMMAND)
-    data = command.data or {}
-    if sum(len(name.encode()) + len(said.encode()) for name, said in data.items()) > _TEXT:
+    # No text is longer than its record, and most records are shorter than most texts may be.
+    is_short = value is not None and len(value) <= _ID
+    _check_lengths(command, _OF_SHORT_COMMAND if is_short else _OF_COMMAND)
+    data = command.data
+    if data and sum(len(name.encode()) + len(said.encode()) for name, said in data.items()) > _TEXT:
         raise InvalidRecordError(f"data: has more than {_TEXT} bytes")
-    _check("occurred_at", parse_instant, command.occurred_at)
+    _check("occurred_at", _occurred.__getitem__, command.occurred_at)
     if command.account_id is not None:
         _check_key(key, "account_id", command.account_id)
     elif command.channel != "wechat" or not command.openid:

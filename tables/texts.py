@@ -64,10 +64,15 @@ def name_of(account_id: str, customer: Customer | None) -> str:
     return account_id if customer is None else customer.name
 
 
+def _channels(scenario: Scenario, chosen: Sequence[Channel] | None) -> Sequence[Channel]:
+    """Return whom a scenario is told by: without any there is nothing to write."""
+    return DEFAULT_CHANNELS[scenario] if chosen is None else tuple(dict.fromkeys(chosen))
+
+
 def _commands(
     scenario: Scenario,
     account_id: str,
-    chosen: Sequence[Channel] | None,
+    channels: Sequence[Channel],
     occurred_at: str,
     ids: tuple[str, ...],
     title: str,
@@ -77,7 +82,6 @@ def _commands(
     wechat_title: str | None = None,
     wechat_content: str | None = None,
 ) -> list[Notification]:
-    channels = DEFAULT_CHANNELS[scenario] if chosen is None else dict.fromkeys(chosen)
     return [
         Notification(
             notification_id=notification_id(scenario, channel, account_id, *ids),
@@ -98,10 +102,13 @@ def interested_customer(
     call: Call, customer: Customer | None, ended: int, zone: tzinfo
 ) -> list[Notification]:
     """A customer called showed an interest that the account wants to know of."""
+    channels = _channels("interested_customer", chosen_channels(customer, "interested_customer"))
+    if not channels:
+        return []
     return _commands(
         "interested_customer",
         call.account_id,
-        chosen_channels(customer, "interested_customer"),
+        channels,
         format_instant(ended, zone),
         (call.call_id, str(call.batch_index)),
         f"{call.result}类意向客户",
@@ -114,11 +121,14 @@ def batch_completed(
     call: Call, customer: Customer | None, submitted: int, ended: int, zone: tzinfo
 ) -> list[Notification]:
     """The call was the last of its batch."""
+    channels = _channels("batch_completed", chosen_channels(customer, "batch_completed"))
+    if not channels:
+        return []
     when = clock_text(submitted, zone)
     return _commands(
         "batch_completed",
         call.account_id,
-        chosen_channels(customer, "batch_completed"),
+        channels,
         format_instant(ended, zone),
         (str(submitted), call.call_id),
         "任务完成",
@@ -132,10 +142,13 @@ def unreachable_run(
     account_id: str, customer: Customer | None, reached: RunReached, ended: int, zone: tzinfo
 ) -> list[Notification]:
     """So many calls of the account in a row were not connected."""
+    channels = _channels("unreachable_run", chosen_channels(customer, "unreachable_run"))
+    if not channels:
+        return []
     return _commands(
         "unreachable_run",
         account_id,
-        chosen_channels(customer, "unreachable_run"),
+        channels,
         format_instant(ended, zone),
         (reached.first_call_id, reached.call_id),
         "连续未接通警报",
@@ -157,10 +170,13 @@ def line_error_run(
     zone: tzinfo,
 ) -> list[Notification]:
     """A line that the account calls over failed so many times in a row."""
+    channels = _channels("line_error_run", chosen)
+    if not channels:
+        return []
     return _commands(
         "line_error_run",
         account_id,
-        chosen,
+        channels,
         format_instant(ended, zone),
         (line_id, reached.first_call_id, reached.call_id),
         "线路报错",
@@ -184,10 +200,13 @@ def announcement(
     account_id: str, customer: Customer, said: Announcement, published: int, zone: tzinfo
 ) -> list[Notification]:
     """The platform has something to say to everyone."""
+    channels = _channels("announcement", chosen_channels(customer, "announcement"))
+    if not channels:
+        return []
     return _commands(
         "announcement",
         account_id,
-        chosen_channels(customer, "announcement"),
+        channels,
         format_instant(published, zone),
         (said.announcement_id,),
         said.title,
@@ -200,11 +219,14 @@ def low_balance(
     account_id: str, customer: Customer, balance: int, at: int, zone: tzinfo
 ) -> list[Notification]:
     """The balance is below the account's threshold, which there must be."""
+    channels = _channels("low_balance", chosen_channels(customer, "low_balance"))
+    if not channels:
+        return []
     threshold = customer.threshold or 0
     return _commands(
         "low_balance",
         account_id,
-        chosen_channels(customer, "low_balance"),
+        channels,
         format_instant(at, zone),
         (str(at),),
         "余额不足",
@@ -218,11 +240,14 @@ def recharge_received(
     recharge: Recharge, customer: Customer | None, amount: int, balance: int, at: int, zone: tzinfo
 ) -> list[Notification]:
     """Money arrived."""
+    channels = _channels("recharge_received", chosen_channels(customer, "recharge_received"))
+    if not channels:
+        return []
     name = name_of(recharge.account_id, customer)
     return _commands(
         "recharge_received",
         recharge.account_id,
-        chosen_channels(customer, "recharge_received"),
+        channels,
         format_instant(at, zone),
         (recharge.recharge_id,),
         "充值到账",
@@ -239,10 +264,13 @@ def account_expiring(
     account_id: str, customer: Customer, expires: int, at: int, zone: tzinfo
 ) -> list[Notification]:
     """The account is about to expire."""
+    channels = _channels("account_expiring", chosen_channels(customer, "account_expiring"))
+    if not channels:
+        return []
     return _commands(
         "account_expiring",
         account_id,
-        chosen_channels(customer, "account_expiring"),
+        channels,
         format_instant(at, zone),
         (str(expires), str(at)),
         "账户到期预警",

@@ -9,7 +9,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaConnectionError, KafkaError, KafkaTimeoutError
 
 from app.kafka.admin import SAY_AGAIN_SECONDS
-from streams.kafka.producer import _stop_quietly as stop_quietly
+from streams.kafka.producer import stop_quietly
 from streams.kafka.rights import forbidden
 
 log = logging.getLogger(__name__)

@@ -11,10 +11,11 @@ have the others before his eyes.
 import asyncio
 import logging
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from aiokafka.errors import (
     GroupAuthorizationFailedError,
@@ -277,7 +278,7 @@ class Engine:
         for partition in set(self.states) - kept:
             del self.states[partition]
         if assigned:
-            self._taking_over = asyncio.create_task(self._take_over(share))
+            self._begin(self._take_over(share))
 
     async def watch_for_hanging(self) -> None:
         """Look for transactions that hang in what is read and written, for as long as this runs:
@@ -353,9 +354,6 @@ class Engine:
                     raise
                 # aiokafka leaks the ends of its own tasks; this one was not meant.
                 log.warning("can't take partitions over yet, trying on: a request was dropped")
-            except Exception as error:  # a task's exception would be seen by nobody
-                self.crash(error)
-                return
             await asyncio.sleep(pause_s)
             pause_s = min(pause_s * _PAUSE_GROWS, _MOST_PAUSE_S)
 
@@ -384,7 +382,7 @@ class Engine:
             changelog=self.config.changelog,
             producer=self._takeover.producer,
             membership=share.membership,
-            on_failure=self._on_commit_failed,
+            on_failure=self._note_commit_failed,
             instead=self.config.instead,
         )
         folding = asyncio.create_task(cycle.run())
@@ -417,6 +415,10 @@ class Engine:
                     return
                 log.debug("keeping house another time: %r", error)
 
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        self._taking_over = asyncio.create_task(work)
+        self._taking_over.add_done_callback(partial(crash_of, self.crash))
+
     async def _stop_takeover(self) -> None:
         task, self._taking_over = self._taking_over, None
         if task is not None and not task.done():
@@ -442,6 +444,12 @@ class Engine:
         )
 
     # -- a commit that failed -------------------------------------------------------------------
+
+    def _note_commit_failed(self, error: Exception) -> None:
+        try:
+            self._on_commit_failed(error)
+        except Exception as bug:  # the commit's task is awaited by nobody who would see it
+            self.crash(bug)
 
     def _on_commit_failed(self, error: Exception) -> None:
         metrics.ABORTED.inc()
@@ -475,7 +483,7 @@ class Engine:
         else:
             self._enter(Phase.RECOVERING, self._share)
         pause_s = self.config.again_after_s if is_again else 0.0
-        self._taking_over = asyncio.create_task(self._recover(pause_s))
+        self._begin(self._recover(pause_s))
 
     def _forbidden(self, error: Exception, operation: str) -> Exception | None:
         config = self.config
@@ -484,11 +492,7 @@ class Engine:
     async def _recover(self, pause_s: float) -> None:
         """See the cycle to its end; take the same partitions over again unless the group went
         on."""
-        try:
-            await self._until_ended()
-        except Exception as error:  # a task's exception would be seen by nobody
-            self.crash(error)
-            return
+        await self._until_ended()
         await asyncio.sleep(pause_s)
         share = self._share
         if self._phase is Phase.RECOVERING and share is not None:

@@ -96,8 +96,8 @@ class Source:
 
 
 class Reading(Protocol):
-    """Whoever reads the assigned partitions for an engine, and knows where their logs end. None of
-    these questions waits."""
+    """Whoever reads the assigned partitions for an engine, and knows where their logs end. Only
+    `seek_all` waits."""
 
     async def seek_all(self, positions: dict[TP, int]) -> None:
         """Go on reading at these offsets, once no read of before is under way."""

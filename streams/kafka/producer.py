@@ -178,10 +178,10 @@ class TransactionalProducer:
         except AssertionError:
             # A broker that was away knows of no broker for a moment, itself included, and aiokafka
             # asserts that there is one.
-            await _stop_quietly(producer)
+            await stop_quietly(producer)
             raise KafkaConnectionError("Kafka knows of no broker yet") from None
         except BaseException:
-            await _stop_quietly(producer)
+            await stop_quietly(producer)
             raise
         self._producer = producer
 
@@ -321,14 +321,14 @@ class TransactionalProducer:
                 return
         self._producer, self._is_lost, self._committed = None, False, None
         self._has_gap = False
-        await _stop_quietly(producer)
+        await stop_quietly(producer)
 
     async def close(self) -> None:
         """End what is open and let go of the connections. Bounded."""
         await self.end()
         producer, self._producer = self._producer, None
         if producer is not None:
-            await _stop_quietly(producer)
+            await stop_quietly(producer)
 
     async def committed_offsets(
         self, group: str, tps: list[TP], *, require_stable: bool
@@ -549,8 +549,9 @@ def _raise_for(error_code: int) -> None:
         raise error()
 
 
-async def _stop_quietly(producer: AIOKafkaProducer) -> None:
-    # A fenced producer's stop can hang, and so can one whose broker is away.
+async def stop_quietly(producer: AIOKafkaProducer) -> None:
+    """Stop a producer within some seconds, also a fenced one and one whose broker is away, whose
+    own stop can hang. Raises nothing."""
     if not await within(_STOP_S, producer.stop()):
         # What it still tries would go on for as long as this process lives.
         sender = producer._sender.sender_task

@@ -10,6 +10,7 @@ CPU is what the process used (user and system) from its first to its last call, 
 counters; the rate is calls by wall clock in the same span. The peers read the same records, made by
 `load.py` or read from a file of `topic<TAB>key<TAB>value` lines (`--records`).
 
+With `--messages` instead: what a notification costs once it is noticed; see `messages.py`.
 With `--scaling` instead: this worker beside the ceiling, from few to many accounts, and how fast a
 successor restores that state.
 """
@@ -466,6 +467,10 @@ def main() -> None:
     parser.add_argument("--no-peers", action="store_true")
     parser.add_argument("--no-latency", action="store_true")
     parser.add_argument("--scaling", action="store_true")
+    parser.add_argument("--messages", action="store_true", help="what a notification costs")
+    parser.add_argument("--inbox-messages", type=int, default=100_000)
+    parser.add_argument("--wechat-messages", type=int, default=10_000)
+    parser.add_argument("--announced", type=int, default=100_000, help="accounts")
     parser.add_argument("--peer", nargs=4, metavar=("NAME", "BROKERS", "TOPIC", "COUNT"))
     given = parser.parse_args()
     # New topics find their leaders while the first records wait: aiokafka says so at length.
@@ -474,6 +479,11 @@ def main() -> None:
         name, brokers, topic, count = given.peer
         peer = {"aiokafka": peer_aiokafka, "tuned": peer_tuned, "faust": peer_faust}[name]
         print(json.dumps(asyncio.run(peer(brokers, topic, int(count)))._asdict()))
+        return
+    if given.messages:
+        from tests.bench import messages  # noqa: PLC0415 (it looks back here)
+
+        messages.main(given)
         return
     mixes: tuple[Mix, ...] = tuple(given.mix or MIXES)
     if given.scaling:

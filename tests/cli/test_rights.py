@@ -4,13 +4,16 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from aiokafka import AIOKafkaConsumer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.errors import TopicAuthorizationFailedError
 
 from app.commands.doctor import Finding, _kafka
 from app.errors import CommandError
 from app.kafka.publisher import Publisher
 from app.kafka.topics import ensure_topics
+from streams.engine.housekeeping import Housekeeping
+from streams.engine.types import TP
+from streams.kafka.log_reader import LogReader
 from tests.installation import Installation, Published
 from tests.strict_kafka import USER, StrictKafka
 
@@ -179,3 +182,34 @@ async def test_tls_against_a_port_that_speaks_none_is_told(
     (told,) = [one.text for one in await _found(installation)]
     assert "DIALWATCH_KAFKA_SECURITY_PROTOCOL" in told
     assert "TLS" in told
+
+
+@pytest.mark.broker
+async def test_who_may_not_delete_is_told_once_and_goes_on(
+    installation: Installation, strict: StrictKafka, caplog: pytest.LogCaptureFixture
+) -> None:
+    topics, options = installation.topics, installation.settings().kafka_client_options()
+    queue = topics.wechat_outbox
+    producer = AIOKafkaProducer(bootstrap_servers=strict.bootstrap_servers)
+    await producer.start()
+    for _ in range(3):
+        await producer.send_and_wait(queue, b"{}", partition=0)
+    await producer.stop()
+    reader = LogReader(options)
+    try:
+        await reader.open([queue])
+        async with strict.denied("Delete", resource="topic", name=queue):
+            keeping = Housekeeping(reader, {}, topics.changelog, {queue})
+            for end in (1, 2):
+                await keeping.delete_done({TP(queue, 0): end})
+            assert await reader.beginnings([TP(queue, 0)]) == {TP(queue, 0): 0}
+        ours = [one for one in caplog.records if one.name == "streams.engine.housekeeping"]
+        (line,) = [one.getMessage() for one in ours]
+        assert line.startswith(f"may not delete what is done with from {queue}")
+        assert "allow this user DELETE" in line
+        # With the right, the next assignment does it.
+        again = Housekeeping(reader, {}, topics.changelog, {queue})
+        await again.delete_done({TP(queue, 0): 2})
+        assert await reader.beginnings([TP(queue, 0)]) == {TP(queue, 0): 2}
+    finally:
+        await reader.close()

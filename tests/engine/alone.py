@@ -58,6 +58,7 @@ class Producer:
     def __init__(self) -> None:
         self.error: Exception | None = None
         self.offsets: dict[TP, int] = {}
+        self.begun = 0
         self.may_commit = asyncio.Event()
         self.may_commit.set()
 
@@ -67,6 +68,7 @@ class Producer:
     async def commit(
         self, records: Mapping[Any, Sequence[Any]], offsets: dict[TP, int], membership: Membership
     ) -> dict[Any, int]:
+        self.begun += 1
         await self.may_commit.wait()
         await asyncio.sleep(0.01)
         if self.error is not None:
@@ -196,9 +198,10 @@ class Alone:
         await self.assign(ACCOUNTS, CALLS, OUTBOX)
         await self.until(Phase.RUNNING)
 
-    def feed(self, *keys: bytes, reader: object | None = None) -> None:
-        """Give it calls, as read for `reader`, who is who reads now where nobody is named."""
-        records: list[Any] = [Read(offset, 1, key) for offset, key in enumerate(keys)]
+    def feed(self, *keys: bytes, first: int = 0, reader: object | None = None) -> None:
+        """Give it calls from offset `first` on, as read for `reader`, who is who reads now where
+        nobody is named."""
+        records: list[Any] = [Read(offset, 1, key) for offset, key in enumerate(keys, first)]
         self.engine.feed(reader or self.engine.reader, CALLS, records)
 
     async def until(self, phase: Phase) -> None:

@@ -119,8 +119,7 @@ async def in_phase(phase: Phase) -> Alone:
     if phase is STOPPING:
         alone.producer.may_commit.clear()
         alone.feed(b"k")
-        await eventually(lambda: alone.folded == [b"k"], "folded")
-        await asyncio.sleep(0.1)  # the commit is under way
+        await eventually(lambda: alone.producer.begun == 1, "the commit is under way")
         alone.stopping = asyncio.create_task(alone.engine.stop())
     await alone.until(phase)
     return alone

@@ -82,11 +82,18 @@ async def test_what_a_fold_did_before_it_raised_is_not_committed() -> None:
     # Its offsets aren't there, so the whole batch is folded again after the restart.
     alone = Alone()
     await alone.run()
-    alone.feed(b"k", b"raise")
+    alone.producer.may_commit.clear()
+    alone.feed(b"a")
+    await eventually(lambda: alone.producer.begun == 1, "a is being committed")
+    alone.feed(b"b", first=1)  # in the next cycle, which isn't committed before that of a
+    await eventually(lambda: alone.folded == [b"a", b"b"], "folded")
+    alone.feed(b"c", b"raise", first=2)
     await eventually(lambda: bool(alone.crashes), "crashed")
+    alone.producer.may_commit.set()
     await alone.engine.stop()
     assert [type(error) for error in alone.crashes] == [ZeroDivisionError]
-    assert alone.producer.offsets == {}
+    assert alone.folded == [b"a", b"b", b"c"]
+    assert alone.producer.offsets == {CALLS: 1}
 
 
 async def test_what_is_folded_is_committed_at_a_stop() -> None:

@@ -1,5 +1,6 @@
 """The contract's second table: what customers read, row by row."""
 
+from datetime import datetime, timedelta, tzinfo
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -7,7 +8,18 @@ import msgspec
 import pytest
 
 from app.channels.wechat.message import Template, payload
-from streams.records import Account, Notification
+from streams.records import (
+    SCENARIOS,
+    Account,
+    Announcement,
+    Call,
+    Channel,
+    Notification,
+    Recharge,
+)
+from tables import texts
+from tables.customers import Customer
+from tables.runs import RunReached
 from tests.drive import Drive
 from tests.samples import account, announcement, call, recharge, ticks
 
@@ -116,3 +128,32 @@ def test_without_a_mini_program_messages_carry_no_jump() -> None:
     body = payload(msgspec.convert(command, Notification), None, "openid1", template)
     assert "miniprogram" not in body
     assert body["data"]["keyword1"]["value"] == "acme"
+
+
+class _Untouchable(tzinfo):
+    """A zone that nobody may look at: whoever writes a text needs one."""
+
+    def utcoffset(self, moment: datetime | None) -> timedelta:
+        raise AssertionError("a text is written that nobody gets")
+
+    dst = utcoffset
+
+    def tzname(self, moment: datetime | None) -> str:
+        raise AssertionError("a text is written that nobody gets")
+
+
+def test_whoever_wants_none_of_it_costs_no_text() -> None:
+    wants: dict[str, list[Channel]] = {scenario: [] for scenario in SCENARIOS}
+    nobody = Customer("甲", None, None, "A", 5000, None, wants, 0)
+    zone, said = _Untouchable(), Call("c", "a", "l", "A", "1", EARLIER, 1, 0, EARLIER)
+    reached = RunReached(2, "c1", "c2")
+    money = Recharge("r", "a", "1.00", "1.00", EARLIER)
+    everybody = Announcement("n", "upgrade", "t", "c", EARLIER)
+    assert texts.interested_customer(said, nobody, 0, zone) == []
+    assert texts.batch_completed(said, nobody, 0, 0, zone) == []
+    assert texts.unreachable_run("a", nobody, reached, 0, zone) == []
+    assert texts.line_error_run("a", [], "l", reached, 0, zone) == []
+    assert texts.announcement("a", nobody, everybody, 0, zone) == []
+    assert texts.low_balance("a", nobody, 1, 0, zone) == []
+    assert texts.recharge_received(money, nobody, 1, 1, 0, zone) == []
+    assert texts.account_expiring("a", nobody, 0, 0, zone) == []

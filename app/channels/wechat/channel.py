@@ -243,6 +243,8 @@ def _unnamed(answer: Answer | NoAnswer, openid: str) -> Answer | NoAnswer:
     if isinstance(answer, NoAnswer) or answer.body is None:
         return answer
     text = str(answer.body.get("errmsg", ""))
+    if openid not in text:
+        return answer  # nearly always: an expression for each openid costs more than the request
     # As a word of its own: what somebody calls an openid may stand inside any other.
     named = re.compile(rf"(?<![\w-]){re.escape(openid)}(?![\w-])")
     if named.search(text) is None:
