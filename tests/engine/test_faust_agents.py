@@ -116,6 +116,7 @@ async def test_an_agent_that_ends_by_itself_stops_the_worker() -> None:
     await give(a_chunk())
     agent.channel.queue._throw(broken)
     await eventually(lambda: declared.crashes == [broken], "the engine has it", 5)
+    agent.cancel()  # as Faust's manager does first
     await agent.stop()
     declared.close()
 
