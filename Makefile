@@ -9,7 +9,7 @@ COMPILE := $(VENV)/lock/bin/uv pip compile --quiet --universal --python-version 
 	--no-emit-index-url --no-emit-find-links --no-header pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test test-browser test-monitoring check format test-faults test-months test-sending fuzz bench describe lock clean bench-console
+.PHONY: help setup run demo test test-browser test-monitoring check format test-faults test-months test-recover test-sending fuzz bench describe lock clean bench-console bench-fairness
 
 help: ## Show this
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -50,6 +50,9 @@ test-faults: setup ## Crash, freeze and cut off workers and brokers for a while 
 test-months: setup ## Let months pass: quiet weeks, holidays, deploys, upgrades (SEED=n, ROUNDS=n)
 	@$(BIN)/python -m tests.months.suite $(if $(SEED),--seed $(SEED)) $(if $(ROUNDS),--rounds $(ROUNDS))
 
+test-recover: setup ## Lose, restore, move, upgrade and reset an installation (SEED=n, ACT=name)
+	@$(BIN)/python -m tests.recover.suite $(if $(SEED),--seed $(SEED)) $(if $(ACT),--only $(ACT))
+
 # By hand, side by side: .venv/bin/python -m tests.faults.outages --help
 test-outages: setup ## Ten outages in a row under six groups (SEED=n, CLUSTER=--cluster)
 	@$(BIN)/python -m tests.faults.outages $(if $(SEED),--seed $(SEED)) $(CLUSTER)
@@ -59,6 +62,9 @@ bench: setup ## Measure this worker beside its peers on one prefilled topic
 
 describe: setup ## Write docs/asyncapi.json and docs/schemas from the records
 	@$(BIN)/python -m app.describe docs
+
+bench-fairness: setup ## Who waits for whom: partitions in a backlog, alerts beside a fan-out
+	@$(BIN)/python -m tests.bench.fairness $(ARGS)
 
 bench-operators: setup ## Measure the operators' commands at a million accounts
 	@$(BIN)/python -m tests.operations.scale $(ARGS)

@@ -1,9 +1,9 @@
-"""The accounts agent: customers come, change and go; recharges arrive; time passes."""
+"""The folds of an account's own records: its changes, its recharges, and the ticks of the clock."""
 
 from agents import reminders
 from agents.rules import Rules
 from agents.sweep import sweep
-from agents.telling import bury, readable, tell
+from agents.telling import bury, noticed, readable, tell
 from streams.decoding import decode_account, decode_recharge, decode_tick
 from streams.engine.types import Chunk
 from streams.times import parse_instant, parse_money
@@ -17,7 +17,7 @@ from tables.accounts import (
     forget_tally,
     tally_of,
 )
-from tables.store import CLOCKS, CUSTOMERS, Clock
+from tables.store import CLOCKS, CUSTOMERS, PartitionClock
 
 
 class AccountsAgent:
@@ -30,7 +30,7 @@ class AccountsAgent:
     def fold_accounts(self, polled: Chunk) -> None:
         """Remember what customers chose, forget who left."""
         state, remains = polled.state, Remains()
-        clock = state.get(CLOCKS, b"") or Clock()
+        clock = state.get(CLOCKS, b"") or PartitionClock()
         first = polled.records[0].offset
         if first + clock.accounts_base <= clock.accounts_offset:
             clock.accounts_base = clock.accounts_offset + 1 - first
@@ -54,7 +54,7 @@ class AccountsAgent:
         state.put(CLOCKS, b"", clock)
 
     def fold_recharges(self, polled: Chunk) -> None:
-        """Tell whose money arrived, and whose balance still is low."""
+        """Tell customers that money arrived, and whose balance still is below the threshold."""
         state, rules = polled.state, self._rules
         for record, recharge in readable(polled, self._topics, self._rules.zone, decode_recharge):
             key = record.key or b""
@@ -70,6 +70,7 @@ class AccountsAgent:
                 at,
                 rules.zone,
             )
+            arrived = noticed("recharge_received", arrived)
             tell(polled, self._topics, arrived, polled.tp.partition, cause=record.offset)
             known_balance = tally_of(state, key).balance
             threshold = None if customer is None else customer.threshold
@@ -78,7 +79,7 @@ class AccountsAgent:
                 tell(polled, self._topics, low, polled.tp.partition, cause=record.offset)
 
     def fold_ticks(self, polled: Chunk) -> None:
-        """Let time pass: remind, and forget what is over."""
+        """Advance the partition's clock: send reminders that are due, forget what is over."""
         state = polled.state
         for record, tick in readable(polled, self._topics, self._rules.zone, decode_tick):
             if clocks.is_ahead(tick, record.timestamp):

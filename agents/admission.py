@@ -4,6 +4,7 @@ import asyncio
 from collections import deque
 from collections.abc import Hashable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from agents.holds import Holds
 from agents.outcomes import Outcome
@@ -11,56 +12,87 @@ from agents.outcomes import Outcome
 
 @dataclass
 class Turn:
-    """The right to make one attempt of a scope; `probes` are the holds it tries."""
+    """The right to make one attempt; `probes` are the scopes whose holds this attempt tests."""
 
     scope: str
     probes: list[str | None]
 
 
+class _Waiter(NamedTuple):
+    turn: asyncio.Future[Turn | None]
+    is_impatient: bool
+
+
 @dataclass
 class _Queues:
-    """Who waits, in order. Whose message is in doubt waits apart: its time runs out."""
+    """Those who wait for a turn, in order. Messages in doubt have a queue of their own: they may
+    be repeated for a limited time only."""
 
-    doubtful: deque[asyncio.Future[Turn]] = field(default_factory=deque)
-    others: deque[asyncio.Future[Turn]] = field(default_factory=deque)
+    doubtful: deque[_Waiter] = field(default_factory=deque)
+    others: deque[_Waiter] = field(default_factory=deque)
+    impatient: int = 0
+    """How many wait for no hold."""
     is_doubtful_next: bool = True
 
-    def pop(self) -> asyncio.Future[Turn] | None:
-        """Take who is next: from the two queues in turn, so that neither holds the other up."""
+    def add(self, waiter: _Waiter, *, in_doubt: bool) -> None:
+        (self.doubtful if in_doubt else self.others).append(waiter)
+        self.impatient += waiter.is_impatient
+
+    def turn_away(self) -> None:
+        """Let the impatient go: there is a hold."""
+        if not self.impatient:
+            return
+        for queue in (self.doubtful, self.others):
+            for waiter in queue:
+                if waiter.is_impatient and not waiter.turn.done():
+                    waiter.turn.set_result(None)
+            staying = [waiter for waiter in queue if not waiter.is_impatient]
+            queue.clear()
+            queue.extend(staying)
+        self.impatient = 0
+
+    def pop(self) -> asyncio.Future[Turn | None] | None:
+        """Remove and return the next one, from the two queues alternately; None: nobody waits."""
         queues = [self.others, self.doubtful]
         if self.is_doubtful_next:
             queues.reverse()
         for queue in queues:
             while queue:
                 waiter = queue.popleft()
-                if not waiter.done():
+                self.impatient -= waiter.is_impatient
+                if not waiter.turn.done():
                     self.is_doubtful_next = queue is self.others
-                    return waiter
+                    return waiter.turn
         return None
 
 
 class Admission:
-    """The door of one agent: `enter`, make one attempt, `leave` with what became of it."""
+    """Limits one sender: `enter`, make one attempt, `leave` with its outcome."""
 
     def __init__(self, most_at_once: int, holds: Holds) -> None:
-        """`holds` are the channel's, shared with whoever else sends by it."""
+        """`holds` are the channel's, shared by all senders that use it."""
         self._free = most_at_once
         self._holds = holds
         self._waiting: dict[str, _Queues] = {}
         holds.join(self._admit)
 
-    async def enter(self, scope: str, *, in_doubt: bool) -> Turn:
-        """Wait until a message may be sent. Give each turn back with `leave`."""
+    async def enter(self, scope: str, *, in_doubt: bool, is_impatient: bool = False) -> Turn | None:
+        """Wait until one message may be sent. Every turn must be given back with `leave`.
+
+        `is_impatient`: wait for a free place, but for no hold; None: there is one.
+        """
         queues = self._waiting.setdefault(scope, _Queues())
-        waiter: asyncio.Future[Turn] = asyncio.get_running_loop().create_future()
-        (queues.doubtful if in_doubt else queues.others).append(waiter)
+        waiter: asyncio.Future[Turn | None] = asyncio.get_running_loop().create_future()
+        queues.add(_Waiter(waiter, is_impatient), in_doubt=in_doubt)
         self._admit()
         try:
             return await waiter
         except asyncio.CancelledError:
             if not waiter.cancelled():
                 # The turn came together with the cancellation.
-                self.leave(waiter.result(), None, None)
+                turn = waiter.result()
+                if turn is not None:
+                    self.leave(turn, None, None)
             raise
 
     def leave(self, turn: Turn, customer: Hashable, outcome: Outcome | None) -> None:
@@ -80,6 +112,7 @@ class Admission:
 
     def _admit_one(self, scope: str) -> bool:
         if not self._holds.is_open(scope):
+            self._waiting[scope].turn_away()
             return False
         queues = self._waiting.pop(scope)
         waiter = queues.pop()

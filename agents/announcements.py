@@ -14,7 +14,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from agents.rules import Rules
-from agents.telling import cause_of, readable, tell
+from agents.telling import cause_of, noticed, readable, tell
 from streams.decoding import decode_announcement
 from streams.engine.state import State
 from streams.engine.types import Chunk, Output
@@ -22,12 +22,12 @@ from streams.records import Announcement
 from streams.times import parse_instant
 from streams.topics import Topics
 from tables import texts
-from tables.store import ANNOUNCED, CLOCKS, CUSTOMERS, Announced, Clock
+from tables.store import ANNOUNCED, CLOCKS, CUSTOMERS, Announced, PartitionClock
 
 _MOST_IN_PORTION = 1_000
 _LEAST_IN_PORTION = 10
 _COMMANDS_EACH = 2
-"""What an account is usually told by: inbox and WeChat."""
+"""Commands for each account, usually: one for the inbox and one for WeChat."""
 _WALK = "fan-outs"
 
 
@@ -36,11 +36,11 @@ class _FanOut(Struct, array_like=True):
 
     announcement: Announcement
     after: bytes | None = None
-    """The last account that was told, None: it begins."""
+    """The last account that was told; None: none yet."""
     until: int = -1
-    """Accounts whose record came after this offset of `accounts` came too late."""
+    """The last offset of `accounts` when the fan-out began: accounts added later are not told."""
     cause: str = ""
-    """The announcement's record, as commands name it."""
+    """The name of the announcement's record (see `cause_of`)."""
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -79,7 +79,7 @@ class AnnouncementsAgent:
                 )
 
     def _is_told(self, state: State, fan_out: _FanOut) -> bool:
-        """Is it an announcement that came before? If not, remember that it came."""
+        """Was this announcement handled before? If not, remember it as handled."""
         if fan_out.after is not None:
             return False
         key = fan_out.announcement.announcement_id.encode()
@@ -92,7 +92,7 @@ class AnnouncementsAgent:
         state, said = polled.state, fan_out.announcement
         until = fan_out.until
         if fan_out.after is None:
-            until = (state.peek(CLOCKS, b"") or Clock()).accounts_offset
+            until = (state.peek(CLOCKS, b"") or PartitionClock()).accounts_offset
         published = parse_instant(said.published_at)
         most = min(max(polled.room() // _COMMANDS_EACH, _LEAST_IN_PORTION), _MOST_IN_PORTION)
         portion, is_last = _next_accounts(state, fan_out, until, most)
@@ -105,7 +105,7 @@ class AnnouncementsAgent:
                 tell(
                     polled,
                     self._topics,
-                    commands,
+                    noticed("announcement", commands),
                     polled.tp.partition,
                     cause=fan_out.cause,
                     is_urgent=False,
@@ -115,10 +115,10 @@ class AnnouncementsAgent:
 
 @dataclass
 class _Walk:
-    """The accounts of a partition in the order of their keys, for all fan-outs that go on."""
+    """The accounts of a partition in the order of their keys, shared by all running fan-outs."""
 
     offset: int
-    """Of `accounts`, up to which it is complete."""
+    """The list is complete up to this offset of `accounts`."""
     accounts: list[bytes]
     running: set[str] = field(default_factory=set)
 
@@ -129,7 +129,7 @@ def _next_accounts(
     """Return the next portion of accounts in the order of their keys; is it the last?"""
     walk: _Walk | None = state.derived.get(_WALK)
     if walk is None or walk.offset < until:
-        known = (state.peek(CLOCKS, b"") or Clock()).accounts_offset
+        known = (state.peek(CLOCKS, b"") or PartitionClock()).accounts_offset
         running = set() if walk is None else walk.running
         walk = state.derived[_WALK] = _Walk(known, sorted(state.keys(CUSTOMERS)), running)
     name = fan_out.announcement.announcement_id

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from agents import reminders
 from agents.rules import Rules
-from agents.telling import bury, tell
+from agents.telling import bury, noticed, tell
 from streams.decoding import CallsParsed, valid_calls
 from streams.engine.state import State
 from streams.engine.types import Chunk, Output, Record
@@ -91,6 +91,7 @@ class CallsAgent:
                 on_complete(state, key, submitted, batch)
                 customer = state.peek(CUSTOMERS, key)
                 done = texts.batch_completed(call, customer, submitted, ended, rules.zone)
+                done = noticed("batch_completed", done)
                 tell(polled, topics, done, here, cause=record.offset)
 
             if on_counted is not None:
@@ -108,7 +109,9 @@ class CallsAgent:
                     alert = texts.unreachable_run(
                         call.account_id, customer, reached, ended, rules.zone
                     )
-                    tell(polled, topics, alert, here, cause=record.offset)
+                    tell(
+                        polled, topics, noticed("unreachable_run", alert), here, cause=record.offset
+                    )
 
             if balance is not None and balances.fold(tally.balance, balance, tally.threshold):
                 low = reminders.on_fall(state, rules, key, tally.balance, ended)
@@ -128,7 +131,9 @@ class CallsAgent:
             if wanted and result != "F" and interests.is_wanted(result, wanted):
                 customer = state.peek(CUSTOMERS, key)
                 found = texts.interested_customer(call, customer, ended, rules.zone)
-                tell(polled, topics, found, here, cause=record.offset)
+                tell(
+                    polled, topics, noticed("interested_customer", found), here, cause=record.offset
+                )
 
         for line_id, calls in line_calls.items():
             for segment in segments(LineSegment(line_id, calls, here, failed_at[line_id])):

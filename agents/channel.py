@@ -17,6 +17,13 @@ class StoreAwayError(Exception):
     """The shared store (Redis) can't be asked now. Nothing was learnt; ask again later."""
 
 
+class Bar(Struct, frozen=True, gc=False):
+    """A mark in the store under which a message isn't sent but skipped."""
+
+    key: str
+    reason: str
+
+
 class Message(Struct, frozen=True, gc=False):
     """A command turned into what the provider is sent."""
 
@@ -26,6 +33,18 @@ class Message(Struct, frozen=True, gc=False):
     scope: str
     """What a `Held` with this scope stops: WeChat's template."""
     body: bytes
+    bar: Bar | None = None
+
+
+class Claim(Struct, frozen=True, gc=False):
+    """What the store keeps of a message that was taken, so that the provider's later word finds
+    it; or the word finds nothing yet and waits for it."""
+
+    key: str
+    value: bytes
+    kept_s: int
+    word_key: str
+    """Where a word that came first waits: a `LaterWord` in msgpack."""
 
 
 class LaterWord(Struct, frozen=True, array_like=True):
@@ -46,13 +65,10 @@ class SendingChannel(Protocol):
     doubt_limit_s: float | None
     """How long the provider is known to drop a repeated `message_id`; None: for good."""
 
-    async def prepare(
+    def prepare(
         self, command: Notification, account: Account | None
     ) -> Message | Skipped | Refused:
-        """Return what would be sent. No attempt: nothing goes to the provider.
-
-        Raises StoreAwayError.
-        """
+        """Return what would be sent. No attempt: nothing goes to the provider."""
 
     def pause_s(self, message: Message) -> float:
         """Return how long this recipient must be left alone, and count the message as sent then."""
@@ -64,13 +80,11 @@ class SendingChannel(Protocol):
         then in doubt.
         """
 
-    async def remember(
+    def claim(
         self, command: Notification, key: bytes | None, attempts: int, provider_id: str
-    ) -> LaterWord | None:
-        """Note whose message `provider_id` is, for the provider's later word.
-
-        Returns that word where it came first. May be repeated. Raises StoreAwayError.
-        """
+    ) -> Claim | None:
+        """Return what notes whose message `provider_id` is, for the provider's later word; None:
+        the provider says nothing later."""
 
 
 class Entry(Struct, omit_defaults=True):
@@ -89,6 +103,8 @@ class Entry(Struct, omit_defaults=True):
     """How it ended; None: it hasn't."""
     replaces: str | None = None
     """Coordinates of the record that was given up before this one was sent again."""
+    life: str = ""
+    """Whose first words on it these are: a name that nobody else has, nor had before."""
 
     @property
     def has_failed(self) -> bool:
@@ -102,12 +118,21 @@ class Ledger(Protocol):
     async def read(self, notification_id: str) -> Entry | None:
         """Return what is known of a notification; None: nothing."""
 
-    async def write(self, notification_id: str, entry: Entry) -> Entry | None:
+    async def write(
+        self, notification_id: str, entry: Entry, *, is_first: bool = False, bar: Bar | None = None
+    ) -> Entry | Bar | None:
         """Remember an unfinished notification.
 
         Writes nothing where another record's entry or a finished one stands, and returns that;
-        the entry that this one `replaces` is no hindrance.
+        the entry that this one `replaces` is no hindrance. `is_first`: nor where any entry stands
+        that this one's `life` didn't write. Nor under a `bar` that stands, which is returned.
         """
 
-    async def finish(self, notification_id: str, entry: Entry) -> None:
-        """Remember how a notification ended."""
+    async def finish(
+        self, notification_id: str, entry: Entry, claim: Claim | None = None
+    ) -> LaterWord | None:
+        """Remember how a notification ended, and whose message it was.
+
+        Where the provider's word on the message came first, that is returned, and the end isn't
+        written: it lacks the word. May be repeated.
+        """

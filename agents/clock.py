@@ -1,4 +1,4 @@
-"""The wall clock, for those who are allowed one; tests give their own."""
+"""The wall clock, for code that may read one (folds may not); tests pass their own."""
 
 import time
 from collections.abc import Callable

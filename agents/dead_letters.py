@@ -1,4 +1,4 @@
-"""Where what nobody can use goes: byte for byte, with where it came from and why.
+"""Dead letters: invalid records, byte for byte, with where they came from and why.
 
 A letter's headers are the record's own and then a block of ours; whoever reads a letter takes it
 apart with `own_headers` and `attempts_of`.
@@ -6,11 +6,12 @@ apart with `own_headers` and `attempts_of`.
 
 from collections.abc import Iterable, Sequence
 
-from streams import metrics
+from agents import metrics
 from streams.engine.types import Output
 
 ATTEMPTS = "dialwatch.attempts"
-"""How often a record was a dead letter: of a letter with this time, of one sent again so far."""
+"""How often the record has become a dead letter: in a letter this time included, in a record
+that is sent again so far."""
 TRUNCATED = "dialwatch.truncated"
 """The length of a letter's value before it was cut to what its topic takes."""
 _OURS = frozenset(

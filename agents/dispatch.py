@@ -7,8 +7,8 @@ that is away holds up nothing but its own messages.
 
 from datetime import tzinfo
 
+from agents import metrics
 from agents.telling import readable
-from streams import metrics
 from streams.decoding import decode_notification
 from streams.engine.types import Chunk, Output, Record
 from streams.records import Delivery, InboxMessage, Notification, encode

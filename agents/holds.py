@@ -1,4 +1,4 @@
-"""What stops everybody who sends by one channel, until a probe finds it over.
+"""Holds: why a channel sends nothing for a while, and the probe that ends it.
 
 One object for one channel, whoever sends by it: what one agent learns holds the others too. A
 hold that is over lets one message through as a probe; what becomes of it opens the channel or
@@ -19,11 +19,11 @@ from datetime import tzinfo
 from typing import NamedTuple
 
 from agents.clock import Clock, wall_clock
+from agents.metrics import HOLD_SINCE, HOLDS
 from agents.outcomes import Held, Outcome, Sent, TryLater, Unclear
-from streams.metrics import HOLD_SINCE, HOLDS
 from streams.times import SECOND, format_instant
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 AWAY = "away"
 # Customers in a row who didn't get through. Fewer may be the trouble of those customers only, but
@@ -45,9 +45,9 @@ class HoldView(NamedTuple):
     reason: str
     """The provider's code, or `away`."""
     scope: str | None
-    """The only template that waits; None: everything does."""
+    """The template that is on hold; None: the whole channel is."""
     until: str
-    """RFC 3339: when the next probe goes."""
+    """RFC 3339: when the next probe is sent."""
     detail: str
     """The provider's own words."""
     since: str
@@ -56,22 +56,22 @@ class HoldView(NamedTuple):
 
 @dataclass
 class Hold:
-    """Why nobody, or nobody of one scope, may send."""
+    """Why no message, or none of one scope, may be sent."""
 
     reason: str
     detail: str
     until: float
-    """By the event loop's clock; then a probe goes."""
+    """When a probe may be sent, by the event loop's clock."""
     until_instant: int
-    """The same for people."""
+    """The same moment as an instant, to be shown."""
     since_instant: int
-    """When it began; a probe that is told the same again doesn't begin it anew."""
+    """When it began. A probe with the same answer prolongs it and doesn't change this."""
     failures: int = 0
     has_probe: bool = False
 
 
 class _Attempt(NamedTuple):
-    """One attempt that shows how the channel is."""
+    """One attempt that says whether the channel works."""
 
     at: float
     customer: Hashable
@@ -80,7 +80,7 @@ class _Attempt(NamedTuple):
 
 
 class _Miss(NamedTuple):
-    """An attempt that didn't get through, for no reason of its own."""
+    """An attempt that failed for a reason that isn't the message's own."""
 
     reason: str
     detail: str
@@ -103,14 +103,14 @@ class Holds:
         self._random = random
         self._standing: dict[str | None, Hold] = {}
         self._missed: list[Hashable] = []
-        """Who didn't get through, attempt by attempt, since somebody did."""
+        """The customers of the failed attempts since the last success, one entry an attempt."""
         self._lately: deque[_Attempt] = deque(maxlen=LATELY)
         self._listeners: list[Callable[[], None]] = []
         self._shown: set[str] = set()
         self._alarm: asyncio.TimerHandle | None = None
 
     def join(self, on_change: Callable[[], None]) -> None:
-        """`on_change` is called whenever somebody may be let through who wasn't before."""
+        """Call `on_change` whenever a message may have become free to be sent."""
         self._listeners.append(on_change)
 
     def views(self, zone: tzinfo) -> list[HoldView]:
@@ -129,18 +129,18 @@ class Holds:
 
     @property
     def is_held(self) -> bool:
-        """Whether everybody waits, or the next one is a probe."""
+        """Is the whole channel on hold, or its next message a probe?"""
         return None in self._standing
 
     def is_open(self, scope: str) -> bool:
-        """Whether a message of this scope may go now, if only as a probe."""
+        """May a message of this scope be sent now, be it as a probe?"""
         now = asyncio.get_running_loop().time()
         return not any(
             hold.has_probe or hold.until > now for _, hold in self._holds_of((None, scope))
         )
 
     def begin(self, scope: str) -> list[str | None]:
-        """Let a message go; return the holds that it probes. Give them back with `learn`."""
+        """Note that a message is sent; return the scopes that it probes, to be given to `learn`."""
         probed = []
         for held, hold in self._holds_of((None, scope)):
             hold.has_probe = True
@@ -154,7 +154,7 @@ class Holds:
         customer: Hashable,
         outcome: Outcome | None,
     ) -> None:
-        """Begin, prolong or end holds by what became of an attempt; None: none was made."""
+        """Begin, prolong or end holds by an attempt's outcome; None: no attempt was made."""
         probed = list(probes)
         before = len(self._standing)
         for _, hold in self._holds_of(probed):
@@ -166,7 +166,8 @@ class Holds:
             self._on_change()
 
     def others_since(self, at: float, customer: Hashable, scope: str | None = None) -> list[bool]:
-        """Return of the last attempts of others whether they got through; scope None: of all."""
+        """Return whether each of the last attempts for other customers succeeded, in a scope; None:
+        in all of them."""
         return [
             attempt.got_through
             for attempt in self._lately
@@ -252,14 +253,14 @@ class Holds:
         self._on_change()
 
     def _show(self) -> None:
-        """Tell log and metrics."""
+        """Log the hold and set its metrics."""
         in_force = self._in_force().values()
         details = {hold.reason: hold.detail for hold in in_force}
         since = {hold.reason: hold.since_instant / SECOND for hold in in_force}
         for reason in details.keys() - self._shown:
-            _log.warning("%s is on hold: %s (%s)", self._channel, reason, details[reason])
+            log.warning("%s is on hold: %s (%s)", self._channel, reason, details[reason])
         for reason in self._shown - details.keys():
-            _log.info("%s is no longer on hold: %s", self._channel, reason)
+            log.info("%s is no longer on hold: %s", self._channel, reason)
         for reason in details.keys() | self._shown:
             HOLDS.labels(self._channel, reason).set(reason in details)
             HOLD_SINCE.labels(self._channel, reason).set(since.get(reason, 0))
@@ -267,12 +268,12 @@ class Holds:
 
 
 def is_miss(outcome: Outcome) -> bool:
-    """Whether an attempt didn't get through for a reason that may be everybody's."""
+    """Did an attempt fail for a reason that may concern every message?"""
     return _miss_of(outcome) is not None
 
 
 def _miss_of(outcome: Outcome) -> _Miss | None:
-    """Return why an attempt didn't get through that anybody else's might not have either."""
+    """Return why an attempt failed, where other messages may fail of the same; else None."""
     match outcome:
         case Unclear():
             return _Miss(AWAY, outcome.error)

@@ -1,4 +1,4 @@
-"""Recipients who take no more for a while: whatever waits for one of them waits together.
+"""Recipients to whom the provider delivers nothing more for a while: their messages wait together.
 
 One object for one channel, as with `agents/holds.py`: a recipient may be the customer of several
 accounts. When the rest is over one message tries for all; where it is told the same again, all that
@@ -18,10 +18,10 @@ _MOST_REMEMBERED = 10_000
 class _Limit:
     refusal: Refused
     until: float
-    """By the event loop's clock, as all here; then one tries."""
+    """When one message may try again, by the event loop's clock, as all times here."""
     strikes: int
     given_up_at: float = -1.0
-    """What was there until then is given up."""
+    """Messages that came until then are given up."""
     has_probe: bool = False
     change: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -33,7 +33,7 @@ class Limits:
         self._standing: dict[str, _Limit] = {}
 
     def is_limited(self, recipient: str) -> bool:
-        """Whether this recipient takes nothing now, as far as is known."""
+        """Is this recipient known to be limited now?"""
         limit = self._standing.get(recipient)
         return limit is not None and limit.until > asyncio.get_running_loop().time()
 
@@ -57,7 +57,7 @@ class Limits:
         return None
 
     def leave(self, recipient: str, outcome: Outcome | None) -> None:
-        """Learn what became of a try; None: there was none."""
+        """Take the outcome of a try; None: nothing was tried."""
         limit = self._standing.get(recipient)
         if limit is None:
             return
@@ -67,7 +67,7 @@ class Limits:
         self._wake(limit)
 
     def strike(self, recipient: str, outcome: TryLater, for_s: float, strikes: int) -> bool:
-        """The recipient takes no more for `for_s`. Return whether it is given up.
+        """Note that the recipient is limited for `for_s` seconds. Are its messages given up?
 
         `strikes`: how often this very message has met it.
         """
@@ -91,7 +91,7 @@ class Limits:
         return True
 
     def give_up(self, recipient: str) -> None:
-        """Let all that waits for a limited recipient end."""
+        """Give up all messages that wait for a limited recipient."""
         limit = self._standing[recipient]
         limit.given_up_at = asyncio.get_running_loop().time()
         self._wake(limit)

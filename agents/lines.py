@@ -1,9 +1,9 @@
-"""The lines agent: what the polls of all partitions say of a line, counted where it lives."""
+"""The fold of line segments: a line's calls, from all partitions, counted in the line's own."""
 
 import msgspec
 
 from agents.rules import Rules
-from agents.telling import cause_of, tell
+from agents.telling import cause_of, noticed, tell
 from streams.engine.types import TP, Chunk
 from streams.topics import Topics
 from tables import line_accounts, lines, runs, texts
@@ -22,7 +22,7 @@ class LinesAgent:
         self._topics = topics
 
     def fold(self, polled: Chunk) -> None:
-        """Fold one poll of one partition."""
+        """Count the calls of each segment; tell the accounts of a run that is reached."""
         state, rules = polled.state, self._rules
         length, window = rules.run_length, rules.run_window
         clock = latest_tick(state)
@@ -52,6 +52,7 @@ class LinesAgent:
                         reached.ended,
                         rules.zone,
                     )
+                    alert = noticed("line_error_run", alert)
                     tell(polled, self._topics, alert, None, cause=cause)
             if pages and not line.pages:
                 line_accounts.forget_pages(state, key, pages)

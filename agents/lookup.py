@@ -1,4 +1,4 @@
-"""What the sender asks of an account when it sends: who it is now, not when it was noticed."""
+"""How the sender looks an account up: as it is at sending time, not as it was at the event."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""What one attempt to deliver can come to. Channels return these; the send agent acts on them.
+"""The possible outcomes of one attempt to deliver. Channels return them, the sender acts on them.
 
 Values, not exceptions: an exception from a channel is a bug.
 """
@@ -7,26 +7,26 @@ from msgspec import Struct
 
 
 class Sent(Struct, frozen=True):
-    """The provider took it."""
+    """The provider accepted the message."""
 
     provider_id: str | None = None
 
 
 class Skipped(Struct, frozen=True):
-    """Nothing to send to, or nothing to send with; `reason` says which (`no openid`, …)."""
+    """There is no address to send to, or nothing to send with; `reason` says which."""
 
     reason: str
 
 
 class Refused(Struct, frozen=True):
-    """The provider said no, for good, to this message."""
+    """The provider rejected this message for good."""
 
     error: str
     error_code: int | None = None
 
 
 class TryLater(Struct, frozen=True):
-    """The provider did not take it; the same again is safe after `after_s` (None: back off)."""
+    """The provider did not accept it; repeating it is safe after `after_s` (None: back off)."""
 
     error: str
     after_s: float | None = None
@@ -34,15 +34,15 @@ class TryLater(Struct, frozen=True):
     most_tries: int | None = None
     """Attempts after which the agent gives up; None: many, and only while others get through."""
     is_general: bool = False
-    """Anybody may be told so at this moment (an overload): tries count only while others get
-    through, and while nobody does the channel is on hold."""
+    """Any message may get this answer now (an overload): tries count only while other messages
+    succeed, and while none does the channel is on hold."""
     is_recipients: bool = False
-    """The recipient takes no more for `after_s`: whatever waits for the same one waits too, and is
-    given up with it."""
+    """The recipient is limited for `after_s`: its other messages wait too, and are given up with
+    this one."""
 
 
 class Unclear(Struct, frozen=True):
-    """Nobody knows whether the provider took it: a timeout, a broken answer, a 5xx."""
+    """It is unknown whether the provider accepted it: a timeout, a broken answer, a 5xx."""
 
     error: str
     error_code: int | None = None

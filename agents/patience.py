@@ -1,4 +1,4 @@
-"""Waiting for the shared store: nothing is lost while it is away, and nobody hammers it."""
+"""Waiting for Redis: while it is away nothing is lost, and one request at a time asks for it."""
 
 import asyncio
 import logging
@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from agents.channel import StoreAwayError
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 _Answer = TypeVar("_Answer")
 
@@ -19,10 +19,10 @@ MOST_PAUSE_SECONDS = 3.0
 
 
 class Patience:
-    """Asks the store until it answers. While it is away one asks and all others wait for that."""
+    """Asks Redis until it answers. While it is away one caller asks, and the others wait for it."""
 
     def __init__(self, what_waits: str, random: Callable[[], float]) -> None:
-        """`what_waits`: for the log."""
+        """`what_waits`: what the log says is waiting, such as `sending by sms`."""
         self._what_waits = what_waits
         self._random = random
         self._slots = asyncio.Semaphore(MOST_AT_ONCE)
@@ -31,7 +31,7 @@ class Patience:
         self.is_away = False
 
     async def ask(self, question: Callable[[], Awaitable[_Answer]]) -> _Answer:
-        """Return the store's answer, however long it takes."""
+        """Return Redis's answer, however long it takes."""
         while True:
             await self._back.wait()
             async with self._slots:
@@ -67,9 +67,9 @@ class Patience:
     def _note_away(self, error: StoreAwayError) -> None:
         if not self.is_away:
             self.is_away = True
-            _log.warning("%s: %s waits until it is back", error, self._what_waits)
+            log.warning("%s: %s waits until it is back", error, self._what_waits)
 
     def _note_back(self) -> None:
         if self.is_away:
             self.is_away = False
-            _log.info("the store is back: %s goes on", self._what_waits)
+            log.info("the store is back: %s goes on", self._what_waits)

@@ -1,4 +1,4 @@
-"""Which agent folds which topic."""
+"""Which topic is folded by what, in which order. Knows nothing of Faust: see `faust_agents.py`."""
 
 from agents.accounts import AccountsAgent
 from agents.announcements import AnnouncementsAgent
@@ -11,8 +11,8 @@ from streams.topics import Topics
 
 
 def watching(rules: Rules, topics: Topics, on_counted: OnCounted | None = None) -> list[Source]:
-    """Return the sources of everything that is noticed, in the order of a partition's reading:
-    customers before their calls, and time only when all that is older is folded.
+    """Return the sources that the rules fold. `order` is the order within a partition: customers
+    before their calls, and a tick only when everything older is folded.
 
     `on_counted`: see `CallsAgent`."""
     accounts = AccountsAgent(rules, topics)
@@ -29,5 +29,5 @@ def watching(rules: Rules, topics: Topics, on_counted: OnCounted | None = None) 
 
 
 def dispatching(rules: Rules, topics: Topics) -> Source:
-    """Return the source of the commands."""
+    """Return the source that delivers commands or passes them on."""
     return Source(topics.notifications, DispatchAgent(topics, rules.zone).fold, order=7)

@@ -1,4 +1,4 @@
-"""Low balances and expiries: at once where an event shows one, and daily when a tick passes.
+"""Reminders of low balances and expiries: at once when an event shows one, and daily by ticks.
 
 A tick looks only at those accounts that may be due: an index worked out from the state, kept as
 long as the state is built on. Of those whose balance is low each is looked at once a day, by the
@@ -8,9 +8,10 @@ first tick at or after the reminder time that finds it so.
 from collections import defaultdict
 from collections.abc import Iterator
 
+from agents.metrics import SUPPRESSED
 from agents.rules import Rules
+from agents.telling import noticed
 from streams.engine.state import State
-from streams.metrics import SUPPRESSED
 from streams.records import Notification
 from streams.times import HOUR
 from tables import balances, customers, texts
@@ -25,14 +26,14 @@ _INDEX = "reminders"
 
 
 class _Index:
-    """Accounts of one partition that a tick must look at. May hold too many, never too few."""
+    """The accounts of one partition that a tick must check. May hold too many, never too few."""
 
     def __init__(self, state: State, rules: Rules) -> None:
         self.low: set[bytes] = set()
         self.day = 0
-        """The local day that the last reminding tick passed on."""
+        """The local day of the last reminding tick."""
         self.not_looked_at: list[bytes] = []
-        """Of `low`: since that day began, or since they became so."""
+        """Those of `low` that no tick has checked on that day."""
         self._expiring: defaultdict[int, list[bytes]] = defaultdict(list)
         """Hour since 1970 → accounts whose expiry is to be told from an instant in it on. By the
         hour: a number for each of a million accounts would cost ten times the memory."""
@@ -47,7 +48,7 @@ class _Index:
     def note(
         self, key: bytes, customer: Customer, before: Customer | None, tally: Tally | None
     ) -> None:
-        """Look at an account anew, after its record came or changed."""
+        """Index an account again, after its record came or changed."""
         self.note_balance(key, customer, tally)
         begins = self._begins(customer)
         if before is None or begins != self._begins(before):
@@ -64,7 +65,7 @@ class _Index:
         self.not_looked_at.append(key)
 
     def low_to_look_at(self, day: int) -> Iterator[bytes]:
-        """Yield each account whose balance may be low and was not looked at on this day."""
+        """Yield each account whose balance may be low and was not checked on this day."""
         if day != self.day:
             self.day, self.not_looked_at = day, sorted(self.low, reverse=True)
         while self.not_looked_at:
@@ -76,7 +77,7 @@ class _Index:
             self._expiring[begins // HOUR].append(key)
 
     def take_expiring(self, tick: int) -> Iterator[bytes]:
-        """Yield, and forget, the accounts to look at now: they may be gone, changed, or due later
+        """Yield and remove the accounts to check now: they may be gone, changed, or due only later
         in this hour."""
         for hour in [hour for hour in self._expiring if hour <= tick // HOUR]:
             self._expiring_now += self._expiring.pop(hour)
@@ -97,14 +98,14 @@ def _index(state: State, rules: Rules) -> _Index:
 def on_account(
     state: State, rules: Rules, key: bytes, customer: Customer, before: Customer | None
 ) -> None:
-    """Note what an account's record says now. (Who has none any more is found so by the tick.)"""
+    """Index what an account's record says now. (Ticks find out that one is gone.)"""
     _index(state, rules).note(key, customer, before, state.peek(TALLIES, key))
 
 
 def on_fall(
     state: State, rules: Rules, key: bytes, balance: Balance, at: int
 ) -> list[Notification]:
-    """Tell that a balance fell below the customer's threshold, unless that day's was told."""
+    """Return the commands for a balance that fell below the threshold; none if told that day."""
     _index(state, rules).note_low(key)
     customer = state.peek(CUSTOMERS, key)
     if customer is None:
@@ -112,12 +113,13 @@ def on_fall(
     if not balances.tell(balance, rules.local_day(at), rules.local_day(latest_tick(state))):
         SUPPRESSED.labels("low_balance", "told_today").inc()
         return []
-    return texts.low_balance(key.decode(), customer, balance.latest or 0, at, rules.zone)
+    low = texts.low_balance(key.decode(), customer, balance.latest or 0, at, rules.zone)
+    return noticed("low_balance", low)
 
 
 def on_tick(state: State, rules: Rules, tick: int) -> Iterator[list[Notification]]:
-    """Yield what is due at this tick, account by account; whoever stops may go on later with the
-    same tick."""
+    """Yield the commands that are due at this tick, account by account. A caller that stops early
+    may go on with the same tick later."""
     if not rules.is_reminding(tick):
         return
     index, day = _index(state, rules), rules.local_day(tick)
@@ -128,7 +130,8 @@ def on_tick(state: State, rules: Rules, tick: int) -> Iterator[list[Notification
         elif day not in tally.balance.told_days:
             balance = tally_of(state, key).balance
             balances.tell(balance, day, day)
-            yield texts.low_balance(key.decode(), customer, balance.latest or 0, tick, rules.zone)
+            low = texts.low_balance(key.decode(), customer, balance.latest or 0, tick, rules.zone)
+            yield noticed("low_balance", low)
     for key in index.take_expiring(tick):
         customer = state.peek(CUSTOMERS, key)
         if customer is None:
@@ -136,7 +139,8 @@ def on_tick(state: State, rules: Rules, tick: int) -> Iterator[list[Notification
         expires = customers.tell_expiry(customer, tick, rules.expiry_notice_days)
         if expires is not None:
             state.put(CUSTOMERS, key, customer)
-            yield texts.account_expiring(key.decode(), customer, expires, tick, rules.zone)
+            due = texts.account_expiring(key.decode(), customer, expires, tick, rules.zone)
+            yield noticed("account_expiring", due)
             continue
         begins = customers.notice_begins(customer, rules.expiry_notice_days)
         if begins is not None and begins > tick:  # what is over, only a new record brings back

@@ -1,4 +1,4 @@
-"""The numbers that the rules are played by, as one operator set them."""
+"""The rules' parameters, as the operator set them: lengths, windows, times of day."""
 
 from dataclasses import dataclass
 from datetime import time, tzinfo
@@ -29,7 +29,7 @@ class Rules:
 
     @property
     def run_retention(self) -> int:
-        """How long, by the clock, an idle run is remembered, in microseconds."""
+        """How long a run without a further call is remembered, by ticks, in microseconds."""
         return max(self.run_window, self.batch_retention)
 
     def local_day(self, instant: int) -> int:
@@ -37,9 +37,8 @@ class Rules:
         return local_datetime(instant, self.zone).toordinal()
 
     def is_reminding(self, instant: int) -> bool:
-        """Is it the reminder time of its local day, or later?
+        """Is an instant at or after the reminder time of its local day?
 
-        By the clock on the wall: on a day that is put forward over the reminder time it begins
-        with the hour that follows.
+        Where the clocks are put forward over the reminder time, it counts from the hour after.
         """
         return local_datetime(instant, self.zone).time() >= self.reminder_time

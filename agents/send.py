@@ -19,17 +19,18 @@ from agents.clock import Clock, wall_clock
 from agents.dead_letters import attempts_of, dead_letter
 from agents.dispatch import COORDINATES
 from agents.holds import HoldView
+from agents.metrics import DELIVERIES, EVENT_TO_SENT_SECONDS, PENDING
 from agents.outcomes import Refused
 from agents.patience import Patience
 from agents.settle import Job, Lookup, RevokedError, Settler
+from streams import tracing
 from streams.decoding import InvalidRecordError, decode_notification
 from streams.engine.outbox import Finish, OutboxRecord
 from streams.engine.types import Output
-from streams.metrics import DELIVERIES, EVENT_TO_SENT_SECONDS, PENDING
 from streams.records import Delivery, Notification, encode
 from streams.times import SECOND, format_moment, parse_instant
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 MOST_AT_ONCE = 64
 MOST_PENDING = 5000
@@ -213,6 +214,8 @@ class SendAgent:
                     outputs = [self._bury(partition, record, str(command))]
                 else:
                     coordinates = f"{self.topic}-{partition}-{record.offset}"
+                    if tracing.on() is not None:
+                        tracing.parent.set(tracing.traceparent_of(record.headers))
 
                     def on_recipient(recipient: str) -> None:
                         self._move(partition, lane, recipient)
@@ -250,7 +253,7 @@ class SendAgent:
             kind = type(error).__name__
             topic, partition, offset = job.coordinates.rsplit("-", 2)
             where = {"topic": topic, "partition": int(partition), "offset": int(offset)}
-            _log.error(
+            log.error(
                 "%s: %s at %s",
                 self._channel.name,
                 kind,

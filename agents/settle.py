@@ -5,23 +5,26 @@ meets again and again while others get through ends it, and so does its recipien
 (`agents/limits.py`).
 
 The ledger is written before each attempt, so that whoever goes on after a crash knows that the
-provider may have the message.
+provider may have the message. The first of these words is also the question whether there are
+older ones; only who would have to wait asks that before (`_look`). So a message that gets through
+costs two round trips to Redis: one before it is sent, and one after it.
 """
 
 import asyncio
+import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import tzinfo
 from typing import Protocol
 
 from agents.admission import Admission
-from agents.channel import Entry, LaterWord, Ledger, Message, SendingChannel
+from agents.channel import Bar, Entry, LaterWord, Ledger, Message, SendingChannel
 from agents.clock import Clock
 from agents.holds import UNLIKELY, is_miss
+from agents.metrics import LEDGER_SECONDS
 from agents.outcomes import Held, Outcome, Refused, Sent, Skipped, TryLater, Unclear
 from agents.patience import Patience
 from streams.engine import fault_points
-from streams.metrics import LEDGER_SECONDS
 from streams.records import Account, Delivery, Notification
 from streams.times import SECOND, format_moment
 
@@ -60,6 +63,10 @@ class Job:
     is_again: bool = False
     """It was given up before, and an operator sends it again."""
     entry: Entry = field(init=False)
+    is_known: bool = False
+    """The ledger was asked what stands there; until then `entry` is a guess that nothing does."""
+    has_begun: bool = False
+    """An attempt was written down in this life."""
     is_sending: bool = False
     """The provider may have it any moment: worth waiting for."""
     is_revoked: bool = False
@@ -71,7 +78,7 @@ class Job:
     """... and since when, by the event loop's clock."""
 
     def __post_init__(self) -> None:
-        self.entry = Entry(self.coordinates)
+        self.entry = Entry(self.coordinates, life=secrets.token_hex(6))
 
 
 class Settler:
@@ -102,30 +109,37 @@ class Settler:
     async def settle(self, job: Job) -> list[Delivery] | None:
         """Return what became of the command; None where another record brought it before.
 
-        1. Ask the ledger whether this is new, cut off, finished or a repeat.
-        2. Try until it ends.
-        3. Note whose message it was, and take the provider's word if that came first.
-        4. Write the end into the ledger.
+        1. Try until it ends, or until the ledger says that it has ended or is another record's.
+        2. Write the end into the ledger with whose message it was, and the provider's word on it
+           if that came first.
 
         Raises RevokedError.
         """
-        notification_id = job.command.notification_id
-        with LEDGER_SECONDS.time():
-            known = await self._ask(lambda: self._ledger.read(notification_id))
-        if known is not None:
-            if known.coordinates != job.coordinates:
-                if not (job.is_again and known.has_failed):
-                    return None
-                job.entry.replaces = known.coordinates
-            elif known.deliveries is not None:
-                # Its commit was lost, not its outcome.
-                return known.deliveries
-            else:
-                job.entry = known
         end = await self._try_until_end(job)
         if isinstance(end, Entry):
+            # Of the same record: its commit was lost, not its outcome.
             return end.deliveries if end.coordinates == job.coordinates else None
         return await self._write_end(job, end)
+
+    async def _look(self, job: Job) -> Entry | None:
+        """Ask the ledger whether this is new, cut off, finished or a repeat. Return an entry that
+        leaves nothing to do."""
+        notification_id = job.command.notification_id
+        known = await self._ask(lambda: self._ledger.read(notification_id))
+        job.is_known = True
+        return None if known is None else self._learn(job, known)
+
+    def _learn(self, job: Job, known: Entry) -> Entry | None:
+        """Go on from the entry that stands; return one that leaves nothing to do."""
+        if known.coordinates != job.coordinates:
+            if not (job.is_again and known.has_failed):
+                return known
+            job.entry.replaces = known.coordinates
+        elif known.deliveries is not None:
+            return known
+        else:
+            job.entry = known
+        return None
 
     def describe(self, job: Job, end: _End) -> Delivery:
         """Return the record of how a command ended."""
@@ -149,18 +163,16 @@ class Settler:
         return delivery
 
     async def _write_end(self, job: Job, end: _End) -> list[Delivery]:
-        deliveries = [self.describe(job, end)]
-        if isinstance(end, Sent) and end.provider_id is not None:
-            provider_id = end.provider_id
-            word = await self._ask(
-                lambda: self._channel.remember(
-                    job.command, job.key, job.entry.attempts, provider_id
-                )
-            )
-            if word is not None:
-                deliveries.append(self._describe_word(job, provider_id, word))
-        job.entry.deliveries = deliveries
-        await self._ask(lambda: self._ledger.finish(job.command.notification_id, job.entry))
+        command, entry = job.command, job.entry
+        entry.deliveries = deliveries = [self.describe(job, end)]
+        provider_id = end.provider_id if isinstance(end, Sent) else None
+        claim = None
+        if provider_id is not None:
+            claim = self._channel.claim(command, job.key, entry.attempts, provider_id)
+        word = await self._ask(lambda: self._ledger.finish(command.notification_id, entry, claim))
+        if word is not None and provider_id is not None:
+            deliveries.append(self._describe_word(job, provider_id, word))
+            await self._ask(lambda: self._ledger.finish(command.notification_id, entry))
         return deliveries
 
     def _describe_word(self, job: Job, provider_id: str, word: LaterWord) -> Delivery:
@@ -172,11 +184,17 @@ class Settler:
         """Return how the command ended, or the ledger's entry of who was faster."""
         command, message = job.command, None
         while True:
+            if job.is_again and not job.is_known and (standing := await self._look(job)):
+                return standing
             entry = job.entry
             if message is None or entry.doubt_since is None:
                 # Looked up anew, but not in doubt: the provider must see the same message again.
-                message = await self._prepare(command)
+                message = self._prepare(command)
             if not isinstance(message, Message):
+                if not job.is_known:
+                    if standing := await self._look(job):
+                        return standing
+                    entry = job.entry
                 return Refused(UNCERTAIN) if entry.doubt_since is not None else message
             job.on_recipient(message.recipient)
             if job.is_revoked:
@@ -196,9 +214,14 @@ class Settler:
             if isinstance(outcome, Entry | Sent | Skipped | Refused):
                 return outcome
 
-    async def _take_turn(self, job: Job, message: Message) -> Outcome | Entry:
-        """Wait until it is time, for the recipient and for admission, and make one attempt."""
+    async def _take_turn(self, job: Job, message: Message) -> Outcome | Entry | None:
+        """Wait until it is time, for the recipient and for admission, and make one attempt.
+
+        None: there was none, because only now it is known what stands in the ledger.
+        """
         entry, recipient = job.entry, message.recipient
+        if not job.is_known and self._limits.is_limited(recipient):
+            return await self._look(job)
         if entry.not_before is not None and not (job.has_missed and self._holds.is_held):
             await asyncio.sleep(max(0, entry.not_before - self._now()) / SECOND)
         refused = await self._limits.enter(recipient, job.taken_at)
@@ -206,19 +229,22 @@ class Settler:
             return Refused(UNCERTAIN) if entry.doubt_since is not None else refused
         faster, outcome = None, None
         try:
-            await asyncio.sleep(self._channel.pause_s(message))
+            pause_s = self._channel.pause_s(message)
+            if pause_s:
+                await asyncio.sleep(pause_s)
             faster, outcome = await self._take_place(job, message)
         finally:
             self._limits.leave(recipient, outcome)
-        if faster is not None:
-            return faster
-        assert outcome is not None  # noqa: S101 - one of the two there is
-        return outcome
+        return outcome if faster is None else faster
 
     async def _take_place(self, job: Job, message: Message) -> tuple[Entry | None, Outcome | None]:
         """Wait for admission and make one attempt; see `_attempt`."""
         in_doubt = job.entry.doubt_since is not None
-        turn = await self._admission.enter(message.scope, in_doubt=in_doubt)
+        turn = await self._admission.enter(
+            message.scope, in_doubt=in_doubt, is_impatient=not job.is_known
+        )
+        if turn is None:
+            return await self._look(job), None
         faster, outcome = None, None
         try:
             faster, outcome = await self._attempt(job, message)
@@ -226,10 +252,10 @@ class Settler:
             self._admission.leave(turn, _customer_of(job, message), outcome)
         return faster, outcome
 
-    async def _prepare(self, command: Notification) -> Message | Skipped | Refused:
+    def _prepare(self, command: Notification) -> Message | Skipped | Refused:
         account_id = command.account_id
         account = self._lookup(account_id) if account_id is not None else None
-        return await self._ask(lambda: self._channel.prepare(command, account))
+        return self._channel.prepare(command, account)
 
     def _doubt_left_s(self, entry: Entry) -> float | None:
         """Return how long a repeat is still safe; None: for good."""
@@ -239,21 +265,32 @@ class Settler:
         return limit_s - (self._now() - entry.doubt_since) / SECOND
 
     async def _attempt(self, job: Job, message: Message) -> tuple[Entry | None, Outcome | None]:
-        """Try once, and write down before and after it what a successor has to know."""
-        notification_id, entry = job.command.notification_id, job.entry
+        """Try once, and write down before and after it what a successor has to know.
+
+        Return an entry that leaves nothing to do, and what came of the attempt; neither: there
+        was none, because only now it is known what stands in the ledger.
+        """
+        notification_id, entry, is_first = job.command.notification_id, job.entry, not job.is_known
         attempts, doubt_since = entry.attempts, entry.doubt_since
         entry.attempts += 1
         entry.not_before = None
 
-        def begin() -> Awaitable[Entry | None]:
+        def begin() -> Awaitable[Entry | Bar | None]:
             # Anew each time it is asked: while the store is away nothing can be in doubt.
             entry.doubt_since = self._now() if doubt_since is None else doubt_since
-            return self._ledger.write(notification_id, entry)
+            return self._ledger.write(notification_id, entry, is_first=is_first, bar=bar)
 
-        faster = await self._ask(begin)
-        if faster is not None:
-            return faster, None
-        job.is_sending = True
+        # What this life has put in doubt must be sent again as it was.
+        bar = None if job.has_begun and doubt_since is not None else message.bar
+        with LEDGER_SECONDS.time():
+            standing = await self._ask(begin)
+        job.is_known = True
+        if isinstance(standing, Bar):
+            entry.attempts, entry.doubt_since = attempts, doubt_since
+            return None, Refused(UNCERTAIN) if doubt_since is not None else Skipped(standing.reason)
+        if standing is not None:
+            return self._learn(job, standing) if is_first else standing, None
+        job.has_begun = job.is_sending = True
         outcome = await self._channel.send(message, is_repeat=doubt_since is not None)
         # The worst moment: the provider has it, and nobody else knows.
         fault_points.passing(fault_points.DURING_SEND)
@@ -276,6 +313,7 @@ class Settler:
             case _:
                 return None, outcome
         faster = await self._ask(lambda: self._ledger.write(notification_id, entry))
+        assert not isinstance(faster, Bar)  # noqa: S101 - none was named
         if isinstance(outcome, TryLater) and outcome.is_recipients:
             # In this process the limit itself says when; it may end early.
             entry.not_before = None

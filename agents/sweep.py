@@ -1,7 +1,7 @@
-"""Clean-up: each tick looks at some of what is remembered, and forgets what is over.
+"""Clean-up: each tick checks a part of the state and deletes what is over.
 
-Nothing depends on when: a batch that is over counts as forgotten whether it was swept or not, and
-so does a run. So each key is looked at about once an hour, by ticks that cost alike.
+No result depends on when that happens: rules ignore a batch or run that is over, deleted or not.
+Each key is checked about once an hour, in equal parts by the ticks of that hour.
 """
 
 from dataclasses import dataclass
@@ -24,15 +24,15 @@ _MOST_KEYS = 10_000
 
 @dataclass
 class _Round:
-    """The keys that are looked at before any is again."""
+    """The keys left to check in this round, and how many there were."""
 
     waiting: list[tuple[Table[Any], bytes]]
     size: int
 
 
 def sweep(state: State, rules: Rules, tick: int, passed: int) -> None:
-    """Forget what a tick finds to be over, among the next keys. `passed`: since the tick before,
-    in microseconds."""
+    """Delete what is over at this tick among the next keys. `passed`: microseconds since the tick
+    before."""
     now: _Round | None = state.derived.get(_ROUND)
     if now is None or not now.waiting:
         waiting = [(table, key) for table in _SWEPT for key in state.keys(table)]

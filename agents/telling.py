@@ -1,14 +1,15 @@
-"""How agents speak: commands into `notifications`, what nobody can use into `dead-letters`."""
+"""How folds emit: commands into `notifications`, invalid records into `dead-letters`."""
 
 from collections.abc import Callable, Iterator, Sequence
 from datetime import tzinfo
 from typing import TypeVar
 
+from agents import metrics
 from agents.dead_letters import dead_letter
-from streams import metrics
+from streams import tracing
 from streams.decoding import InvalidRecordError
 from streams.engine.types import TP, Chunk, Output, Record
-from streams.records import Notification, encode
+from streams.records import Notification, Scenario, encode
 from streams.times import format_moment
 from streams.topics import Topics
 
@@ -33,29 +34,54 @@ def tell(
     cause: int | str,
     is_urgent: bool = True,
 ) -> None:
-    """Publish commands, with this cycle; urgent ones at once.
+    """Emit commands with this cycle, which is committed at once where they are urgent.
 
-    `partition`: of the account's state, where that is known; None: where its key puts it.
-    `cause`: the record that they come of, by its offset in this chunk or by its name ("": it
-    isn't known).
+    `partition`: of the account's state, where that is known; None: the partition of the key.
+    `cause`: the record that caused them, by its offset in this chunk or by its name ("": unknown).
     """
     if not commands:
         return
     name = cause if isinstance(cause, str) else cause_of(polled.tp, cause)
     headers = [(CAUSE, name.encode())] if name else []
+    traces = tracing.on()
     for command in commands:
         key = (command.account_id or "").encode()
-        polled.emit(Output(topics.notifications, partition, key, encode(command), headers))
+        own = headers
+        if traces is not None:
+            own = headers + traces.noticed(
+                command.notification_id,
+                command.scenario,
+                command.channel,
+                cause=name,
+                caused_by=_traceparent(polled, cause),
+                now=polled.now,
+            )
+        polled.emit(Output(topics.notifications, partition, key, encode(command), own))
         metrics.NOTIFICATIONS.labels(command.scenario, command.channel).inc()
     if is_urgent:
         polled.hurry()
 
 
+def _traceparent(polled: Chunk, cause: int | str) -> bytes | None:
+    """Return the trace of the record that fired, where it is in this chunk."""
+    for record in polled.records if isinstance(cause, int) else ():
+        if record.offset == cause:
+            return tracing.traceparent_of(record.headers)
+    return None
+
+
+def noticed(scenario: Scenario, commands: list[Notification]) -> list[Notification]:
+    """Return the commands of what was noticed; count it where the account wants no channel."""
+    if not commands:
+        metrics.SUPPRESSED.labels(scenario, "no_channel").inc()
+    return commands
+
+
 def readable(
     polled: Chunk, topics: Topics, zone: tzinfo, decode: Callable[[bytes | None, bytes | None], R]
 ) -> Iterator[tuple[Record, R]]:
-    """Yield each record of a poll with what it says, while there is room for what comes of it;
-    what is invalid is buried."""
+    """Yield each valid record with its decoded value, while there is room for what the fold emits.
+    Invalid records become dead letters."""
     for record in polled.in_turn():
         try:
             said = decode(record.key, record.value)
@@ -66,7 +92,7 @@ def readable(
 
 
 def bury(polled: Chunk, topics: Topics, zone: tzinfo, record: Record, reason: str) -> None:
-    """Put an invalid record away. Nothing else happens to it."""
+    """Emit an invalid record as a dead letter."""
     polled.emit(
         dead_letter(
             topics.dead_letters,

@@ -23,7 +23,7 @@ from app.commands.deliveries import deliveries
 from app.commands.dlq import dlq
 from app.commands.explain import explain
 from app.commands.lag import lag
-from app.commands.options import is_instant, is_lengths, is_windows
+from app.commands.options import SinceOption, UntilOption, is_lengths, is_windows
 from app.commands.state import state
 from app.commands.usage import Program, lines_of
 from app.errors import CommandError, SettingsError
@@ -87,11 +87,19 @@ def _options(
 
 
 @program.command()
-def worker() -> int:
+def worker(
+    traces: Annotated[
+        bool,
+        typer.Option(
+            "--traces",
+            help="Send OpenTelemetry traces, as OTEL_… variables say (dialwatch[tracing]).",
+        ),
+    ] = False,
+) -> int:
     """Run one worker until SIGTERM or SIGINT. Any number may run in one group."""
     from app.life import run_worker  # noqa: PLC0415
 
-    return run_worker(_logged_settings())
+    return run_worker(_logged_settings(), has_traces=traces)
 
 
 def _logged_settings() -> Settings:
@@ -141,20 +149,8 @@ def replay(
     files: Annotated[
         Path | None, typer.Option(help="Read this export (a directory) in place of Kafka.")
     ] = None,
-    since: Annotated[
-        str | None,
-        typer.Option(
-            callback=is_instant("--since"),
-            help="Only commands that occurred at or after this time, or -7d.",
-        ),
-    ] = None,
-    until: Annotated[
-        str | None,
-        typer.Option(
-            callback=is_instant("--until"),
-            help="Only commands that occurred before this time, or -7d.",
-        ),
-    ] = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
     run_length: Annotated[
         str | None,
         typer.Option(
@@ -219,19 +215,8 @@ def replay(
 def export(
     topics: Annotated[list[str], typer.Argument(metavar="TOPIC...", help="By contract name.")],
     to: Annotated[Path, typer.Option(help="The directory; what it holds is gone on with.")],
-    since: Annotated[
-        str | None,
-        typer.Option(
-            callback=is_instant("--since"),
-            help="Only records with this timestamp or later, or -7d.",
-        ),
-    ] = None,
-    until: Annotated[
-        str | None,
-        typer.Option(
-            callback=is_instant("--until"), help="Only records with an earlier timestamp, or -7d."
-        ),
-    ] = None,
+    since: SinceOption = None,
+    until: UntilOption = None,
     format_: Annotated[
         Literal["parquet", "jsonl"], typer.Option("--format", help="Of the files.")
     ] = "parquet",

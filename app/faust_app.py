@@ -1,13 +1,22 @@
-"""The Faust app of a worker: group, assignor and consumer thread; the engine does the rest."""
+"""The Faust app of a worker: its agents and tables, group, assignor and consumer thread.
+
+The engine does the rest: it says when an agent folds, and what one transaction is.
+"""
 
 import ssl
 from typing import Any
 
 import faust
 from faust.app.base import BootStrategy
+from faust.types import AgentT
 
+from agents.faust_agents import declare_agents
+from agents.rules import Rules
 from streams.engine.consumer import attach
 from streams.engine.engine import Engine
+from streams.engine.views import StateTable, Views
+from streams.topics import Topics
+from tables.faust_tables import declare_tables
 
 
 class _WithoutProducer(BootStrategy):  # type: ignore[misc]
@@ -16,10 +25,18 @@ class _WithoutProducer(BootStrategy):  # type: ignore[misc]
 
 class _App(faust.App):  # type: ignore[misc]
     BootStrategy = _WithoutProducer
+    engine: Engine
+
+    async def _on_agent_error(self, agent: AgentT, exc: BaseException) -> None:
+        # Not a fold's, which the engine has at once: the agent itself ended, and what it is given
+        # from now on nobody folds.
+        self.engine.crash(exc if isinstance(exc, Exception) else RuntimeError(repr(exc)))
 
 
 def create_app(
     engine: Engine,
+    topics: Topics,
+    rules: Rules,
     *,
     client_id: str,
     brokers: list[str],
@@ -27,7 +44,8 @@ def create_app(
     datadir: str,
     session_timeout_s: float,
 ) -> faust.App:
-    """Return an app that reads what the engine wants; start and stop it as a service.
+    """Return an app that reads what the engine wants and folds when it says so; start and stop it
+    as a service. To be called when the engine has all its sources and outboxes.
 
     `client_id`: what the broker and its tools call this worker.
     """
@@ -55,10 +73,31 @@ def create_app(
         stream_recovery_delay=0.0,
         stream_processing_timeout=300.0,
         table_standby_replicas=0,
+        Table=StateTable,
+        TableManager=Views,
     )
+    app.engine = engine
     app.finalize()
     attach(app, engine)
+    declare_agents(app, engine, topics)
+    declare_tables(
+        app,
+        engine,
+        topics,
+        run_window=rules.run_window,
+        run_retention=rules.run_retention,
+        batch_retention=rules.batch_retention,
+    )
     return app
+
+
+def never_start(app: faust.App) -> None:
+    """Let an app be looked at only: Faust's `worker` command would start one without senders."""
+
+    async def refuse() -> None:
+        raise RuntimeError("this app is to be looked at only: start workers by `dialwatch worker`")
+
+    app.on_first_start = refuse
 
 
 def credentials_for(options: dict[str, Any]) -> faust.SASLCredentials | faust.SSLCredentials | None:

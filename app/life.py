@@ -6,8 +6,8 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Awaitable, Coroutine
-from contextlib import AsyncExitStack
+from collections.abc import Awaitable, Coroutine, Iterator
+from contextlib import AsyncExitStack, contextmanager, nullcontext
 from typing import Any, TypeVar
 
 import faust
@@ -27,6 +27,7 @@ from app.store_check import refuse_cluster, refuse_cluster_when_it_answers
 from app.ticker import publish_ticks
 from app.web.server import WebServer
 from app.web.view import WorkerView
+from streams import tracing
 from streams.engine import fault_points
 from streams.engine.engine import Engine
 from streams.engine.types import TP
@@ -48,8 +49,9 @@ _CANCEL_AGAIN_SECONDS = 0.5
 _GC_THRESHOLD = 200_000
 
 
-def run_worker(settings: Settings) -> int:
-    """Run one worker until SIGTERM or SIGINT; return the exit code.
+def run_worker(settings: Settings, *, has_traces: bool = False) -> int:
+    """Run one worker until SIGTERM or SIGINT; return the exit code. `has_traces`: see
+    `app/tracing.py`.
 
     Raises CommandError where it can't start, or had to stop.
     """
@@ -57,10 +59,28 @@ def run_worker(settings: Settings) -> int:
     reconnecting.install()
     directory = DataDirectory(settings.datadir)
     try:
-        asyncio.run(_run(settings, directory.worker_id()))
+        with _traces() if has_traces else nullcontext():
+            asyncio.run(_run(settings, directory.worker_id()))
     finally:
         directory.close()
     return 0
+
+
+@contextmanager
+def _traces() -> Iterator[None]:
+    try:
+        from app.tracing import OpenTelemetryTraces  # noqa: PLC0415 (no cost where it is off)
+    except ModuleNotFoundError:
+        raise CommandError(
+            "--traces needs OpenTelemetry: pip install 'dialwatch[tracing]'"
+        ) from None
+    made = OpenTelemetryTraces()
+    tracing.switch(made)
+    try:
+        yield
+    finally:
+        tracing.switch(None)
+        made.close()
 
 
 async def _run(settings: Settings, worker_id: str) -> None:
@@ -100,8 +120,7 @@ async def _run(settings: Settings, worker_id: str) -> None:
         if topics is None:
             return
         await _unless(end, _say_when_redis_is_away(redis))
-        worker = create_worker(settings, topics, worker_id, redis, http, publisher)
-        worker.engine.crash = crash
+        worker = create_worker(settings, topics, worker_id, redis, http, publisher, crash)
         view.worker = worker
         await _serve(worker, end)
 

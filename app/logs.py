@@ -5,6 +5,7 @@ as `extra`.
 """
 
 import logging
+import re
 import sys
 import time
 from datetime import datetime
@@ -36,17 +37,18 @@ _SAID_ELSEWHERE = (
     "Heartbeat session expired",
 )
 _SAY_AGAIN_SECONDS = 60.0
+_SERVICE = re.compile(r"\[\^-*\w+\]:? ")
 
 
 class _FewWords(logging.Filter):
-    """Lets each thing that aiokafka says in a loop through once a minute."""
+    """Lets each thing that a library says in a loop through once a minute."""
 
     def __init__(self) -> None:
         super().__init__()
         self._said: dict[str, float] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if not record.name.startswith("aiokafka"):
+        if not record.name.startswith(("aiokafka", "opentelemetry")):
             return True
         if any(words in record.getMessage() for words in _SAID_ELSEWHERE):
             return False
@@ -55,6 +57,31 @@ class _FewWords(logging.Filter):
             return False
         self._said[kind] = now
         return True
+
+
+class _OwnWords(logging.Filter):
+    """Drops what Faust's services say of themselves ("[^--Consumer]: Starting..."), whose loggers
+    are ours where their classes are; of its warnings only the words are kept."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        found = _SERVICE.match(record.getMessage())
+        if found is None:
+            return True
+        record.msg, record.args = record.getMessage()[found.end() :], None
+        return record.levelno >= logging.WARNING
+
+
+class _Text(logging.Formatter):
+    """One line for people, and behind it what is known, as the field writes it: `offset=7`."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        said = {name: vars(record).get(name) for name in FIELDS}
+        known = "".join(
+            f" {name}={value}"
+            for name, value in said.items()
+            if value is not None and not re.search(rf"\b{re.escape(str(value))}\b", record.message)
+        )
+        return super().formatMessage(record) + known
 
 
 class _Json(logging.Formatter):
@@ -78,17 +105,15 @@ def set_up_logs(*, is_verbose: bool = False, log_format: Literal["text", "json"]
     """Send the program's log to stderr; `is_verbose` adds the steps and tracebacks of it."""
     logging.basicConfig(
         level=logging.DEBUG if is_verbose else logging.INFO,
-        format="%(asctime)s %(levelname)-7s %(message)s",
-        datefmt="%Y-%m-%dT%H:%M:%S%z",
         stream=sys.stderr,
         force=True,
     )
-    if not is_verbose:
-        for handler in logging.getLogger().handlers:
+    lines = _Text("%(asctime)s %(levelname)-7s %(message)s", "%Y-%m-%dT%H:%M:%S%z")
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(_Json() if log_format == "json" else lines)
+        if not is_verbose:
             handler.addFilter(_FewWords())
-    if log_format == "json":
-        for handler in logging.getLogger().handlers:
-            handler.setFormatter(_Json())
+            handler.addFilter(_OwnWords())
     for name, level in _QUIET.items():
         logging.getLogger(name).setLevel(level)
 

@@ -1,7 +1,10 @@
-"""The wiring: topics → rules → channels, as one worker. Importing this does nothing."""
+"""The wiring: topics → rules → channels, as one worker. Importing this does nothing.
+
+`faust -A app.main agents` and `faust -A app.main tables` list what a worker is made of.
+"""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,19 +13,21 @@ import httpx
 from redis.asyncio import Redis
 
 from agents.lookup import account_lookup
-from agents.refused import instead_of
+from agents.metrics import expect
 from agents.register import dispatching, watching
+from agents.replacements import instead_of
 from agents.send import MOST_AT_ONCE, SendAgent
 from app.channels.sms import build_sms
 from app.channels.wechat.channel import build_wechat
-from app.faust_app import create_app, credentials_for
+from app.faust_app import create_app, credentials_for, never_start
 from app.kafka.publisher import Publisher
 from app.ledger import RedisLedger
 from app.operations.lag import WORKER_CLIENT
 from app.rules import rules_of
-from app.settings import Settings
+from app.settings import Settings, load_settings
 from app.shared_holds import share_holds
-from streams.engine.engine import Engine, EngineConfig
+from streams.engine.config import EngineConfig
+from streams.engine.engine import Engine
 from streams.topics import Topics
 
 MOST_BULK_AT_ONCE = 8
@@ -64,25 +69,12 @@ def create_worker(
     redis: Redis,
     http: httpx.AsyncClient,
     publisher: Publisher,
+    crash: Callable[[Exception], None],
 ) -> Worker:
-    """Wire one worker: the product on a page."""
-    rules = rules_of(settings)
-    options = settings.kafka_client_options()
-    engine = Engine(
-        EngineConfig(
-            group=settings.group,
-            worker_id=worker_id,
-            changelog=topics.changelog,
-            output_topics=topics.outputs(),
-            queues=topics.queues(),
-            session_timeout_s=settings.session_timeout_seconds,
-            client_options=options,
-            instead=instead_of(topics, settings.zone),
-        )
-    )
-    for source in watching(rules, topics):
-        engine.add_source(source)
-    engine.add_source(dispatching(rules, topics))
+    """Wire one worker: the product on a page. `crash`: stops it, because of something."""
+    engine = _folding_engine(settings, topics, worker_id, crash)
+    for topic in engine.sources:
+        expect(topic)
 
     lookup = account_lookup(engine.state_of, topics.partitions)
     ledger = RedisLedger(redis, prefix=settings.group)
@@ -108,12 +100,53 @@ def create_worker(
     for sender in senders:
         engine.add_outbox(sender)
 
-    app = create_app(
+    app = _app_of(settings, topics, engine)
+    return Worker(settings, topics, engine, app, senders, publisher, redis, worker_id)
+
+
+def _folding_engine(
+    settings: Settings, topics: Topics, worker_id: str, crash: Callable[[Exception], None]
+) -> Engine:
+    engine = Engine(
+        EngineConfig(
+            group=settings.group,
+            worker_id=worker_id,
+            changelog=topics.changelog,
+            output_topics=topics.outputs(),
+            queues=topics.queues(),
+            session_timeout_s=settings.session_timeout_seconds,
+            client_options=settings.kafka_client_options(),
+            instead=instead_of(topics, settings.zone),
+        ),
+        crash,
+    )
+    rules = rules_of(settings)
+    for source in (*watching(rules, topics), dispatching(rules, topics)):
+        engine.add_source(source)
+    return engine
+
+
+def _app_of(settings: Settings, topics: Topics, engine: Engine) -> faust.App:
+    options = settings.kafka_client_options()
+    return create_app(
         engine,
-        client_id=f"{WORKER_CLIENT}{worker_id}",
+        topics,
+        rules_of(settings),
+        client_id=f"{WORKER_CLIENT}{engine.config.worker_id}",
         brokers=options["bootstrap_servers"],
         credentials=credentials_for(options),
         datadir=str(settings.datadir),
         session_timeout_s=settings.session_timeout_seconds,
     )
-    return Worker(settings, topics, engine, app, senders, publisher, redis, worker_id)
+
+
+def __getattr__(name: str) -> Any:
+    """Return as `app`, for Faust's command line, what the settings in force describe: to look at,
+    since workers are started by `dialwatch worker`."""
+    if name != "app":
+        raise AttributeError(f"module {__name__} has no attribute {name}")
+    settings = load_settings()
+    engine = _folding_engine(settings, settings.topics, "described", lambda error: None)
+    app = _app_of(settings, settings.topics, engine)
+    never_start(app)
+    return app

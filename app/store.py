@@ -4,6 +4,7 @@ One Redis, or one name behind which another takes over: no cluster, whose keys l
 is written here in one step has several.
 """
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -22,6 +23,7 @@ from redis.exceptions import (
 from agents.channel import StoreAwayError
 
 MOST_CONNECTIONS = 32
+MOST_TOGETHER = 200
 TIMEOUT_SECONDS = 3.0
 
 IS_CLUSTER = "it is a cluster, which dialwatch can't use: name one Redis, or one that fails over"
@@ -35,9 +37,13 @@ class _Redis(Redis):
         try:
             return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
         except ReadOnlyError:
-            await self.connection_pool.update_active_connections_for_reconnect()  # type: ignore[no-untyped-call]
-            await self.connection_pool.disconnect(inuse_connections=False)
+            await self.leave()
             raise
+
+    async def leave(self) -> None:
+        """Use none of the connections again that there are."""
+        await self.connection_pool.update_active_connections_for_reconnect()  # type: ignore[no-untyped-call]
+        await self.connection_pool.disconnect(inuse_connections=False)
 
 
 def open_redis(url: str) -> Redis:
@@ -55,6 +61,48 @@ def open_redis(url: str) -> Redis:
         retry=Retry(NoBackoff(), 1),
     )
     return _Redis.from_pool(pool)
+
+
+class Together:
+    """Asks Redis what many ask at one moment in one round trip, one such trip at a time: what is
+    asked meanwhile goes with the next. Each question is answered, or fails, by itself."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+        self._waiting: list[tuple[tuple[bytes | str, ...], asyncio.Future[Any]]] = []
+        self._asking: asyncio.Task[None] | None = None
+
+    async def ask(self, *command: bytes | str) -> Any:
+        """Return the answer to one command. Raises what redis raises."""
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._waiting.append((command, answer))
+        if self._asking is None or self._asking.done():
+            # Of its own: who asked first may be cancelled, and the others want their answers.
+            self._asking = asyncio.create_task(self._ask_all())
+        return await answer
+
+    async def _ask_all(self) -> None:
+        while self._waiting:
+            asked, self._waiting = self._waiting[:MOST_TOGETHER], self._waiting[MOST_TOGETHER:]
+            pipeline = self._redis.pipeline(transaction=False)
+            for command, _ in asked:
+                pipeline.execute_command(*command)
+            answers: list[Any]
+            try:
+                answers = await pipeline.execute(raise_on_error=False)
+            except (RedisError, OSError, TimeoutError) as error:
+                answers = [error] * len(asked)
+            if isinstance(self._redis, _Redis) and any(
+                isinstance(answer, ReadOnlyError) for answer in answers
+            ):
+                await self._redis.leave()
+            for (_, waiter), answer in zip(asked, answers, strict=True):
+                if waiter.done():
+                    continue
+                if isinstance(answer, Exception):
+                    waiter.set_exception(answer)
+                else:
+                    waiter.set_result(answer)
 
 
 @contextmanager

@@ -2,6 +2,9 @@
 
 httpx reads the same variables, but one that it can't make use of ends the program at its start,
 also where nothing ever goes out. Here such a one is told once, and stops only what needs it.
+
+The connections are aiohttp's: httpcore looks at every idle one for each request, which at 64 at
+once costs twenty times as much as the request. Only what aiohttp can't speak (SOCKS) is httpcore's.
 """
 
 import ipaddress
@@ -9,6 +12,7 @@ import logging
 import ssl
 from collections.abc import Iterable, Mapping
 
+import aiohttp
 import httpx
 
 log = logging.getLogger(__name__)
@@ -21,11 +25,13 @@ class WayOut(httpx.AsyncBaseTransport):
         """`proxies`: by scheme, `all` and `no` among them, as `urllib` finds them."""
         context = _certificates()
 
-        def build(proxy: httpx.Proxy | None = None) -> httpx.AsyncBaseTransport:
-            return httpx.AsyncHTTPTransport(verify=context, limits=limits, proxy=proxy)
+        def build(proxy: httpx.Proxy) -> httpx.AsyncBaseTransport:
+            socks = httpx.AsyncHTTPTransport(verify=context, limits=limits, proxy=proxy)
+            is_http = proxy.url.scheme in {"http", "https"}
+            return _Connections(context, limits, proxy) if is_http else socks
 
         self._no_proxy = tuple(name.strip() for name in proxies.get("no", "").split(","))
-        self._direct = build()
+        self._direct: httpx.AsyncBaseTransport = _Connections(context, limits)
         self._proxied: dict[str, httpx.AsyncBaseTransport] = {}
         made: dict[str, httpx.AsyncBaseTransport] = {}
         for scheme in ("http", "https"):
@@ -53,6 +59,77 @@ class WayOut(httpx.AsyncBaseTransport):
     async def aclose(self) -> None:
         for way in {self._direct, *self._proxied.values()}:
             await way.aclose()
+
+
+class _Connections(httpx.AsyncBaseTransport):
+    """aiohttp's connections, kept and used again, as httpx asks for them.
+
+    Its errors keep the distinction that counts: nothing was written (`ConnectError`,
+    `ConnectTimeout`, `ProxyError`), or whoever was asked may have read it (all others).
+    """
+
+    def __init__(
+        self, context: ssl.SSLContext, limits: httpx.Limits, proxy: httpx.Proxy | None = None
+    ) -> None:
+        self._context = context
+        self._limits = limits
+        self._proxy = proxy
+        self._session: aiohttp.ClientSession | None = None
+
+    def _open(self) -> aiohttp.ClientSession:
+        """Return the session: made with the first request, because it needs the event loop."""
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(
+                    limit=self._limits.max_connections or 0, ssl=self._context
+                ),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                auto_decompress=False,
+                skip_auto_headers=("Accept", "Accept-Encoding", "User-Agent", "Content-Type"),
+            )
+        return self._session
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        limits, proxy = request.extensions.get("timeout", {}), self._proxy
+        try:
+            async with self._open().request(
+                request.method,
+                str(request.url),
+                headers=request.headers.multi_items(),
+                data=await request.aread() or None,
+                allow_redirects=False,
+                timeout=aiohttp.ClientTimeout(
+                    connect=limits.get("pool"),
+                    sock_connect=limits.get("connect"),
+                    sock_read=limits.get("read"),
+                ),
+                proxy=None if proxy is None else str(proxy.url),
+                proxy_auth=_auth_of(proxy),
+            ) as answer:
+                content = await answer.read()
+        except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError) as error:
+            raise httpx.UnsupportedProtocol(type(error).__name__, request=request) from error
+        except (aiohttp.ClientProxyConnectionError, aiohttp.ClientHttpProxyError) as error:
+            raise httpx.ProxyError(type(error).__name__, request=request) from error
+        except aiohttp.ClientConnectorError as error:
+            raise httpx.ConnectError(type(error).__name__, request=request) from error
+        except aiohttp.ConnectionTimeoutError as error:
+            raise httpx.ConnectTimeout(type(error).__name__, request=request) from error
+        except TimeoutError as error:
+            raise httpx.ReadTimeout(type(error).__name__, request=request) from error
+        except aiohttp.ServerDisconnectedError as error:
+            raise httpx.RemoteProtocolError(type(error).__name__, request=request) from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise httpx.ReadError(type(error).__name__, request=request) from error
+        return httpx.Response(answer.status, headers=list(answer.raw_headers), content=content)
+
+    async def aclose(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+
+def _auth_of(proxy: httpx.Proxy | None) -> aiohttp.BasicAuth | None:
+    return None if proxy is None or proxy.auth is None else aiohttp.BasicAuth(*proxy.auth)
 
 
 class _NoWay(httpx.AsyncBaseTransport):

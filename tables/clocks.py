@@ -1,8 +1,8 @@
-"""The clock of a partition: how far ticks have brought it, and which ticks count."""
+"""A partition's clock: the latest tick, and which ticks count."""
 
 from streams.engine.state import State
 from streams.times import DAY
-from tables.store import CLOCKS, Clock
+from tables.store import CLOCKS, PartitionClock
 
 _MILLISECOND = 1_000
 MOST_AHEAD = DAY
@@ -20,13 +20,13 @@ def is_ahead(tick: int, timestamp: int) -> bool:
 
 
 def fold(state: State, tick: int, timestamp: int) -> int | None:
-    """Let a tick pass; return how long after the one before it is (0: the same again), None: it is
-    older and changes nothing.
+    """Advance the clock to a tick. Return the microseconds since the latest (0: a repeat); None:
+    the tick is older and changes nothing.
 
     `timestamp`: of its record. 0.1.0 took ticks of any day: what it remembers of a day that is
     still to come counts for nothing, or there would be no time until then.
     """
-    clock = state.get(CLOCKS, b"") or Clock()
+    clock = state.get(CLOCKS, b"") or PartitionClock()
     if not clock.is_checked and is_ahead(clock.tick, timestamp):
         clock.tick = 0
     if tick < clock.tick:

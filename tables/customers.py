@@ -1,4 +1,4 @@
-"""Customers: what an account's record says, and what was already said because of it."""
+"""Customers: what an account's record says, and which reminders were sent because of it."""
 
 from datetime import time, tzinfo
 
@@ -25,13 +25,13 @@ class Customer(Struct, array_like=True):
     """Instant."""
     channels: dict[str, list[Channel]] | None
     since: int
-    """Offset in `accounts` from which on the account has had a record."""
+    """Offset in `accounts` of the record that began the account."""
     told_expiries: list[int] = []
-    """Expiry instants of which the customer was told."""
+    """Expiry instants for which the reminder was sent."""
 
 
 def from_record(account: Account, offset: int, before: Customer | None) -> Customer:
-    """Return the customer a record describes; what was known `before` is kept where it counts.
+    """Return the customer a record describes, with what is carried over from the one `before`.
 
     `offset`: the record's.
     """
@@ -62,7 +62,7 @@ def from_record(account: Account, offset: int, before: Customer | None) -> Custo
 
 
 def wishes(customer: Customer | None) -> tuple[str, int | None]:
-    """Return what each call of an account is held against: the classes and the threshold."""
+    """Return what each call of an account is compared with: interest classes and threshold."""
     return ("", None) if customer is None else (customer.intent_classes, customer.threshold)
 
 
@@ -77,14 +77,14 @@ def chosen_channels(customer: Customer | None, scenario: Scenario) -> list[Chann
 
 
 def notice_begins(customer: Customer, notice_days: int) -> int | None:
-    """Return the instant from which on the expiry is to be told, None: there is nothing to tell."""
+    """Return the instant from which the expiry reminder is due; None: there is none to send."""
     if customer.expires is None or customer.expires in customer.told_expiries:
         return None
     return customer.expires - notice_days * DAY
 
 
 def tell_expiry(customer: Customer, tick: int, notice_days: int) -> int | None:
-    """Return the expiry that is to be told at this tick, once; None: none.
+    """Return the expiry to remind of at this tick, each once; None: none is due.
 
     The caller makes sure that the tick is at or after its day's reminder time.
     """
@@ -96,7 +96,7 @@ def tell_expiry(customer: Customer, tick: int, notice_days: int) -> int | None:
 
 
 def explain_announcement(customer: Customer | None) -> Explained:
-    """Say whether an account hears of announcements."""
+    """Explain whether an account is told announcements."""
     reason = (
         Sentence(
             "账户没有资料记录，公告只通知有资料的账户。",
@@ -114,7 +114,7 @@ def explain_announcement(customer: Customer | None) -> Explained:
 def explain_expiry(
     customer: Customer | None, *, notice_days: int, tick: int, reminder_time: time, zone: tzinfo
 ) -> Explained:
-    """Say when an account's expiry is told, or that it was. `tick`: the latest, 0: none."""
+    """Explain when the expiry reminder is sent, or that it was. `tick`: the latest, 0: none."""
     expires = None if customer is None else customer.expires
     if customer is None or expires is None:
         reason = Sentence("没有设置到期时间。", "No expiry is set.")

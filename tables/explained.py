@@ -1,4 +1,4 @@
-"""What an explanation is: where a rule stands with an account, and why it is silent.
+"""The type of an explanation: how far a rule is for an account, and why it told nothing.
 
 Each rule explains itself in its own module, next to the fold; `tables/explanations.py` has them
 all. A sentence is written in both languages at once, so that none has only one.
@@ -17,7 +17,7 @@ class Sentence(NamedTuple):
 
 
 class Explained(NamedTuple):
-    """Where a rule stands with one account."""
+    """How far a rule is for one account."""
 
     stands: int | str | None
     needs: int | str | None

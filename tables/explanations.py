@@ -31,7 +31,7 @@ _STATUSES: dict[Status, Sentence] = {
 
 
 class HoldSaid(NamedTuple):
-    """A channel that sends nothing now."""
+    """A channel that is on hold."""
 
     channel: str
     reason: str
@@ -43,8 +43,7 @@ class HoldSaid(NamedTuple):
 
 @dataclass(frozen=True)
 class Settled:
-    """What the installation's settings say, as far as rules and channels go by it. Durations are
-    in microseconds."""
+    """The settings that rules and channels depend on. Durations are in microseconds."""
 
     zone: tzinfo
     run_length: int
@@ -58,8 +57,8 @@ class Settled:
 
 @dataclass(frozen=True)
 class Outside:
-    """What isn't in the state: the account's deliveries, newest first, and what workers left in
-    the shared store (None: it is away)."""
+    """What isn't in the state: the account's deliveries, newest first, and the holds that workers
+    keep in Redis (None: Redis is away)."""
 
     deliveries: Sequence[Delivery] = ()
     is_subscribed: bool | None = None
@@ -97,21 +96,21 @@ _RULES: dict[Scenario, Rule] = {
 
 
 def explain(scenario: Scenario, known: Remembered, settled: Settled, outside: Outside) -> Explained:
-    """Return where a scenario stands with an account, and why it is silent or wasn't sent."""
+    """Return how far a scenario is for an account, and why nothing was told or sent."""
     rule = _RULES[scenario](known, settled)
     because = [*rule.because, *_channels(scenario, known, settled, outside)]
     return rule._replace(because=because + _latest(scenario, outside.deliveries))
 
 
 def explain_all(known: Remembered, settled: Settled, outside: Outside) -> dict[Scenario, Explained]:
-    """Return the same of every scenario."""
+    """Return the explanation of every scenario."""
     return {scenario: explain(scenario, known, settled, outside) for scenario in SCENARIOS}
 
 
 def _channels(
     scenario: Scenario, known: Remembered, settled: Settled, outside: Outside
 ) -> list[Sentence]:
-    """Say what would keep a message of this scenario from its channels."""
+    """Explain what would keep a message of this scenario from being sent by its channels."""
     chosen = chosen_channels(known.customer, scenario)
     channels = DEFAULT_CHANNELS[scenario] if chosen is None else tuple(dict.fromkeys(chosen))
     if not channels:

@@ -1,4 +1,4 @@
-"""Interests: a call is told where its account wants to hear of calls of that class."""
+"""Interests: a call is told if its account wants calls of that interest class."""
 
 from tables.customers import Customer
 from tables.explained import Explained, Sentence
@@ -10,7 +10,7 @@ def is_wanted(result: str, intent_classes: str) -> bool:
 
 
 def explain(customer: Customer | None) -> Explained:
-    """Say which interest classes an account wants to hear of."""
+    """Explain which interest classes an account wants to be told of."""
     wanted = "" if customer is None else "".join(sorted(set(customer.intent_classes)))
     if not wanted:
         reason = Sentence("没有设置要通知的意向等级。", "No interest class is wanted.")

@@ -1,4 +1,4 @@
-"""Who is in a line's run, where they are many: pages beside the run, so that no value gets long."""
+"""The accounts in a line's run where they are many: in pages, so that no value gets long."""
 
 from struct import Struct as Packer
 
@@ -23,7 +23,7 @@ def put_aside(state: State, key: bytes, line: LineRun) -> None:
 def all_of(
     state: State, key: bytes, pages: int, latest: dict[str, list[Channel] | None]
 ) -> dict[str, list[Channel] | None]:
-    """Return the accounts of so many pages and the `latest`, with what was said last of each."""
+    """Return the accounts of so many pages and the `latest`, each with its latest channels."""
     if not pages:
         return latest
     accounts: dict[str, list[Channel] | None] = {}

@@ -1,4 +1,4 @@
-"""Recharges: which ones an account has had, so that a repeat changes nothing."""
+"""Recharges: which ones an account has had, so that a repeated record changes nothing."""
 
 from hashlib import blake2b
 
@@ -14,9 +14,9 @@ MOST_IN_FIRST = 4_096
 
 
 class Recharges(Struct, array_like=True):
-    """Of one account: 8 bytes of a hash for each recharge id, one after the other, for good.
+    """The recharges of one account: 8 bytes of hash each, concatenated, never deleted.
 
-    The first `MOST_IN_FIRST`; those that come later have pages by their first byte. Persisted:
+    Beyond the first `MOST_IN_FIRST` they go into pages by their first byte. Persisted:
     append fields only, with defaults.
     """
 
@@ -24,7 +24,7 @@ class Recharges(Struct, array_like=True):
 
 
 def hash_of(recharge_id: str) -> bytes:
-    """Return what is remembered of a recharge."""
+    """Return the hash under which a recharge is remembered."""
     return blake2b(recharge_id.encode(), digest_size=_BYTES).digest()
 
 
@@ -34,12 +34,12 @@ def page_key(account: bytes, digest: bytes) -> bytes:
 
 
 def page_keys(account: bytes) -> list[bytes]:
-    """Return the keys of all pages that there may be."""
+    """Return the keys of all possible pages."""
     return [page_key(account, bytes([first])) for first in range(256)]
 
 
 def is_full(recharges: Recharges) -> bool:
-    """Do further ones go to pages?"""
+    """Must further recharges go into pages?"""
     return len(recharges.hashes) >= MOST_IN_FIRST * _BYTES
 
 
@@ -68,7 +68,7 @@ def count(recharges: Recharges | None) -> int:
 
 
 def explain(recharges: Recharges | None) -> Explained:
-    """Say that each recharge is told, once."""
+    """Explain that each recharge is told once."""
     known = count(recharges)
     reason = (
         Sentence(

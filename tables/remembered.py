@@ -1,6 +1,6 @@
-"""What is remembered of one account or line, taken together for people. Reads, changes nothing.
+"""What the state holds of one account or line, put together for people. Changes nothing.
 
-What is over by the clock is left out, whether it was swept or not, as the rules do.
+What is over by the clock is left out, deleted yet or not, as the rules do.
 """
 
 from dataclasses import dataclass
@@ -23,10 +23,10 @@ _unpack_instant = Packer(">q").unpack
 
 @dataclass(frozen=True)
 class Remembered:
-    """Of one account."""
+    """What the state holds of one account."""
 
     tick: int
-    """The latest of its partition, 0: none."""
+    """The latest tick of its partition, 0: none."""
     customer: Customer | None
     run: Run
     batches: list[BatchView]
@@ -36,7 +36,7 @@ class Remembered:
 
     @property
     def is_nothing(self) -> bool:
-        """Whether there is no such account, as far as is remembered."""
+        """Is nothing known of this account?"""
         return (
             self.customer is None
             and not self.run.count

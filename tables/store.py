@@ -13,18 +13,18 @@ from tables.recharges import Recharges
 from tables.tallies import Tally
 
 
-class Clock(Struct, array_like=True):
+class PartitionClock(Struct, array_like=True):
     """How far a partition has come."""
 
     tick: int = 0
     """The latest tick, as an instant."""
     accounts_offset: int = -1
-    """Of the last record of `accounts` that was folded, and `accounts_base`."""
+    """The offset of the last folded record of `accounts`, plus `accounts_base`."""
     accounts_base: int = 0
-    """What is added to an offset of `accounts`, so that it only grows, also where the topic is read
-    again or was made anew: who came before an announcement is known by it."""
+    """Added to offsets of `accounts`, so that they grow even when the topic is read again or was
+    created anew: announcements go to accounts that came before them by this count."""
     is_checked: bool = False
-    """Was the tick held against its record's timestamp? 0.1.0 didn't."""
+    """Was the tick compared with its record's timestamp? 0.1.0 didn't do that."""
 
 
 class Announced(Struct, array_like=True):
@@ -43,7 +43,7 @@ LINE_ACCOUNTS = Table(b"m", LineAccounts)  # line_id, page (4 bytes)
 RECHARGES = Table(b"r", Recharges)  # account_id
 MORE_RECHARGES = Table(b"h", Recharges)  # account_id, first byte of the hashes
 ANNOUNCED = Table(b"n", Announced)  # announcement_id
-CLOCKS = Table(b"t", Clock)  # nothing: one a partition
+CLOCKS = Table(b"t", PartitionClock)  # nothing: one a partition
 
 _BEHIND_THE_OWNER = {
     CUSTOMERS.prefix: 0,
@@ -56,7 +56,7 @@ _BEHIND_THE_OWNER = {
     RECHARGES.prefix: 0,
     MORE_RECHARGES.prefix: 1,
 }
-"""Bytes of a key behind the account or line that it belongs to."""
+"""How many bytes of a key follow the id of its account or line."""
 
 
 def owner_of(prefix: bytes, key: bytes) -> bytes | None:

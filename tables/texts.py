@@ -1,4 +1,4 @@
-"""What customers read: the texts of every scenario, and the commands that carry them.
+"""The texts that customers read, by scenario, and the commands that carry them.
 
 One function a scenario: values in, the commands of its channels out. The wording is the
 contract's.

@@ -151,6 +151,15 @@ class Installation:
         finally:
             await producer.stop()
 
+    async def publish_named(self, name: str, key: bytes, value: bytes | None) -> None:
+        """Publish one record into a topic by its real name."""
+        producer = AIOKafkaProducer(bootstrap_servers=self.brokers)
+        try:
+            await producer.start()
+            await producer.send_and_wait(name, value, key=key)
+        finally:
+            await producer.stop()
+
     @property
     def partitions(self) -> int:
         return int(self.variables["DIALWATCH_PARTITIONS"])

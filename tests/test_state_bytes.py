@@ -20,7 +20,7 @@ from tables.customers import Customer
 from tables.lines import LineAccounts, LineCall, LineRun, LineSegment
 from tables.recharges import Recharges
 from tables.runs import Run
-from tables.store import Announced, Clock
+from tables.store import Announced, PartitionClock
 from tables.tallies import Tally
 
 SAMPLES: dict[str, tuple[Table[Any], Any, str]] = {
@@ -83,7 +83,7 @@ SAMPLES: dict[str, tuple[Table[Any], Any, str]] = {
     ),
     "CLOCKS": (
         store.CLOCKS,
-        Clock(7, 3, 2, True),
+        PartitionClock(7, 3, 2, True),
         "7494070302c3",
     ),
     "POSITIONS": (
@@ -114,7 +114,7 @@ def test_the_bytes_of_a_table_are_pinned(name: str) -> None:
 
 
 def test_a_clock_of_0_1_0_is_read() -> None:
-    assert store.CLOCKS.decode(bytes.fromhex("920703")) == Clock(7, 3)
+    assert store.CLOCKS.decode(bytes.fromhex("920703")) == PartitionClock(7, 3)
 
 
 def test_a_tally_from_before_it_held_copies_is_read_as_one_without() -> None:

@@ -85,6 +85,8 @@ class TopicExport(msgspec.Struct):
     since: int | None = None
     until: int | None = None
     """The range that was asked for: Kafka's timestamps in ms."""
+    words: tuple[str | None, str | None] | None = None
+    """How it was asked for. `-7d` means the same days when a cut-off export goes on."""
     partitions: dict[str, LogExport] = {}
 
 

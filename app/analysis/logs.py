@@ -42,6 +42,11 @@ class Log:
         self._taken = 0
         self._latest = UNKNOWN
 
+    @property
+    def offset(self) -> int | None:
+        """Of the first record that waits; None: none waits."""
+        return None if self.at is None else int(self._records[self._taken].offset)
+
     def more_from(self) -> int:
         """See `Head`."""
         return FOREVER if self.is_ended else UNKNOWN

@@ -2,6 +2,7 @@
 
 1. `Watch` folds the partitions it is given, each in the worker's order (`streams/engine/order.py`),
    side by side in slices of time, and yields what each slice said: commands, and segments of lines.
+   What lies where its account was before `topics expand` is folded in the state of where it is now.
 2. `LineWatch` takes the slices of all partitions in order and counts the lines, whose calls come
    from several partitions.
 
@@ -21,6 +22,7 @@ from agents.register import watching
 from agents.rules import Rules
 from app.analysis.logs import Log, Reading
 from app.analysis.variants import NEVER, AccountRuns, Lengths, Variant
+from app.errors import CommandError
 from streams.engine.memory import MemoryEngine, MemoryRecord
 from streams.engine.order import FOREVER, next_of
 from streams.engine.state import State
@@ -28,11 +30,13 @@ from streams.engine.types import TP, Output
 from streams.records import Call
 from streams.topics import Topics
 from tables.lines import LineSegment
-from tables.store import CLOCKS
+from tables.store import CLOCKS, CUSTOMERS
 
 SLICE_MS = 1000
 # A second may hold as much as it likes: a slice ends after so many records of a partition too.
 _SLICE_RECORDS = 4096
+# Ticks go into all partitions at once: one whose ticks begin so much later wasn't there before.
+_LATE_SLICES = 2
 ALL = -1
 """In place of a variant's number: what each variant says."""
 
@@ -163,6 +167,8 @@ class Watch:
         self._everyone: defaultdict[int, list[tuple[int, bytes]]] = defaultdict(list)
         """What announcements say, by partition of the account."""
         self._part = _Part((0, 0), [])
+        self._late: dict[int, int] = {}
+        """Partitions that came later, and the slice in which their ticks begin."""
 
     def slices(self) -> Iterator[Slice]:
         """Fold everything; yield what each slice said, in order."""
@@ -185,6 +191,7 @@ class Watch:
         self._reading.fill([log for log in logs if log.is_hungry])
         for part in parts:
             part.look()
+        self._find_late(logs)
         while True:
             key = min(part.key for part in parts)
             if key == _END:
@@ -235,16 +242,61 @@ class Watch:
         ticks = self._topics.ticks
         while part.key == key:
             log, records = part.take(ticks)
-            self._engine.fold(log.tp, records)
             if log.tp.topic == ticks:
+                self._fold_ticks(log.tp, records)
+                for late, begins in self._late.items():
+                    if key[0] < begins and log.tp.partition == self._partitions[0]:
+                        self._fold_ticks(TP(ticks, late), records)
                 part.ticks += [(one.timestamp, one.value) for one in records if one.value]
-                if self._runs is not None:
-                    clock = self._engine.states[log.tp.partition].peek(CLOCKS, b"")
-                    if clock is not None and clock.tick:
-                        self._runs.on_tick(log.tp.partition, clock.tick)
+            else:
+                for home, some in self._at_home(log.tp, records):
+                    self._engine.fold(home, some)
             if part.is_hungry:
                 return
             part.look()
+
+    def _fold_ticks(self, tp: TP, records: list[Any]) -> None:
+        self._engine.fold(tp, records)
+        if self._runs is not None:
+            clock = self._engine.states[tp.partition].peek(CLOCKS, b"")
+            if clock is not None and clock.tick:
+                self._runs.on_tick(tp.partition, clock.tick)
+
+    def _find_late(self, logs: Iterable[Log]) -> None:
+        """Find the partitions that weren't there from the beginning. All logs have been read."""
+        ticks = {log.tp.partition: log for log in logs if log.tp.topic == self._topics.ticks}
+        first = ticks[self._partitions[0]].at if ticks else None
+        for number, log in ticks.items():
+            # One of which retention took the beginning may have been there.
+            if first is not None and log.at is not None and log.offset == 0:
+                begins = log.at // SLICE_MS
+                if begins > first // SLICE_MS + _LATE_SLICES:
+                    self._late[number] = begins
+
+    def _at_home(self, tp: TP, records: list[Any]) -> Iterable[tuple[TP, list[Any]]]:
+        """Yield records with the partition in whose state they are folded."""
+        topics, place = self._topics, self._engine.place
+        if tp.topic == topics.announcements or not any(
+            one.key is not None and place(one.key) != tp.partition for one in records
+        ):
+            return [(tp, records)]
+        homes: dict[TP, list[Any]] = {}
+        for one in records:
+            homes.setdefault(self._home(tp, one.key), []).append(one)
+        return homes.items()
+
+    def _home(self, tp: TP, key: bytes | None) -> TP:
+        """Return where a record is folded: at its account's home, or, if the account is known where
+        the record lies, there: whoever publishes by another partitioner is folded as it is."""
+        home = tp.partition if key is None else self._engine.place(key)
+        if home == tp.partition or self._engine.states[tp.partition].peek(CUSTOMERS, key or b""):
+            return tp
+        if home not in self._partitions:
+            raise CommandError(
+                f"accounts of {tp.topic} lie in several partitions, as after `dialwatch topics "
+                "expand`: run it again with --jobs 1"
+            )
+        return TP(tp.topic, home)
 
     def _said(self, part: _Part, key: Key, everyone: _Part) -> Iterator[Slice]:
         if part is everyone:

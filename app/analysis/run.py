@@ -17,11 +17,11 @@ from app.analysis.jobs import slices_of
 from app.analysis.kafka_logs import KafkaLogs
 from app.analysis.logs import Log, Reading
 from app.analysis.refold import ALL, LineWatch, Question, Slice
-from app.analysis.times import range_of
 from app.analysis.variants import Variant, variants_of
 from app.errors import CommandError, SettingsError, all_of
 from app.kafka.topics import common_count
 from app.memory import tune_memory
+from app.ranges import range_of
 from app.rules import rules_of
 from app.settings import Settings
 from streams.engine.order import FOREVER
@@ -64,7 +64,7 @@ def asked_for(
     rules = rules_of(settings)
     variants, (begin, end), _ = all_of(
         lambda: variants_of(rules, run_length, window_hours),
-        lambda: range_of(since, until),
+        lambda: range_of(settings.zone, since, until),
         lambda: _check_scenarios(scenario),
     )
     wanted = Wanted(begin, end, frozenset(scenario), account)

@@ -7,14 +7,13 @@ again under the same one until there is an answer.
 from typing import TYPE_CHECKING
 
 import httpx
-import msgspec
 
-from agents.channel import LaterWord, Message
+from agents.channel import Message
 from agents.holds import Holds
 from agents.limits import Limits
 from agents.outcomes import Held, Outcome, Refused, Sent, Skipped, TryLater, Unclear
 from app.http import Answer, NoAnswer, post
-from streams.records import Account, Channel, Notification
+from streams.records import Account, Channel, Notification, encode
 
 if TYPE_CHECKING:
     from app.settings import Settings
@@ -67,7 +66,7 @@ class SmsChannel:
         self._token = token
         self._signature = signature
 
-    async def prepare(
+    def prepare(
         self, command: Notification, account: Account | None
     ) -> Message | Skipped | Refused:
         """Return what would be sent."""
@@ -76,7 +75,7 @@ class SmsChannel:
         phone = account.phone if account is not None else None
         if not phone:
             return Skipped("no phone")
-        body = msgspec.json.encode(payload(command, phone, self._signature))
+        body = encode(payload(command, phone, self._signature))
         return Message(command.notification_id, phone, "", body)
 
     def pause_s(self, message: Message) -> float:
@@ -92,15 +91,10 @@ class SmsChannel:
             await post(self._http, self.name, url, message.body, headers=headers, secrets=secrets)
         )
 
-    async def remember(
-        self,
-        command: Notification,
-        key: bytes | None,
-        attempts: int,
-        provider_id: str,
-    ) -> LaterWord | None:
-        """Return none: the gateway says nothing later."""
-        return None
+    def claim(
+        self, command: Notification, key: bytes | None, attempts: int, provider_id: str
+    ) -> None:
+        """The gateway says nothing later."""
 
 
 def build_sms(settings: "Settings", http: httpx.AsyncClient) -> SmsChannel:

@@ -11,10 +11,10 @@ from app.commands.options import (
     UntilOption,
     ask,
     id_of,
-    range_of,
 )
 from app.commands.output import chosen, print_rows
 from app.errors import CommandError
+from app.ranges import range_of
 from app.settings import load_settings
 from streams.records import Channel, Status
 
@@ -56,7 +56,7 @@ def deliveries(
     """List what became of notifications, newest first."""
     from app.operations.deliveries import Wanted  # noqa: PLC0415
 
-    first, last = range_of(load_settings(), since, until)
+    first, last = range_of(load_settings().zone, since, until)
     wanted = Wanted(
         account=account,
         notification=notification,

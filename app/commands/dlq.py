@@ -15,11 +15,11 @@ from app.commands.options import (
     SinceOption,
     UntilOption,
     ask,
-    range_of,
 )
 from app.commands.output import chosen, print_rows
 from app.commands.usage import Program
 from app.errors import SettingsError
+from app.ranges import range_of
 from app.settings import load_settings
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ def _wanted(
 ) -> "Wanted":
     from app.operations.letters import Wanted  # noqa: PLC0415
 
-    first, last = range_of(load_settings(), since, until)
+    first, last = range_of(load_settings().zone, since, until)
     rows = MOST_ROWS if limit is None else limit
     return Wanted(topic, reason, first, last, rows, with_handled)
 

@@ -35,9 +35,9 @@ from app.analysis.files import (
 from app.analysis.kafka_logs import KafkaLogs
 from app.analysis.logs import Log
 from app.analysis.parquet import ROW_GROUP, GroupsWriter, load_polars
-from app.analysis.times import range_of
 from app.errors import CommandError, SettingsError, all_of
 from app.memory import tune_memory
+from app.ranges import range_of
 from app.settings import Settings
 from streams.engine.order import FOREVER
 from streams.engine.types import TP, Chunk, Source
@@ -65,7 +65,7 @@ def run_export(
     """
     names, (begin, end), _ = all_of(
         lambda: _names(settings, topics),
-        lambda: range_of(since, until),
+        lambda: range_of(settings.zone, since, until),
         lambda: _check_directory(to),
     )
     if format_ == "parquet":
@@ -74,7 +74,8 @@ def run_export(
     try:
         to.mkdir(parents=True, exist_ok=True)
         with _alone(to):
-            return _export(settings, names, to, _ms(begin), _ms(end), format_)
+            wanted = TopicExport(_ms(begin), _ms(end), (since, until))
+            return _export(settings, names, to, wanted, format_)
     except OSError as error:
         raise CommandError(f"can't write to {to}: {error.strerror or error}") from None
 
@@ -118,12 +119,11 @@ def _export(
     settings: Settings,
     names: list[ContractTopic],
     directory: Path,
-    since: int | None,
-    until: int | None,
+    wanted: TopicExport,
     format_: FileFormat,
 ) -> int:
     manifest = read_manifest(directory) or Manifest(format_, settings.timezone)
-    _check_same(manifest, directory, settings, names, since, until, format_)
+    _check_same(manifest, directory, settings, names, wanted, format_)
     kafka = KafkaLogs(settings)
     console = Console(stderr=True)
     shown = Progress(console=console, transient=True) if console.is_terminal else None
@@ -131,7 +131,9 @@ def _export(
     try:
         with shown or nullcontext():
             for name in names:
-                topic = manifest.topics.setdefault(name.value, TopicExport(since, until))
+                topic = manifest.topics.setdefault(
+                    name.value, msgspec.structs.replace(wanted, partitions={})
+                )
                 export = _TopicWriter(settings, kafka, manifest, directory, name, topic)
                 records += export.run(shown)
                 print(
@@ -141,7 +143,7 @@ def _export(
                 records += export.held - export.written
     finally:
         kafka.close()
-    if not records and (since is not None or until is not None):
+    if not records and (wanted.since is not None or wanted.until is not None):
         raise CommandError("there are no records in this range: widen --since and --until")
     return 0
 
@@ -151,8 +153,7 @@ def _check_same(
     directory: Path,
     settings: Settings,
     names: list[ContractTopic],
-    since: int | None,
-    until: int | None,
+    wanted: TopicExport,
     format_: FileFormat,
 ) -> None:
     """Raise SettingsError where a directory holds something that this can't go on with."""
@@ -162,7 +163,9 @@ def _check_same(
         raise SettingsError([f"--to: the days in {directory} are those of {manifest.timezone}"])
     for name in names:
         known = manifest.topics.get(name.value)
-        if known is not None and (known.since, known.until) != (since, until):
+        if known is None or known.words == wanted.words:
+            continue
+        if (known.since, known.until) != (wanted.since, wanted.until):
             raise SettingsError(
                 [f"--to: {directory} holds another range of {name.value}: name another directory"]
             )

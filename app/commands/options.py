@@ -2,7 +2,6 @@
 
 import asyncio
 import sys
-import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC
 from enum import StrEnum
@@ -12,8 +11,8 @@ import typer
 
 from app.commands.output import Output
 from app.errors import SettingsError
-from app.settings import Settings, load_settings
-from streams.times import SECOND
+from app.ranges import range_of
+from app.settings import load_settings
 
 if TYPE_CHECKING:
     from app.operations.installation import Installation
@@ -33,16 +32,12 @@ OutputOption = Annotated[
 
 
 def _is_since(since: str | None) -> str | None:
-    from app.operations.ranges import parse_range  # noqa: PLC0415
-
-    parse_range(since, None, zone=UTC, now=_now())
+    range_of(UTC, since, None)
     return since
 
 
 def _is_until(until: str | None) -> str | None:
-    from app.operations.ranges import parse_range  # noqa: PLC0415
-
-    parse_range(None, until, zone=UTC, now=_now())
+    range_of(UTC, None, until)
     return until
 
 
@@ -104,19 +99,6 @@ async def _say_that_it_takes_long() -> None:
             await asyncio.Event().wait()
 
 
-def range_of(
-    settings: Settings, since: str | None, until: str | None
-) -> tuple[int | None, int | None]:
-    """Return the instants of `--since` and `--until`. Raises SettingsError."""
-    from app.operations.ranges import parse_range  # noqa: PLC0415
-
-    return parse_range(since, until, zone=settings.zone, now=_now())
-
-
-def _now() -> int:
-    return int(time.time() * SECOND)
-
-
 def checked_id(option: str, text: str) -> str:
     """Return an id that something can have. Raises SettingsError."""
     try:
@@ -130,18 +112,6 @@ def checked_id(option: str, text: str) -> str:
 def id_of(option: str) -> Callable[[str | None], str | None]:
     """Return the check of an option that takes an id."""
     return lambda text: None if text is None else checked_id(option, text)
-
-
-def is_instant(option: str) -> Callable[[str | None], str | None]:
-    """Return the check of a time as replays and exports take it."""
-
-    def check(text: str | None) -> str | None:
-        from app.analysis.times import instant_of  # noqa: PLC0415
-
-        instant_of(option, text)
-        return text
-
-    return check
 
 
 def is_lengths(text: str | None) -> str | None:

@@ -26,7 +26,7 @@ from app.console.pages import Pages
 from app.console.queries import MOST_ROWS, BadCursorError, Filters, parse_cursor, parse_listed
 from app.console.views import Views
 from app.errors import CommandError, KafkaAwayError, SettingsError
-from app.operations.ranges import parse_range
+from app.ranges import parse_range
 from app.settings import Settings
 from app.web.access import refusal
 from app.web.listener import Listener, read_body

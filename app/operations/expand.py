@@ -32,22 +32,21 @@ from app.kafka.admin import ClusterAdmin, open_admin
 from app.local.worker import WorkerProcess
 from app.operations.installation import CONNECT_SECONDS, Installation
 from app.operations.lag import group_lag
+from app.operations.transactions import close_producer, open_producer
 from app.settings import PREFIX, Settings
 from streams.engine import fault_points
 from streams.engine.outbox import UNFINISHED
 from streams.engine.positions import ORIGIN, POSITIONS, Position
 from streams.engine.types import TP
 from streams.kafka.log_scan import BEGINNING, END, LogScan
-from streams.kafka.producer import learn, within
+from streams.kafka.producer import learn
 from streams.topics import Topics, partition_of
 from tables.customers import Customer
-from tables.store import ANNOUNCED, CLOCKS, CUSTOMERS, Clock, owner_of
+from tables.store import ANNOUNCED, CLOCKS, CUSTOMERS, PartitionClock, owner_of
 
 log = logging.getLogger(__name__)
 
 _CHUNK = 1_000
-_STOP_S = 3.0
-_TRANSACTION_MS = 60_000
 _LOOK_AGAIN_S = 0.5
 _DRAIN_SECONDS = 3600.0
 MOVED = "dialwatch.moved"
@@ -226,36 +225,20 @@ class _Mover:
 
     async def open(self) -> None:
         """Fence whoever was here before, and end what they left open."""
-        producer = AIOKafkaProducer(
-            **self._settings.kafka_client_options(),
-            transactional_id=f"{self._settings.group}-expand",
-            transaction_timeout_ms=_TRANSACTION_MS,
-            acks="all",
-            max_request_size=16 << 20,
-        )
-        try:
-            await producer.start()
-        except BaseException:
-            await within(_STOP_S, producer.stop())
-            raise
-        self._producer = producer
+        self._producer = await open_producer(self._settings, "expand")
 
     async def close(self) -> None:
         producer, self._producer = self._producer, None
-        if producer is not None:
-            await within(_STOP_S, producer.stop())
+        await close_producer(producer)
 
     async def run(self, say: Callable[[str], None]) -> None:
         """Steps 2 to 5."""
         topics, old = self._topics, self._expansion.old
-        if not self._expansion.is_begun:
-            await self._check_all_is_sent()
+        tick, announced = await self._survey()
         say("the group's own topics and its state")
         await self._raise([topic.name for topic in topics.internal()])
-        tick = await self._latest_tick()
         for number in range(old):
             await self._move_state(number)
-        announced = await self._announced()
         for number in range(old, self._expansion.new):
             await self._found(number, tick, announced)
         say("the topics of the contract")
@@ -281,31 +264,22 @@ class _Mover:
                 values[record.key] = record.value
         return values
 
-    async def _latest_tick(self) -> int:
-        latest = 0
+    async def _survey(self) -> tuple[int, dict[bytes, bytes]]:
+        """Return the latest tick and the announcements that were told, which each partition has of
+        its own. Before anything is changed: workers that are to send the rest must still start."""
+        tick, announced = 0, dict[bytes, bytes]()
         for number in range(self._expansion.old):
-            async for record in self._read(TP(self._topics.changelog, number), (b"\x02t",)):
-                if record.key == CLOCKS.prefix and record.value is not None:
-                    latest = max(latest, CLOCKS.decode(record.value).tick)
-        return latest
-
-    async def _announced(self) -> dict[bytes, bytes]:
-        """Return the announcements that were told, which every partition remembers."""
-        found: dict[bytes, bytes] = {}
-        for number in range(self._expansion.old):
-            values = await self._changelog(number)
-            found |= {key: value for key, value in values.items() if key[:1] == ANNOUNCED.prefix}
-        return found
-
-    async def _check_all_is_sent(self) -> None:
-        """Before anything is changed: workers that are to send the rest must still start."""
-        for number in range(self._expansion.old):
-            values = await self._changelog(number)
-            if any(key[:1] == UNFINISHED.prefix for key in values):
-                raise CommandError(
-                    f"messages of partition {number} are not sent yet: start workers until "
-                    "dialwatch lag shows none, then run this again"
-                )
+            for key, value in (await self._changelog(number)).items():
+                if key == CLOCKS.prefix:
+                    tick = max(tick, CLOCKS.decode(value).tick)
+                elif key[:1] == ANNOUNCED.prefix:
+                    announced[key] = value
+                elif key[:1] == UNFINISHED.prefix and not self._expansion.is_begun:
+                    raise CommandError(
+                        f"messages of partition {number} are not sent yet: start workers until "
+                        "dialwatch lag shows none, then run this again"
+                    )
+        return tick, announced
 
     async def _move_state(self, number: int) -> None:
         """Move one partition's values home, with what they are in one transaction."""
@@ -331,7 +305,7 @@ class _Mover:
         values = await self._changelog(number)
         own = {
             POSITIONS.prefix + ORIGIN: POSITIONS.encode(Position(0)),
-            CLOCKS.prefix: CLOCKS.encode(Clock(tick=tick, is_checked=True)),
+            CLOCKS.prefix: CLOCKS.encode(PartitionClock(tick=tick, is_checked=True)),
             **announced,
         }
         await self._write(
@@ -369,7 +343,7 @@ class _Mover:
         offsets = await self._admin.committed_offsets(self._settings.group)
         begin = offsets.get(here, 0)
         move, last, strays = _Move([], {}), begin, False
-        async for record in self._read(here, begin=begin):
+        async for record in self._read(here, begin):
             last = record.offset + 1
             home = here.partition
             if record.key is not None:
@@ -405,13 +379,11 @@ class _Mover:
             await learn(self._producer.client, wanted)
             await self._producer.client.force_metadata_update()  # of those it knew by another size
 
-    async def _read(
-        self, tp: TP, wanted: tuple[bytes, ...] = (), *, begin: int | None = None
-    ) -> AsyncIterator[Any]:
+    async def _read(self, tp: TP, begin: int | None = None) -> AsyncIterator[Any]:
         begins = await self._logs.offsets([tp], BEGINNING)
         ends = await self._logs.offsets([tp], END)
         start = begins[tp] if begin is None else max(begin, begins[tp])
-        async for records in self._logs.scan(tp, start, ends[tp], wanted):
+        async for records in self._logs.scan(tp, start, ends[tp]):
             for record in records:
                 yield record
 

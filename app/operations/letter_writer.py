@@ -20,12 +20,9 @@ from app.operations.letters import (
     mark_record,
     read_marks,
 )
+from app.operations.transactions import close_producer, open_producer
 from streams.engine import fault_points
 from streams.kafka.log_scan import BEGINNING
-from streams.kafka.producer import within
-
-_STOP_S = 3.0
-_TRANSACTION_MS = 60_000
 
 Verb = Literal["redrive", "discard"]
 
@@ -40,29 +37,14 @@ class LetterWriter:
 
     async def open(self) -> None:
         """Fence whoever was here before, and end what they left open."""
-        settings = self._installation.settings
-        producer = AIOKafkaProducer(
-            **settings.kafka_client_options(),
-            transactional_id=f"{settings.group}-dead-letters",
-            transaction_timeout_ms=_TRANSACTION_MS,
-            acks="all",
-            linger_ms=0,
-            max_request_size=16 << 20,
-        )
-        try:
-            await producer.start()
-        except BaseException:
-            await within(_STOP_S, producer.stop())
-            raise
-        self._producer = producer
+        self._producer = await open_producer(self._installation.settings, "dead-letters")
         # Only now nobody else can add to them.
         self._marks = await read_marks(self._installation)
 
     async def close(self) -> None:
         """Disconnect; what is open is aborted by whoever opens next, or by time."""
         producer, self._producer = self._producer, None
-        if producer is not None:
-            await within(_STOP_S, producer.stop())
+        await close_producer(producer)
 
     async def handle(
         self, verb: Verb, why: str | None, letters: Sequence[Letter]

@@ -106,7 +106,10 @@ class Sandbox:
             await asyncio.sleep(faults.latency_s)
         if faults.is_away:
             return web.Response(status=503, text="<html>503</html>")
-        return await handler(request)
+        try:
+            return await handler(request)
+        except ConnectionResetError:  # who asked was killed in the middle of it
+            return web.Response(status=400)
 
     # -- tokens -----------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from jinja2 import Environment, FileSystemLoader, select_autoescape
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
 from redis.asyncio import Redis
 
+from agents.metrics import DEAD_LETTERS, DELIVERIES, NOTIFICATIONS
 from app.kafka.publisher import Publisher
 from app.web.access import refusal
 from app.web.history import SAMPLE_SECONDS
@@ -108,10 +109,10 @@ class WebServer:
             ranges=ranges,
             now=datetime.now(view.settings.zone),
             uptime=duration(time.monotonic() - view.began),
-            noticed=matrix(counted(metrics.NOTIFICATIONS)),
-            deliveries=[row for row in counted(metrics.DELIVERIES) if row[1]],
-            dead_letters=[row for row in counted(metrics.DEAD_LETTERS) if row[1]],
-            rebalances=int(metrics.REBALANCES._value.get()),
+            noticed=matrix(counted(NOTIFICATIONS)),
+            deliveries=[row for row in counted(DELIVERIES) if row[1]],
+            dead_letters=[row for row in counted(DEAD_LETTERS) if row[1]],
+            rebalances=view.rebalances(),
         )
         return web.Response(text=page, content_type="text/html")
 

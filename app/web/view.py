@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING, NamedTuple
 from prometheus_client.metrics import MetricWrapperBase
 
 from agents.holds import HoldView
+from agents.metrics import PENDING
+from app.channels.wechat.token import TOKEN_SECONDS
 from app.settings import Settings, variable
 from app.shared_holds import merged
 from app.web.history import History, Sample, sparkline
 from streams import metrics
+from streams.engine.phases import Phase
 
 if TYPE_CHECKING:
     from app.main import Worker
@@ -76,9 +79,13 @@ class WorkerView:
         engine = self.worker.engine
         if engine.is_ready:
             return None
-        if not engine.assigned:
-            return f"waiting for group {self.settings.group} to assign partitions"
-        return f"restoring the state, {metrics.RESTORED._value.get():.0%} done"
+        if engine.phase in {Phase.TAKING_OVER, Phase.RECOVERING}:
+            return f"restoring the state, {engine.restored:.0%} done"
+        return f"waiting for group {self.settings.group} to assign partitions"
+
+    def rebalances(self) -> int:
+        """Return how many assignments were taken."""
+        return self.worker.engine.rebalances if self.worker else 0
 
     def partitions(self) -> dict[str, list[int]]:
         """Return the assigned partitions of each topic."""
@@ -163,11 +170,11 @@ class WorkerView:
 
     def waiting(self) -> dict[str, int]:
         """Return how many messages of each channel are begun and not finished."""
-        return {labels[0]: int(value) for labels, value in counted(metrics.PENDING)}
+        return {labels[0]: int(value) for labels, value in counted(PENDING)}
 
     def token_s(self) -> float | None:
         """Return how long the WeChat token still lives; None: there is none, none was needed."""
-        return counted(metrics.TOKEN_SECONDS)[0][1] or None
+        return counted(TOKEN_SECONDS)[0][1] or None
 
     def settings_shown(self) -> list[tuple[str, str, bool]]:
         """Return (variable, value, whether somebody chose it) of every setting, secrets masked."""

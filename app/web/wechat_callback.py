@@ -18,6 +18,7 @@ from redis.asyncio import Redis
 
 from agents.channel import LaterWord, StoreAwayError
 from agents.clock import wall_clock
+from agents.metrics import DELIVERIES
 from app.channels.wechat.callback import (
     MOST_BODY_BYTES,
     WINDOW_SECONDS,
@@ -42,7 +43,6 @@ from app.channels.wechat.subscriptions import Subscriptions
 from app.settings import Settings
 from app.store import store_errors
 from app.web.listener import read_body
-from streams.metrics import DELIVERIES
 from streams.records import Delivery, WechatEvent, encode
 from streams.times import SECOND, format_moment, parse_instant
 from streams.topics import Topics

@@ -54,7 +54,10 @@ class OutOfGroupError(Exception):
 
 
 class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
+    """Reads for the engine, as its `Reading`."""
+
     consumer: "_Consumer"
+    _under_way: asyncio.Future[Any] | None = None
 
     def _create_worker_consumer(self, transport: Any) -> Any:
         consumer = super()._create_worker_consumer(transport)
@@ -86,10 +89,20 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
     async def read(self, tps: set[TP], timeout_s: float) -> dict[TP, list[Any]]:
         """Return what was fetched of these partitions, whole batches."""
         consumer = self._ensure_consumer()
-        return dict(await self.call_thread(self._fetch_records, consumer, tps, timeout=timeout_s))
+        # Shielded, because a cancelled call would go on in the consumer's thread and lose what
+        # it read; who seeks waits for it instead.
+        self._under_way = asyncio.ensure_future(
+            self.call_thread(self._fetch_records, consumer, tps, timeout=timeout_s)
+        )
+        return dict(await asyncio.shield(self._under_way))
 
     async def seek_all(self, positions: dict[TP, int]) -> None:
         """Go on reading at these offsets."""
+        # A read that is under way would bring records of before; let it end first.
+        if self._under_way is not None:
+            await asyncio.wait([self._under_way], timeout=_READ_HANGS_S)
+            if not self._under_way.done():
+                raise RuntimeError("a read hangs in aiokafka; start the worker again")
 
         async def seek() -> None:
             consumer = self._ensure_consumer()
@@ -205,12 +218,7 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.engine: Engine = self.transport.engine
-        self.engine.seek = self._seek_engine
-        self.engine.is_read_up = self._thread.is_read_up
-        self.engine.end_of = self._thread.end_of
-        self.engine.is_held = self._thread.is_held
-        self.engine.read_to = self._thread.read_to
-        self._reading: asyncio.Future[dict[TP, list[Any]]] | None = None
+        self.engine.bind(self._thread)
         self.last_poll = asyncio.get_event_loop().time()
 
     def _new_consumer_thread(self) -> _ConsumerThread:
@@ -226,7 +234,7 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
             self.app.conf.id, int(coordinator.generation), str(coordinator.member_id)
         )
         await self._or_crash(super().on_partitions_assigned(assigned, generation_id))
-        self.engine.on_assigned({TP(*tp) for tp in assigned}, membership)
+        await self._or_crash(self.engine.on_assigned({TP(*tp) for tp in assigned}, membership))
 
     async def perform_seek(self) -> None:
         """Nothing: the engine seeks when it has taken the partitions over."""
@@ -240,14 +248,6 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
 
     async def verify_all_partitions_active(self) -> None:
         """Nothing: Faust would look at each partition each second, for stalled streams."""
-
-    async def _seek_engine(self, positions: dict[TP, int]) -> None:
-        # A read that is under way would bring records of before; let it end first.
-        if self._reading is not None:
-            await asyncio.wait([self._reading], timeout=_READ_HANGS_S)
-            if not self._reading.done():
-                raise RuntimeError("a read hangs in aiokafka; start the worker again")
-        await self._thread.seek_all(positions)
 
     async def _or_crash(self, callback: Any) -> None:
         # aiokafka only logs what a rebalance callback raises, and the worker would idle on.
@@ -293,7 +293,7 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
         """
         engine: Engine = self.engine
         now: float = self.loop.time()
-        if engine.is_in_group or engine.is_stopped:
+        if engine.membership is not None or engine.is_stopped:
             engine.out_of_group = None
             return None
         if out_since is None or not await self._thread.does_group_answer():
@@ -337,11 +337,8 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
             await asyncio.sleep(0 if count >= _FULL_POLL else _POLL_GAP_S)
 
     async def _read(self, wanted: set[TP]) -> dict[TP, list[Any]]:
-        # Shielded, because a cancelled call would go on in the consumer's thread and lose what
-        # it read; the next read waits for it instead.
-        self._reading = asyncio.ensure_future(self._thread.read(wanted, _READ_S))
         try:
-            return await asyncio.shield(self._reading)
+            return await self._thread.read(wanted, _READ_S)
         except (ConsumerStoppedError, NoOffsetForPartitionError):
             return {}  # the worker is stopping; the engine is about to seek
         except OffsetOutOfRangeError as error:

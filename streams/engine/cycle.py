@@ -24,7 +24,7 @@ from streams.engine.outbox import Outbox, Window
 from streams.engine.positions import POSITIONS, Position
 from streams.engine.refused import Instead, without
 from streams.engine.state import State
-from streams.engine.types import TP, Chunk, Output, Record, Source
+from streams.engine.types import TP, Chunk, Output, Reading, Record, Source
 from streams.kafka.log_reader import ChangelogCutError
 from streams.kafka.producer import (
     Destination,
@@ -116,8 +116,7 @@ class Cycle:
         states: Mapping[int, State],
         positions: Mapping[TP, int],
         read_first: Mapping[int, tuple[TP, int]],
-        is_read_up: Callable[[TP, int], bool],
-        read_to: Callable[[TP], int | None],
+        reading: Reading,
         topic_ids: Mapping[str, bytes],
         changelog: str,
         producer: TransactionalProducer,
@@ -126,15 +125,13 @@ class Cycle:
         instead: Instead | None = None,
     ) -> None:
         """`positions`: where each partition is read from. `read_first`: by partition number, a
-        source partition and the offset up to which it is folded before any other. `is_read_up`:
-        does a partition's log end at this offset, as far as the consumer knows? `read_to`: up to
-        where was it read, markers included, when all that was read has arrived? `topic_ids`: what
-        the state remembers its sources by.
+        source partition and the offset up to which it is folded before any other. `topic_ids`:
+        what the state remembers its sources by.
         """
         self._outboxes = outboxes
         self._states = states
         self._buffers = {
-            tp: Buffer(tp, source, positions[tp], is_read_up)
+            tp: Buffer(tp, source, positions[tp], reading.is_read_up)
             for tp, source in sorted(sources.items(), key=lambda item: (item[1].order, item[0]))
         }
         self._partitions: defaultdict[int, list[Buffer]] = defaultdict(list)
@@ -165,8 +162,7 @@ class Cycle:
             tp: Window(states[tp.partition], tp.topic, positions[tp]) for tp in outboxes
         }
         self._read_first = dict(read_first)
-        self._is_read_up = is_read_up
-        self._read_to = read_to
+        self._reading = reading
         self._topic_ids = topic_ids
         self.committed = dict(positions)
         """What the group's offsets are known to be."""
@@ -179,21 +175,25 @@ class Cycle:
         self._transaction: _Transaction | None = None
         self._commit: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
+        self._whole = asyncio.Lock()
+        """Held from the moment a chunk is given to its agent until what came of it is noted: nobody
+        commits, or drops, half of it."""
+        self._given: asyncio.Future[None] | None = None
+        """The chunk given last."""
         self._is_closing = False
         self._known_partitions: dict[tuple[str, bytes], int] = {}
         for tp, outbox in outboxes.items():
             outbox.on_assigned(tp.partition)
 
-    def lags(
-        self, end_of: Callable[[TP], int | None], is_held: Callable[[TP], bool]
-    ) -> dict[TP, Lag]:
-        """Return how far each source partition is behind. `end_of`: where a log ends. `is_held`:
-        is its last part behind an open transaction?"""
-        lags = {}
+    def lags(self) -> dict[TP, Lag]:
+        """Return how far each source partition is behind."""
+        lags, reading = {}, self._reading
         now = time.time()
         for tp, buffer in self._buffers.items():
-            end = end_of(tp)
-            is_read_up = end is None or (self._is_read_up(tp, buffer.position) and not is_held(tp))
+            end = reading.end_of(tp)
+            is_read_up = end is None or (
+                reading.is_read_up(tp, buffer.position) and not reading.is_held(tp)
+            )
             if not buffer.count and is_read_up:
                 lags[tp] = Lag(0, 0.0)
                 continue
@@ -237,7 +237,7 @@ class Cycle:
         if self._is_closing or self._transaction or self._commit or self._read_first:
             return
         for tp in self.committed:
-            read_to = self._read_to(tp)
+            read_to = self._reading.read_to(tp)
             if read_to is None or read_to <= self.committed[tp]:
                 continue
             if tp not in self._buffers:
@@ -278,20 +278,28 @@ class Cycle:
     # -- folding ----------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Fold and commit until closed."""
+        """Fold and commit until closed. Raises what a fold raises: what that had done of its chunk
+        is never committed."""
+        try:
+            await self._run()
+        except Exception:
+            self._is_closing = True
+            raise
+
+    async def _run(self) -> None:
         clock = asyncio.get_running_loop().time
         yielded = clock()
         while not self._is_closing:
             if self._is_due():
                 self._start_commit()
-            if not self._fold_next():
+            if not await self._fold_next():
                 await self._rest()
                 yielded = clock()
             elif clock() - yielded > _SLICE_S:
                 await asyncio.sleep(0)
                 yielded = clock()
 
-    def _fold_next(self) -> bool:
+    async def _fold_next(self) -> bool:
         """Fold a portion of the next source whose turn it is. Was there any?"""
         transaction = self._transaction
         if transaction is not None and transaction.is_full:
@@ -306,7 +314,8 @@ class Cycle:
                 if until is not None:
                     self._turn = (turn + 1) % len(turns)
                     sharing.rotate(-number - 1)
-                    self._fold(buffer, until)
+                    async with self._whole:
+                        await self._fold(buffer, until)
                     return True
         return False
 
@@ -324,7 +333,7 @@ class Cycle:
             del self._read_first[number]
         return turn_of(buffer, self._partitions[number])
 
-    def _fold(self, buffer: Buffer, until: int) -> None:
+    async def _fold(self, buffer: Buffer, until: int) -> None:
         tp, source, transaction = buffer.tp, buffer.source, self._running()
         portion = int(self._share * ROUND_RECORDS / max(buffer.weight, LIGHT))
         records: Sequence[Record] = buffer.take(min(max(portion, 1), MOST_IN_PORTION), until)
@@ -338,7 +347,11 @@ class Cycle:
 
         now = time.time_ns() // 1000
         chunk = Chunk(tp, records, state, self._emit, self._hurry, now, room)
-        source.fold(chunk)
+        if source.give is None:
+            source.fold(chunk)
+        else:
+            self._given = source.give(chunk)
+            await self._given
         if chunk.unfinished:
             records = records[: len(records) - len(chunk.unfinished)]
             buffer.put_back(chunk.unfinished)
@@ -421,7 +434,7 @@ class Cycle:
         transaction = self._running()
         self._transaction = None
         for tp in transaction.finished:
-            transaction.offsets[tp] = self._windows[tp].settle(self._read_to(tp))
+            transaction.offsets[tp] = self._windows[tp].settle(self._reading.read_to(tp))
         self._note_positions(transaction.offsets)
         records: dict[Destination, Sequence[ProducerRecord]] = {}
         sealed = []
@@ -441,7 +454,7 @@ class Cycle:
         for tp, offset in offsets.items():
             buffer = self._buffers.get(tp)
             if buffer is not None and not buffer.count:
-                offsets[tp] = max(offset, self._read_to(tp) or 0)
+                offsets[tp] = max(offset, self._reading.read_to(tp) or 0)
             state = self._states.get(tp.partition)
             if state is not None:
                 position = Position(offsets[tp], self._topic_ids[tp.topic])
@@ -510,6 +523,8 @@ class Cycle:
         """
         self._is_closing = True
         self._wake.set()
+        if not await self._is_whole(within_s) and self._given is not None:
+            self._given.cancel()  # its agent is gone; folded later, it would be in no transaction
         if self._commit is not None:
             await asyncio.wait([self._commit], timeout=within_s)
             if self._commit is not None and not self._commit.done():
@@ -524,5 +539,16 @@ class Cycle:
         """Commit what is folded, before a planned stop."""
         if self._commit is not None:
             await asyncio.wait([self._commit], timeout=within_s)
+        if not await self._is_whole(within_s):
+            return
+        # (Nothing was awaited since: what is folded now is whole.)
         if not self._is_closing and self._commit is None and self._transaction is not None:
             self._start_commit()
+
+    async def _is_whole(self, within_s: float) -> bool:
+        """Wait until no chunk is half done: given to an agent, and not folded and noted."""
+        try:
+            async with asyncio.timeout(within_s), self._whole:
+                return True
+        except TimeoutError:
+            return False

@@ -28,6 +28,7 @@ class Table(Generic[V]):
         if len(prefix) != 1:
             raise ValueError(f"a table's prefix is one byte, not {prefix!r}")
         self.prefix = prefix
+        self.value_type = value_type
         self.encode: Callable[[V], bytes] = msgspec.msgpack.Encoder().encode
         self.decode: Callable[[bytes], V] = msgspec.msgpack.Decoder(value_type).decode
 
@@ -129,6 +130,16 @@ class State:
         for key in self._base[table.prefix]:
             if key not in committing and key not in live:
                 yield key
+
+    def committed(self, table: Table[V], key: bytes) -> V | None:
+        """Return a copy of the value that is committed: for whoever looks and is no fold."""
+        base = self._base.get(table.prefix)
+        raw = None if base is None else base.get(key)
+        return None if raw is None else table.decode(raw)
+
+    def committed_keys(self, table: Table[Any]) -> Collection[bytes]:
+        """Return the keys of what is committed."""
+        return self._base.get(table.prefix, {}).keys()
 
     def loaded(self) -> int:
         """How many values the running cycle has loaded or changed: it holds them as objects."""

@@ -8,29 +8,35 @@ it changes nothing.
 
 import asyncio
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from aiokafka.errors import KafkaError, UnknownTopicOrPartitionError
 
+from streams import metrics
+from streams.engine.config import EngineConfig
 from streams.engine.hanging import HangingTransactions
-from streams.engine.outbox import UNFINISHED
+from streams.engine.outbox import UNFINISHED, Outbox
 from streams.engine.positions import (
     ORIGIN,
     POSITIONS,
     Gap,
     Log,
     Missing,
+    MissingRecordsError,
     Position,
     Start,
     decide,
     is_another,
+    tell,
 )
 from streams.engine.state import State
-from streams.engine.types import TP
+from streams.engine.types import TP, Source
 from streams.kafka.log_reader import LogReader
-from streams.kafka.producer import TransactionalProducer
-from streams.kafka.protocol import CommittedOffset
+from streams.kafka.producer import Destination, ProducerRecord, TransactionalProducer
+from streams.kafka.protocol import CommittedOffset, Membership
+from streams.kafka.rights import principal_of
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +44,22 @@ _ASK_AGAIN_S = 0.02
 _PATIENCE_S = 0.5
 """A live owner finishes its commit in this time; after it the owner counts as gone."""
 _END_AGAIN_S = 0.2
+_LOOKS_FOR_TOPIC = 3
+
+Crash = Callable[[Exception], None]
+"""Stop the worker, because of this."""
+
+
+class PartitionsSplitError(Exception):
+    """What belongs together wasn't assigned together: the state of a record isn't here."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """What the group gave this worker."""
+
+    tps: frozenset[TP]
+    membership: Membership
 
 
 @dataclass
@@ -56,6 +78,290 @@ class Positions:
     this worker's first transaction is its last, and that the state knows its positions."""
     gaps: list[Gap] = field(default_factory=list)
     """What is missing; where there is any, nothing else counts."""
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What a cycle begins with."""
+
+    sources: Mapping[TP, Source]
+    outboxes: Mapping[TP, Outbox]
+    positions: Positions
+    read_first: Mapping[int, tuple[TP, int]]
+    """By partition number, the source partition and the offset up to which it goes first."""
+    topic_ids: Mapping[str, bytes]
+    """Of all topics that the worker needs."""
+
+
+class Takeover:
+    """Takes partitions over, one share after the other, with the connections that it needs for it
+    and the cycle after it."""
+
+    def __init__(self, config: EngineConfig, crash: Crash) -> None:
+        self.sources: dict[str, Source] = {}
+        self.outboxes: dict[str, Outbox] = {}
+        self.restored = 0.0
+        """Which part of the last share's state is restored."""
+        self.producer = TransactionalProducer(
+            f"{config.group}-{config.worker_id}", config.client_options
+        )
+        self.reader = LogReader(config.client_options)
+        self.hanging = HangingTransactions(
+            self.reader,
+            config.group,
+            config.changelog,
+            config.output_topics,
+            principal_of(config.client_options),
+        )
+        self._config = config
+        self._crash = crash
+        self._written = frozenset(config.output_topics)
+        self._topic_ids: dict[str, bytes] = {}
+        """As they were when partitions were taken over last."""
+        self._tidying: asyncio.Task[None] | None = None
+        """Goes on beside the first cycles."""
+
+    def topics(self) -> list[str]:
+        """All topics that must be subscribed to."""
+        return [*self.sources, *self.outboxes]
+
+    async def attempt(
+        self,
+        share: Share,
+        states: dict[int, State],
+        *,
+        seek: Callable[[dict[TP, int]], Awaitable[None]],
+        on_progress: Callable[[], None],
+    ) -> Taken:
+        """Take a share over. `states`: what is known already, and then all of the share's; a
+        repeated attempt goes on with it. May be cancelled.
+
+        Raises KafkaError, TimeoutError, OSError: try again; anything else won't get better.
+        """
+        config = self._config
+        await self._check_together(share.tps)
+        await self.connect()
+        sources = {tp: self.sources[tp.topic] for tp in share.tps if tp.topic in self.sources}
+        outboxes = {tp: self.outboxes[tp.topic] for tp in share.tps if tp.topic in self.outboxes}
+        committed = await settle(self.producer, self.hanging, config.group, [*sources, *outboxes])
+        found = {
+            number: states.get(number) or State(number)
+            for number in self._state_partitions(share.tps)
+        }
+        changelogs = {TP(config.changelog, number): state for number, state in found.items()}
+        began = asyncio.get_running_loop().time()
+        self._tidying = asyncio.create_task(
+            end_what_is_left_open(
+                self.producer,
+                self.reader,
+                self.hanging,
+                [*changelogs, *(tp for tp in share.tps if tp.topic in self._written)],
+                owners_of(committed, but=self.producer.transactional_id),
+            )
+        )
+        self._tidying.add_done_callback(partial(crash_of, self._crash))
+        ends = await reached(
+            self.reader,
+            {tp: state.position for tp, state in changelogs.items()},
+            config.log_patience_s,
+        )
+
+        def on_restored(part: float) -> None:
+            self.restored = part
+            metrics.RESTORED.set(part)
+            on_progress()
+
+        with metrics.RESTORE_SECONDS.time():
+            restored = await self.reader.restore(changelogs, ends, on_restored)
+        for state in found.values():
+            state.discard()  # what senders looked up meanwhile is of before
+        states.clear()
+        states.update(found)
+        positions = await self._place(committed, states)
+        await self._claim(positions, states, share.membership)
+        self._topic_ids = await self.reader.topic_ids(self._topics_needed())
+        self._topic_ids |= positions.topic_ids
+        await seek(positions.start)
+        took_s = asyncio.get_running_loop().time() - began
+        log.info(
+            "took over %d partitions, restored %d changes in %.1f s", len(found), restored, took_s
+        )
+        metrics.TAKEOVER_SECONDS.observe(took_s)
+        gates = self._read_first(share.tps, positions)
+        return Taken(sources, outboxes, positions, gates, self._topic_ids)
+
+    async def connect(self) -> None:
+        """Connect; open a transactional producer only where all partitions can be written and
+        nothing hangs of what its predecessor wrote."""
+        topics = [*self._topics_needed(), *self._config.output_topics]
+        await self.reader.open(topics)
+        await self.producer.end()
+        if not self.producer.is_open:
+            await self.reader.check_leaders(topics)
+            await self.hanging.mend(self.producer.transactional_id)
+            await self.producer.open()
+        await self.producer.learn(list(self._config.output_topics))
+
+    async def disconnect(self) -> None:
+        """After an attempt that failed: the next one connects anew, and ends what this one left
+        open."""
+        if self._tidying is not None:
+            self._tidying.cancel()
+        await self.producer.end()
+        await self.reader.close()
+
+    async def end(self) -> None:
+        """End the transaction that is open, if one is: what it wrote isn't waited for by others."""
+        await self.producer.end()
+
+    async def stop_tidying(self) -> None:
+        """Stop what goes on beside the first cycles."""
+        tidying, self._tidying = self._tidying, None
+        if tidying is not None and not tidying.done():
+            tidying.cancel()
+            await asyncio.wait([tidying])
+
+    async def close(self) -> None:
+        """Let go of the connections."""
+        await self.producer.close()
+        await self.reader.close()
+
+    async def missing_at(self, tp: TP, offset: int) -> MissingRecordsError:
+        """Return what to stop with where there is nothing to read at an offset."""
+        what, begin, end = Missing.DELETED_UNREAD, 0, 0
+        try:
+            begin = (await self.reader.beginnings([tp]))[tp]
+            end = (await self.reader.ends([tp]))[tp]
+        except (KafkaError, TimeoutError, OSError, RuntimeError):
+            pass  # the line then only says where reading stopped
+        if offset > end:
+            what = Missing.CUT_SHORT
+        return self.missing([Gap(what, tp, offset, begin, end)])
+
+    def missing(self, gaps: Sequence[Gap]) -> MissingRecordsError:
+        """Return what to stop with where something is missing."""
+        config = self._config
+        servers = config.client_options["bootstrap_servers"]
+        return MissingRecordsError(
+            tell(
+                gaps,
+                group=config.group,
+                changelog=config.changelog,
+                read_first=self._first_topics(),
+                brokers=servers if isinstance(servers, str) else ",".join(servers),
+            )
+        )
+
+    async def _place(
+        self, committed: Mapping[TP, CommittedOffset], states: Mapping[int, State]
+    ) -> Positions:
+        """Find where to read from. Raises MissingRecordsError."""
+        positions = await place(
+            self.reader,
+            committed,
+            states,
+            own_id=self.producer.transactional_id,
+            read_first=self._first_topics(),
+            outboxes=self.outboxes,
+            written=self._written,
+            queues=self._config.queues,
+            patience_s=self._config.log_patience_s,
+        )
+        if positions.gaps:
+            raise self.missing(positions.gaps)
+        return positions
+
+    async def _claim(
+        self, positions: Positions, states: Mapping[int, State], membership: Membership
+    ) -> None:
+        """Commit what `place` found out, before anything is folded on it."""
+        records: dict[Destination, Sequence[ProducerRecord]] = {}
+        for number, state in states.items():
+            changes = state.seal()
+            if changes:
+                records[self._config.changelog, number] = changes
+        if not positions.claims:
+            return
+        ends = await self.producer.commit(records, positions.claims, membership)
+        for number, state in states.items():
+            state.apply()
+            state.position = ends.get((self._config.changelog, number), state.position)
+
+    async def _check_together(self, tps: Collection[TP]) -> None:
+        """Raise PartitionsSplitError unless the same partition numbers of all topics that share
+        a state are here; MissingRecordsError where that is because a topic is gone."""
+        split = self._find_split(tps)
+        if split is None:
+            return
+        await self.reader.open([])
+        for _ in range(_LOOKS_FOR_TOPIC):
+            found = await self.reader.topic_ids(self._topics_needed())
+            gone = [
+                topic
+                for topic in self._topics_needed()
+                if topic not in found or is_another(self._topic_ids.get(topic, b""), found[topic])
+            ]
+            # A broker that just started may not know it yet. Or didn't when the group's leader
+            # asked it: who asks again and shares out anew, which ends this takeover.
+            await asyncio.sleep(self._config.again_after_s)
+        if not gone:
+            raise split
+        raise self.missing([Gap(Missing.MADE_ANEW, TP(topic, 0), 0, 0, 0) for topic in gone])
+
+    def _find_split(self, tps: Collection[TP]) -> PartitionsSplitError | None:
+        numbers: dict[str, set[int]] = {topic: set() for topic in self.outboxes}
+        for topic, source in self.sources.items():
+            is_shared = source.is_read_first or source.is_timed or source.is_clock
+            if is_shared or topic in self._written:
+                numbers[topic] = set()
+        for tp in tps:
+            if tp.topic in numbers:
+                numbers[tp.topic].add(tp.partition)
+        expected = self._state_partitions(tps)
+        for topic, found in numbers.items():
+            if found != expected:
+                return PartitionsSplitError(
+                    f"partitions {sorted(found)} of {topic} were assigned together with "
+                    f"{sorted(expected)} of others: were partitions added to a topic? All must "
+                    "have the same number; if they have, start the worker again"
+                )
+        return None
+
+    def _topics_needed(self) -> list[str]:
+        return [*self.topics(), self._config.changelog]
+
+    def _first_topics(self) -> list[str]:
+        return [source.topic for source in self.sources.values() if source.is_read_first]
+
+    def _state_partitions(self, tps: Collection[TP]) -> set[int]:
+        first = self._first_topics()
+        return {tp.partition for tp in tps if tp.topic in first}
+
+    def _read_first(self, tps: Collection[TP], positions: Positions) -> dict[int, tuple[TP, int]]:
+        """Partition numbers of which nothing but the read-first topic was ever folded, or of which
+        somebody decided that it is read again."""
+        gates = {}
+        for topic in self._first_topics():
+            for tp in tps:
+                if tp.topic != topic:
+                    continue
+                others = {
+                    other
+                    for other in tps
+                    if other.partition == tp.partition
+                    and other.topic in self.sources
+                    and other.topic != topic
+                }
+                if tp in positions.is_decided or others <= positions.is_new:
+                    gates[tp.partition] = (tp, positions.end[tp])
+        return gates
+
+
+def crash_of(crash: Crash, task: asyncio.Task[None]) -> None:
+    """A task's exception would be seen by nobody."""
+    error = None if task.cancelled() else task.exception()
+    if isinstance(error, Exception):
+        crash(error)
 
 
 async def place(

@@ -1,5 +1,6 @@
 """What the engine's parts hand to each other."""
 
+import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -9,7 +10,7 @@ from faust.types import TP
 if TYPE_CHECKING:
     from streams.engine.state import State
 
-__all__ = ["TP", "Chunk", "Output", "Record", "Source"]
+__all__ = ["TP", "Chunk", "Output", "Reading", "Record", "Source"]
 
 
 class Record(Protocol):
@@ -90,3 +91,26 @@ class Source:
     """Its records wait also for what is older of all sources that go first (see `order`)."""
     is_bulk: bool = False
     """Nobody waits for what it says: it has a small share of each cycle, once."""
+    give: "Callable[[Chunk], asyncio.Future[None]] | None" = None
+    """Hands a chunk to the Faust agent that folds it (`chunks.py`); None: it is folded at once."""
+
+
+class Reading(Protocol):
+    """Whoever reads the assigned partitions for an engine, and knows where their logs end. Only
+    `seek_all` waits."""
+
+    async def seek_all(self, positions: dict[TP, int]) -> None:
+        """Go on reading at these offsets, once no read of before is under way."""
+
+    def is_read_up(self, tp: TP, position: int) -> bool:
+        """Does a partition's log end at this offset, as far as the last fetch told?"""
+
+    def end_of(self, tp: TP) -> int | None:
+        """Return where a partition's log ends, as far as the last fetch told."""
+
+    def is_held(self, tp: TP) -> bool:
+        """Does a part of a partition wait behind somebody's open transaction?"""
+
+    def read_to(self, tp: TP) -> int | None:
+        """Return up to where a partition was read, markers included, when all that was read has
+        arrived; None: it hasn't, or nobody knows."""

@@ -8,7 +8,6 @@ from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaConnectionError, for_code
 from aiokafka.protocol.admin import DeleteRecordsRequest
 
-from streams import metrics
 from streams.engine.state import State
 from streams.engine.types import TP
 from streams.kafka.producer import learn, within
@@ -115,11 +114,12 @@ class LogReader:
                         raise for_code(error_code)
 
     async def restore(
-        self, changelogs: dict[TP, State], ends: dict[TP, int], on_progress: Callable[[], None]
+        self, changelogs: dict[TP, State], ends: dict[TP, int], on_progress: Callable[[float], None]
     ) -> int:
         """Read changelogs into the states, from each one's position to its end.
 
-        Returns how many records were read. Waits for transactions that are pending before an
+        Returns how many records were read. `on_progress` is told which part is restored, when
+        something came. Waits for transactions that are pending before an
         end. May be cancelled: a state then is complete up to its position.
 
         Raises ChangelogCutError where the log doesn't begin at 0 or ends before a position.
@@ -130,7 +130,7 @@ class LogReader:
                 raise ChangelogCutError(tp, begins[tp], ends[tp], state.position)
         behind = {tp: state for tp, state in changelogs.items() if state.position < ends[tp]}
         if not behind:
-            metrics.RESTORED.set(1)
+            on_progress(1.0)
             return 0
         consumer = self._open(self._records)
         consumer.assign(_theirs(behind))
@@ -140,23 +140,24 @@ class LogReader:
         read = 0
         try:
             while behind:
-                for partition, records in (await consumer.getmany(timeout_ms=100)).items():
+                brought = await consumer.getmany(timeout_ms=100)
+                for partition, records in brought.items():
                     tp = TP(*partition)
                     # Keys without a value are deleted; the log may hold both.
                     changelogs[tp].restore([(record.key, record.value) for record in records])
                     changelogs[tp].position = records[-1].offset + 1
                     read += len(records)
-                    on_progress()
                 for tp in list(behind):
                     position = await consumer.position(TopicPartition(*tp))
                     if position >= ends[tp]:
                         changelogs[tp].position = position
                         del behind[tp]
                 left = sum(max(ends[tp] - state.position, 0) for tp, state in behind.items())
-                metrics.RESTORED.set(1 - left / whole)
+                if brought:
+                    on_progress(1 - left / whole)
         finally:
             consumer.unsubscribe()
-        metrics.RESTORED.set(1)
+        on_progress(1.0)
         return read
 
     async def stable_ends(self, tps: Iterable[TP]) -> dict[TP, int]:

@@ -1,5 +1,6 @@
 """An export holds the records as they lie in Kafka; a replay of it is a replay of the topics."""
 
+import asyncio
 import json
 import random
 import shutil
@@ -207,6 +208,13 @@ async def test_a_range_holds_the_records_with_such_timestamps(
     other = run(installation, "export", "call-records", "--to", to)
     assert other.returncode == 2
     assert "another range" in other.stderr
+    # So long ago is another instant each time, and the same range where an export goes on.
+    asked = ("export", "call-records", "--to", tmp_path / "ago", "--since", "-5000d")
+    assert run(installation, *asked).returncode == 0
+    await asyncio.sleep(0.01)
+    again = run(installation, *asked)
+    assert again.returncode == 0, again.stderr
+    assert "0 records written, 10 held" in again.stderr
 
 
 async def test_tombstones_and_what_is_no_text_come_through(

@@ -46,7 +46,7 @@ async def test_faust_s_variables_without_our_prefix_change_nothing(
     async def conf() -> dict[str, str]:
         redis, http = Redis(), open_http()
         publisher = Publisher(settings.kafka_client_options())
-        made = create_worker(settings, settings.topics, "w", redis, http, publisher)
+        made = create_worker(settings, settings.topics, "w", redis, http, publisher, print)
         await http.aclose()
         await redis.aclose()
         # What a setting is made of may be a new object each time.

@@ -18,14 +18,14 @@ from tests.installation import Installation
 from tests.samples import account, call
 
 
-@pytest.fixture
-def said(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
-    """What is logged as JSON in this test."""
+@pytest.fixture(params=["json"])
+def said(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
+    """What is logged in this test, as JSON or as the test says."""
     root, stream = logging.getLogger(), io.StringIO()
     handlers, level = root.handlers[:], root.level
     root.handlers[:] = []  # those of pytest, which `force` would close
     monkeypatch.setattr("sys.stderr", stream)
-    set_up_logs(log_format="json")
+    set_up_logs(log_format=request.param)
     yield stream
     root.handlers[:], root.level = handlers, level
 
@@ -52,6 +52,27 @@ def test_a_line_is_one_object_with_what_is_known_of_the_record(said: io.StringIO
     assert "offset" not in second
     assert "phone" not in second
     assert "ValueError: wrong" in third["traceback"]
+
+
+@pytest.mark.parametrize("said", ["text"], indirect=True)
+def test_a_line_for_people_says_whose_it_is_once(said: io.StringIO) -> None:
+    log = logging.getLogger("agents.send")
+    log.warning("late", extra={"topic": "t", "partition": 3, "offset": 17})
+    log.warning("given up: id1", extra={"notification_id": "id1"})
+    first, second = said.getvalue().splitlines()
+    assert first.endswith("WARNING late topic=t partition=3 offset=17")
+    assert second.endswith("WARNING given up: id1")
+
+
+@pytest.mark.parametrize("said", ["json", "text"], indirect=True)
+def test_faust_s_services_say_only_what_is_wrong_and_not_their_names(said: io.StringIO) -> None:
+    log = logging.getLogger("app.faust_app")
+    log.info("[^_App]: Starting...")
+    log.info("[^--_ConsumerThread]: %s", "Stopping...")
+    log.warning("[^-_Consumer]: %s is late", "it")
+    (line,) = said.getvalue().splitlines()
+    assert "it is late" in line
+    assert "[^" not in line
 
 
 def test_what_stops_a_worker_is_a_line_of_the_log_too(tmp_path: Path) -> None:
@@ -94,3 +115,15 @@ def test_all_that_a_worker_says_is_json(installation: Installation) -> None:
     lines = [json.loads(line) for line in worker.log.read_text(encoding="utf-8").splitlines()]
     assert any("took over" in line["message"] for line in lines)
     assert all({"time", "level", "logger", "message"} <= line.keys() for line in lines)
+    assert not [line for line in lines if "[^" in line["message"]]
+
+
+@pytest.mark.broker
+def test_a_worker_speaks_of_itself_and_not_of_its_framework(installation: Installation) -> None:
+    worker = installation.worker()
+    worker.terminate()
+    assert worker.wait_exit() == 0
+    said = worker.log.read_text(encoding="utf-8")
+    assert "took over" in said
+    assert "[^" not in said
+    assert "Starting..." not in said

@@ -2,17 +2,21 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from datetime import UTC
 from pathlib import Path
 from typing import Any
 
 from aiokafka.consumer import fetcher
 
+from agents.rules import Rules
 from app.faust_app import create_app
-from streams.engine.engine import Engine, EngineConfig
+from streams.engine.config import EngineConfig
+from streams.engine.engine import Engine
 from streams.engine.types import Chunk, Source
 from streams.kafka.fetching import _FetchResult
 from tests.installation import Installation
 
+RULES = Rules(zone=UTC)
 _THEIRS = fetcher.PartitionRecords, fetcher.FetchResult
 
 
@@ -31,7 +35,8 @@ class InProcess:
         fold_calls: Callable[[Chunk], None] = ignore,
         **config: Any,
     ) -> None:
-        topics = installation.topics
+        topics = self._topics = installation.topics
+        self.crashes: list[Exception] = []
         self.engine = Engine(
             EngineConfig(
                 group=installation.name,
@@ -42,10 +47,9 @@ class InProcess:
                 session_timeout_s=6.0,
                 client_options={"bootstrap_servers": installation.brokers},
                 **config,
-            )
+            ),
+            self.crashes.append,
         )
-        self.crashes: list[Exception] = []
-        self.engine.crash = self.crashes.append
         self.engine.add_source(Source(topics.accounts, ignore, order=0, is_read_first=True))
         self.engine.add_source(Source(topics.calls, fold_calls, is_timed=True))
         self._directory = directory / name
@@ -54,6 +58,8 @@ class InProcess:
     async def start(self) -> None:
         self.app = create_app(
             self.engine,
+            self._topics,
+            RULES,
             client_id=self.engine.config.worker_id,
             brokers=self._brokers,
             credentials=None,
@@ -72,7 +78,10 @@ class InProcess:
 
 
 async def eventually(
-    is_so: Callable[[], bool | Awaitable[bool]], what: str, within_s: float = 30.0
+    is_so: Callable[[], bool | Awaitable[bool]],
+    what: str,
+    within_s: float = 30.0,
+    every_s: float = 0.05,
 ) -> None:
     """Return when something is so; fail after a while."""
     deadline = asyncio.get_running_loop().time() + within_s
@@ -81,4 +90,4 @@ async def eventually(
         if answer if isinstance(answer, bool) else await answer:
             return
         assert asyncio.get_running_loop().time() < deadline, f"not within {within_s:.0f} s: {what}"
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(every_s)

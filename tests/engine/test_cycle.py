@@ -5,28 +5,18 @@ A cycle alone, with a producer that keeps what is committed: no Kafka.
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
 from streams.engine import cycle
 from streams.engine.cycle import Cycle
-from streams.engine.state import State, Table
+from streams.engine.state import State
 from streams.engine.types import TP, Chunk, Output, Source
 from streams.kafka.protocol import Membership
+from tests.engine.alone import NUMBERS, Read, Reading
 
-NUMBERS = Table(b"x", int)
 PARTITIONS = 4
-
-
-class Read(NamedTuple):
-    """A record as it was read."""
-
-    offset: int
-    timestamp: int
-    key: bytes
-    value: bytes = b""
-    headers: tuple[()] = ()
 
 
 class Producer:
@@ -70,8 +60,7 @@ class Engine:
             states={n: State(n) for n in range(PARTITIONS)},
             positions=dict.fromkeys(tps, 0),
             read_first={},
-            is_read_up=lambda tp, offset: tp.topic != unread,
-            read_to=lambda tp: None,
+            reading=Reading(unread),
             topic_ids={one.topic: b"id" for one in sources},
             changelog="changelog",
             producer=self.producer,  # type: ignore[arg-type]

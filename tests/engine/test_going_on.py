@@ -15,6 +15,7 @@ from streams.engine.positions import MissingRecordsError
 from streams.engine.state import Table
 from streams.engine.types import TP, Chunk, Source
 from streams.kafka.log_reader import ChangelogCutError, LogReader
+from streams.kafka.producer import TransactionalProducer
 from tests import kafka_admin
 from tests.engine.inprocess import InProcess, eventually, ignore
 from tests.installation import Installation, Published
@@ -349,14 +350,20 @@ async def test_a_changelog_end_that_is_not_visible_yet_is_waited_for(
             for tp, end in found.items()
         }
 
+    async def failing_once(producer: TransactionalProducer, *of: Any) -> Any:
+        monkeypatch.setattr(TransactionalProducer, "commit", commit)
+        raise TimeoutError
+
     async with life(small, tmp_path) as worker:
         await small.publish(calls("a"))
         await worker.until_folded("a")
         await eventually(lambda: worker.engine.states[0].position > 0, "committed")
-        ends = LogReader.ends
+        ends, commit = LogReader.ends, TransactionalProducer.commit
         monkeypatch.setattr(LogReader, "ends", late)
-        worker.engine._on_commit_failed(TimeoutError())  # the same partitions, taken over again
+        monkeypatch.setattr(TransactionalProducer, "commit", failing_once)
+        await small.publish(calls("b"))  # the same partitions are taken over again
         await eventually(lambda: len(looked) > 5 and worker.engine.is_ready, "taken over again")
+        await eventually(lambda: worker.count() == 2, "a and b are counted once")
         assert worker.crashes == []
 
 

@@ -71,10 +71,10 @@ async def test_a_spare_worker_stays_and_takes_over(small: Installation, worker: 
     idle = min(busy, spare, key=lambda one: len(one.engine.assigned))
     other = busy if idle is spare else spare
     assert (len(idle.engine.assigned), len(other.engine.assigned)) == (0, 2)
-    membership = idle.engine._membership
+    membership = idle.engine.membership
 
     await asyncio.sleep(3 * SHORT_POLL_S)
-    assert idle.engine._membership == membership  # no rebalance, nobody left
+    assert idle.engine.membership == membership  # no rebalance, nobody left
     assert await generation(small) == ("Stable", 2)
     assert idle.engine.is_ready
     consumer = idle.app._consumer
@@ -139,7 +139,7 @@ async def test_a_group_that_does_not_answer_is_waited_for(
     await waiting.start()
     await eventually(lambda: bool(waiting.engine.assigned) and waiting.engine.is_ready, "assigned")
     monkeypatch.setattr(_ConsumerThread, "does_group_answer", no)
-    waiting.engine._membership = None
+    await waiting.engine.on_revoked()  # and nothing is assigned
     await asyncio.sleep(3.5)
     assert (waiting.crashes, waiting.engine.out_of_group) == ([], None)
 
@@ -204,7 +204,7 @@ async def test_a_leader_that_knows_of_no_topic_yet_asks_again_and_shares_them_ou
     monkeypatch.setattr(AIOKafkaClient, "_metadata_update", fail)
     leader = worker("leader")
     await leader.start()
-    await eventually(lambda: leader.engine.is_in_group, "a member")
+    await eventually(lambda: leader.engine.membership is not None, "a member")
     assert leader.engine.assigned == set()
     away.clear()
     await eventually(lambda: bool(leader.engine.assigned) and leader.engine.is_ready, "assigned")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from aiokafka import AIOKafkaProducer
 
-from agents.refused import instead_of
+from agents.replacements import instead_of
 from streams.engine.refused import RefusedRecord
 from streams.topics import Topics
 from tests.installation import Installation, Published

@@ -1,7 +1,7 @@
 """What an engine does when assignments, failures and its own stop cross each other's way."""
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Iterable
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,130 +11,52 @@ from aiokafka.client import AIOKafkaClient
 from aiokafka.cluster import ClusterMetadata
 from aiokafka.errors import IllegalGenerationError, KafkaConnectionError
 
+from streams.engine.config import EngineConfig
 from streams.engine.consumer import _ConsumerThread
 from streams.engine.cycle import Cycle
-from streams.engine.engine import Engine, EngineConfig, PartitionsSplitError
-from streams.engine.outbox import UNFINISHED, Finish, OutboxRecord, Window, _Unfinished
-from streams.engine.state import State, Table
+from streams.engine.phases import Phase
+from streams.engine.state import State
+from streams.engine.takeover import Crash, PartitionsSplitError, Takeover
 from streams.engine.types import TP, Source
 from streams.kafka.fetching import _FetchResult
 from streams.kafka.log_reader import ChangelogCutError, LogReader
 from streams.kafka.producer import TransactionalProducer
 from streams.kafka.protocol import Membership, TxnOffsetCommit
 from streams.kafka.transactions import OFFSETS_TOPIC
+from tests.engine.alone import CALLS, NUMBERS, Alone, Reading
+from tests.engine.inprocess import eventually
 from tests.installation import Installation
 
-CALLS = TP("calls", 0)
-NUMBERS = Table(b"x", int)
+
+async def test_a_revocation_in_the_middle_of_a_recovery_leaves_nothing_half_done() -> None:
+    alone = Alone()
+    await alone.run()
+    alone.producer.error = TimeoutError()
+    alone.feed(b"k")
+    await alone.until(Phase.RECOVERING)
+
+    await alone.engine.on_revoked()
+
+    assert alone.engine.phase is Phase.IDLE
+    assert alone.engine.states[0].get(NUMBERS, b"k") is None
+    assert alone.outbox.revoked == [0]
+    assert alone.crashes == []
 
 
-class SlowCycle:
-    """A cycle whose commit failed, and that needs a moment to end."""
+async def test_what_was_read_for_a_cycle_that_ended_is_not_fed_to_the_next() -> None:
+    alone = Alone()
+    await alone.run()
+    reader = alone.engine.reader
+    alone.producer.error = TimeoutError()
+    alone.feed(b"a")
+    await alone.until(Phase.RECOVERING)
+    alone.producer.error = None
+    await alone.until(Phase.RUNNING)
 
-    def __init__(self, state: State) -> None:
-        self.state = state
-        self.fed: list[Any] = []
-        self.is_rest_committed = False
-
-    async def commit_rest(self, within_s: float) -> None:
-        self.is_rest_committed = True
-
-    async def finish_commit(self, within_s: float) -> bool:
-        await asyncio.sleep(0.05)
-        self.state.discard()
-        return False
-
-    def feed(self, tp: TP, records: list[Any]) -> None:
-        self.fed += records
-
-
-class Outbox:
-    topic = "outbox"
-    max_pending = 10
-
-    def __init__(self) -> None:
-        self.revoked: list[int] = []
-
-    def bind(self, finish: Finish) -> None:
-        pass
-
-    def on_assigned(self, partition: int) -> None:
-        pass
-
-    def take(self, partition: int, records: Sequence[OutboxRecord]) -> None:
-        pass
-
-    def pending(self, partition: int) -> int:
-        return 0
-
-    async def on_revoked(self, partitions: Collection[int]) -> None:
-        await asyncio.sleep(0.05)
-        self.revoked += partitions
-
-
-@pytest.fixture
-def engine() -> Engine:
-    made = Engine(
-        EngineConfig(
-            group="group",
-            worker_id="w1",
-            changelog="changelog",
-            output_topics=(),
-            queues=frozenset(),
-            session_timeout_s=6.0,
-            client_options={"bootstrap_servers": "127.0.0.1:1"},
-        )
-    )
-    made.crashed = []  # type: ignore[attr-defined]
-    made.crash = made.crashed.append  # type: ignore[attr-defined]
-    return made
-
-
-def running(engine: Engine, state: State, outbox: Outbox) -> SlowCycle:
-    """Put the engine where an assignment is being worked on."""
-
-    async def folding() -> None:
-        pass
-
-    cycle = SlowCycle(state)
-    engine.add_outbox(outbox)
-    engine._assigned = {CALLS, TP("outbox", 0)}
-    engine._membership = Membership("group", 1, "member")
-    engine._member_id = "member"
-    engine.states = {0: state}
-    engine._cycle = cycle  # type: ignore[assignment]
-    engine._running = asyncio.create_task(folding())
-    return cycle
-
-
-async def test_a_revocation_in_the_middle_of_a_recovery_leaves_nothing_half_done(
-    engine: Engine,
-) -> None:
-    state, outbox = State(0), Outbox()
-    state.put(NUMBERS, b"k", 7)  # folded, and its commit failed
-    running(engine, state, outbox)
-    engine._on_commit_failed(TimeoutError())
-    await asyncio.sleep(0.01)  # the recovery has begun
-
-    await engine.on_revoked()
-
-    assert state.get(NUMBERS, b"k") is None
-    assert outbox.revoked == [0]
-    assert engine.crashed == []  # type: ignore[attr-defined]
-
-
-async def test_what_was_read_for_a_cycle_that_ended_is_not_fed_to_the_next(
-    engine: Engine,
-) -> None:
-    old = running(engine, State(0), Outbox())
-    reader = engine.reader
-    new = SlowCycle(State(0))
-    engine._cycle = new  # type: ignore[assignment]
-
-    engine.feed(reader, CALLS, ["record"])  # type: ignore[list-item]
-    assert (old.fed, new.fed) == ([], [])
-    engine.feed(engine.reader, CALLS, ["record"])  # type: ignore[list-item]
-    assert new.fed == ["record"]
+    alone.feed(b"b", reader=reader)
+    alone.feed(b"a")
+    await alone.until_committed(1)
+    assert alone.folded == [b"a", b"a"]
 
 
 @pytest.mark.parametrize(
@@ -145,37 +67,43 @@ async def test_what_was_read_for_a_cycle_that_ended_is_not_fed_to_the_next(
     ],
 )
 async def test_a_worker_that_was_away_restores_all_its_state_anew(
-    engine: Engine, member_id: str, kept: set[int], monkeypatch: pytest.MonkeyPatch
+    member_id: str, kept: set[int]
 ) -> None:
-    async def nothing() -> None:
-        pass
-
-    monkeypatch.setattr(engine, "_take_over", nothing)
-    running(engine, State(0), Outbox())
-    engine._cycle = None
-    engine.on_assigned({CALLS}, Membership("group", 2, member_id))
-    assert set(engine.states) == kept
-    await engine._stop_takeover()
+    alone = Alone()
+    await alone.run()
+    await alone.engine.on_revoked()
+    alone.takeover.script = hanging
+    await alone.engine.on_assigned({CALLS}, Membership("group", 2, member_id))
+    assert set(alone.engine.states) == kept
+    await alone.engine.stop()
 
 
-async def test_what_a_fold_did_before_it_raised_is_not_committed(engine: Engine) -> None:
+async def test_what_a_fold_did_before_it_raised_is_not_committed() -> None:
     # Its offsets aren't there, so the whole batch is folded again after the restart.
-    cycle = running(engine, State(0), Outbox())
+    alone = Alone()
+    await alone.run()
+    alone.producer.may_commit.clear()
+    alone.feed(b"a")
+    await eventually(lambda: alone.producer.begun == 1, "a is being committed")
+    alone.feed(b"b", first=1)  # in the next cycle, which isn't committed before that of a
+    await eventually(lambda: alone.folded == [b"a", b"b"], "folded")
+    alone.feed(b"c", b"raise", first=2)
+    await eventually(lambda: bool(alone.crashes), "crashed")
+    alone.producer.may_commit.set()
+    await alone.engine.stop()
+    assert [type(error) for error in alone.crashes] == [ZeroDivisionError]
+    assert alone.folded == [b"a", b"b", b"c"]
+    assert alone.producer.offsets == {CALLS: 1}
 
-    async def raising() -> None:
-        raise ZeroDivisionError
 
-    cycle.run = raising  # type: ignore[attr-defined]
-    await engine._run(cycle)  # type: ignore[arg-type]
-    assert len(engine.crashed) == 1  # type: ignore[attr-defined]
-    await engine.stop()
-    assert not cycle.is_rest_committed
-
-
-async def test_what_is_folded_is_committed_at_a_stop(engine: Engine) -> None:
-    cycle = running(engine, State(0), Outbox())
-    await engine.stop()
-    assert cycle.is_rest_committed
+async def test_what_is_folded_is_committed_at_a_stop() -> None:
+    alone = Alone()
+    await alone.run()
+    alone.feed(b"k")
+    await eventually(lambda: alone.folded == [b"k"], "folded")
+    assert alone.producer.offsets == {}  # the cycle isn't due yet
+    await alone.engine.stop()
+    assert alone.producer.offsets == {CALLS: 1}
 
 
 @pytest.mark.parametrize(
@@ -185,86 +113,91 @@ async def test_what_is_folded_is_committed_at_a_stop(engine: Engine) -> None:
         {TP("accounts", 0), TP("calls", 0)},  # the assignor didn't know of the outbox yet
     ],
 )
-async def test_a_record_is_never_folded_on_a_state_that_is_not_there(
-    engine: Engine, assigned: set[TP], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def nothing(topics: list[str]) -> None:
-        pass
+async def test_a_record_is_never_folded_on_a_state_that_is_not_there(assigned: set[TP]) -> None:
+    class AllThere(LogReader):
+        async def open(self, topics: Iterable[str]) -> None:
+            pass
 
-    async def all_there(topics: list[str]) -> dict[str, bytes]:
-        return dict.fromkeys(topics, b"")
+        async def topic_ids(self, topics: Iterable[str]) -> dict[str, bytes]:
+            return dict.fromkeys(topics, b"")
 
-    monkeypatch.setattr(engine._reader, "open", nothing)
-    monkeypatch.setattr(engine._reader, "topic_ids", all_there)
-    engine.add_source(Source("accounts", lambda batch: None, is_read_first=True))
-    engine.add_source(Source("calls", lambda batch: None, is_timed=True))
-    engine.add_outbox(Outbox())
-    monkeypatch.setattr("streams.engine.engine._LOOK_AGAIN_S", 0.0)
-    engine.on_assigned(assigned, Membership("group", 1, "member"))
-    await asyncio.sleep(0.05)
-    assert [type(error) for error in engine.crashed] == [  # type: ignore[attr-defined]
-        PartitionsSplitError
-    ]
+    def usual(config: EngineConfig, crash: Crash) -> Takeover:
+        made = Takeover(config, crash)
+        made.reader = AllThere({})
+        return made
+
+    alone = Alone(takeover=usual, again_after_s=0.0)
+    await alone.engine.on_assigned(assigned, Membership("group", 1, "member"))
+    await eventually(lambda: bool(alone.crashes), "crashed")
+    assert [type(error) for error in alone.crashes] == [PartitionsSplitError]
+    await alone.engine.on_revoked()
 
 
-async def test_a_cancellation_that_is_not_its_own_does_not_end_a_takeover(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def hanging(attempt: int) -> None:
+    """Never end."""
+    await asyncio.sleep(60)
+
+
+async def test_a_cancellation_that_is_not_its_own_does_not_end_a_takeover() -> None:
     # aiokafka's stop() raises it when a connection was lost; the worker would idle for ever.
-    tries = []
-
-    async def leaking(limit: asyncio.Timeout) -> None:
-        tries.append(1)
-        if len(tries) == 1:
+    async def leaking(attempt: int) -> None:
+        if attempt == 1:
             raise asyncio.CancelledError
 
-    monkeypatch.setattr(engine, "_try_take_over", leaking)
-    monkeypatch.setattr("streams.engine.engine._RECOVER_AGAIN_S", 0.01)
-    engine.on_assigned({CALLS}, Membership("group", 1, "member"))
-    await asyncio.sleep(0.1)
-    assert len(tries) == 2
+    alone = Alone(again_after_s=0.01)
+    alone.takeover.script = leaking
+    await alone.run()
+    assert alone.takeover.attempts == 2
 
 
-async def test_a_takeover_that_hangs_is_begun_again(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    tries = []
+async def test_a_takeover_that_hangs_is_begun_again(caplog: pytest.LogCaptureFixture) -> None:
+    async def hanging_at_first(attempt: int) -> None:
+        if attempt == 1:
+            await hanging(attempt)
 
-    async def hanging(limit: asyncio.Timeout) -> None:
-        tries.append(1)
-        if len(tries) == 1:
-            await asyncio.sleep(60)
-
-    monkeypatch.setattr(engine, "_try_take_over", hanging)
-    monkeypatch.setattr("streams.engine.engine._NO_PROGRESS_S", 0.05)
-    monkeypatch.setattr("streams.engine.engine._RECOVER_AGAIN_S", 0.01)
-    engine.on_assigned({CALLS}, Membership("group", 1, "member"))
-    await asyncio.sleep(0.3)
-    assert len(tries) == 2
-    assert "nothing moved for 0 s in a takeover (_take_over), trying on" in caplog.text
+    alone = Alone(again_after_s=0.01, no_progress_s=0.05)
+    alone.takeover.script = hanging_at_first
+    await alone.run()
+    assert alone.takeover.attempts == 2
+    assert "nothing moved for 0 s in a takeover (_try_take_over), trying on" in caplog.text
 
 
-async def test_what_a_cut_off_takeover_was_committing_is_ended_before_others_take_over(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    happened = []
+async def test_what_a_cut_off_takeover_was_committing_is_ended_before_others_take_over() -> None:
+    alone = Alone()
+    happened = alone.takeover.happened
 
-    async def committing(limit: asyncio.Timeout) -> None:
+    async def committing(attempt: int) -> None:
         happened.append("claimed")
         try:
-            await asyncio.sleep(60)
+            await hanging(attempt)
         finally:
             happened.append("cut off")
 
-    async def end() -> None:
-        happened.append("ended")
-
-    monkeypatch.setattr(engine, "_try_take_over", committing)
-    monkeypatch.setattr(engine._producer, "end", end)
-    engine.on_assigned({CALLS}, Membership("group", 1, "member"))
-    await asyncio.sleep(0.01)
-    await engine.on_revoked()
+    alone.takeover.script = committing
+    await alone.engine.on_assigned({CALLS}, Membership("group", 1, "member"))
+    await eventually(lambda: happened == ["claimed"], "it claims")
+    await alone.engine.on_revoked()
     assert happened == ["claimed", "cut off", "ended"]
+
+
+async def test_a_takeover_that_goes_on_although_it_was_revoked_folds_nothing() -> None:
+    # Some of aiokafka's awaits swallow a cancellation.
+    alone = Alone()
+
+    async def swallowing(attempt: int) -> None:
+        try:
+            await hanging(attempt)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            assert task is not None
+            task.uncancel()
+
+    alone.takeover.script = swallowing
+    await alone.engine.on_assigned({CALLS}, Membership("group", 1, "member"))
+    await eventually(lambda: alone.takeover.attempts == 1, "begun")
+    await alone.engine.on_revoked()
+    assert (alone.engine.phase, alone.engine.reader) == (Phase.IDLE, None)
+    assert alone.crashes == []
 
 
 async def test_a_broker_that_knows_of_no_broker_yet_is_one_that_is_away(
@@ -304,7 +237,7 @@ async def test_where_partitions_are_is_asked_for_all_topics_at_once(
 
 
 async def test_a_tick_that_waits_for_a_marker_is_folded_when_the_marker_was_read() -> None:
-    folded, is_read_up = [], False
+    folded, reading = [], Reading("calls")
     ticks = TP("ticks", 0)
     cycle = Cycle(
         sources={
@@ -315,8 +248,7 @@ async def test_a_tick_that_waits_for_a_marker_is_folded_when_the_marker_was_read
         states={0: State(0)},
         positions={CALLS: 0, ticks: 0},
         read_first={},
-        is_read_up=lambda tp, offset: is_read_up,
-        read_to=lambda tp: None,
+        reading=reading,
         topic_ids={},
         changelog="changelog",
         producer=None,  # type: ignore[arg-type]
@@ -328,17 +260,18 @@ async def test_a_tick_that_waits_for_a_marker_is_folded_when_the_marker_was_read
     await asyncio.sleep(0.01)
     assert folded == []
 
-    is_read_up = True  # no record came
+    reading.unread.clear()  # no record came
     cycle.look_again()
     await asyncio.sleep(0.01)
     assert len(folded) == 1
     running.cancel()
 
 
-async def test_a_stopped_engine_takes_nothing_over(engine: Engine) -> None:
+async def test_a_stopped_engine_takes_nothing_over() -> None:
+    engine = Alone().engine
     await engine.stop()
-    engine.on_assigned({CALLS}, Membership("group", 2, "member"))
-    assert engine.assigned == set()
+    await engine.on_assigned({CALLS}, Membership("group", 2, "member"))
+    assert (engine.phase, engine.assigned) == (Phase.STOPPED, set())
 
 
 @pytest.mark.parametrize("membership", [("group", -1, "member"), ("group", 3, "")])
@@ -368,16 +301,7 @@ async def test_a_changelog_that_is_not_whole_stops_the_worker(
 
     monkeypatch.setattr(reader, "beginnings", beginnings)
     with pytest.raises(ChangelogCutError, match=f"holds {begins} to {end}"):
-        await reader.restore({tp: state}, {tp: end}, lambda: None)
-
-
-def test_offsets_that_somebody_set_forward_are_not_taken_back_by_a_window() -> None:
-    state = State(0)
-    state.put(UNFINISHED, b"outbox", _Unfinished(9, [4, 8]))
-    window = Window(state, "outbox", 7)  # 4 was skipped by whoever set the offset to 7
-    assert window.settle(None) == 8
-    window.finish(8)
-    assert window.settle(None) == 10
+        await reader.restore({tp: state}, {tp: end}, lambda part: None)
 
 
 class PartitionState:

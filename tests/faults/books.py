@@ -21,7 +21,7 @@ from tables.store import (
     LINES,
     RECHARGES,
     TALLIES,
-    Clock,
+    PartitionClock,
 )
 from tests.faults.history import RETENTION, RUN_LENGTH, SHARED_LINE, WINDOW, History
 from tests.installation import Installation
@@ -127,7 +127,7 @@ def _remembered(states: list[State]) -> dict[str, Any]:
     retention = max(_RETENTION, int(WINDOW.total_seconds()) * DAY // 86_400)
     for state in states:
         assert not list(state.keys(UNFINISHED)), "a sender's record is unfinished"
-        clock = (state.peek(CLOCKS, b"") or Clock()).tick
+        clock = (state.peek(CLOCKS, b"") or PartitionClock()).tick
         for key, tally in _all_of(state, TALLIES).items():
             name = key.decode()
             if not runs.is_forgotten(tally.run, clock, retention):

@@ -30,7 +30,7 @@ from tables.balances import Balance
 from tables.batches import Batch
 from tables.customers import Customer
 from tables.runs import Run
-from tables.store import Clock
+from tables.store import PartitionClock
 from tables.tallies import Tally
 from tests.installation import Installation
 
@@ -55,7 +55,7 @@ def changelog(keys: list[bytes]) -> Iterator[Pair]:
             f"{key.decode()}有限公司", f"o{key.decode()}", "13812345678", "AB", 5000, _NOW, None, 7
         )
         yield store.CUSTOMERS.prefix + key, store.CUSTOMERS.encode(who)
-    yield store.CLOCKS.prefix, store.CLOCKS.encode(Clock(_NOW, 7))
+    yield store.CLOCKS.prefix, store.CLOCKS.encode(PartitionClock(_NOW, 7))
     for seen in range(1, 4):
         for key in keys:
             tally = Tally(

@@ -2,6 +2,7 @@
 run again, and nothing is told twice or forgotten."""
 
 import asyncio
+import json
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from streams.engine.outbox import UNFINISHED
 from streams.topics import partition_of
 from tables import store
 from tables.store import owner_of
@@ -143,6 +145,32 @@ def test_an_expansion_that_is_killed_again_and_again_loses_and_repeats_nothing(
         places = standing.setdefault(record.key, set())
         (places.discard if record.value is None else places.add)(record.partition)
     assert standing == {one.encode(): {partition_of(one.encode(), NEW)} for one in ACCOUNTS}
+    # A replay sees each account's calls in their order, though they lie in two partitions.
+    ended = dialwatch("replay", directory=tmp_path, variables=small.variables)
+    assert ended.returncode == 0, ended.stderr
+    again = [json.loads(line) for line in ended.stdout.splitlines()]
+    assert by_id(again) == by_id(told)
+    assert inbox(again) == EXPECTED
+    shared = dialwatch("replay", "--jobs", "2", directory=tmp_path, variables=small.variables)
+    assert shared.returncode == 1
+    assert "--jobs 1" in shared.stderr
+
+
+def by_id(commands: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """All but a line's, whose calls meet across partitions in the order in which they are read."""
+    return {one["notification_id"]: one for one in commands if one["scenario"] != "line_error_run"}
+
+
+@pytest.mark.broker
+def test_what_is_not_sent_yet_stops_it_before_anything_changes(
+    small: Installation, tmp_path: Path
+) -> None:
+    unfinished = UNFINISHED.prefix + small.topics.sms_outbox.encode()
+    asyncio.run(small.publish_named(small.topics.changelog, unfinished, b"x"))
+    refused = expand(small, tmp_path, "--execute")
+    assert refused.returncode == 1
+    assert "are not sent yet" in refused.stderr.splitlines()[-1]
+    assert f"{small.topics.changelog}\t{OLD}\t{NEW}" in expand(small, tmp_path).stdout
 
 
 @pytest.mark.broker

@@ -16,7 +16,7 @@ from tables.balances import Balance, tell
 from tables.batches import Parked, submitted_of
 from tables.clocks import MOST_AHEAD
 from tables.lines import LineCall, LineRun, LineSegment
-from tables.store import Clock
+from tables.store import PartitionClock
 from tests.drive import Drive
 from tests.installation import Published
 from tests.samples import account, call, recharge
@@ -243,9 +243,9 @@ def test_a_tick_without_a_timestamp_may_say_anything() -> None:
 def test_a_day_to_come_that_0_1_0_took_for_today_is_forgotten() -> None:
     drive = Drive()
     state = state_of(drive)
-    state.put(store.CLOCKS, b"", Clock(NOON * 1000 + 10 * MOST_AHEAD, 3))
+    state.put(store.CLOCKS, b"", PartitionClock(NOON * 1000 + 10 * MOST_AHEAD, 3))
     drive.take([tick("2019-01-30T12:00:00+08:00")], timestamp=NOON)
-    assert state.peek(store.CLOCKS, b"") == Clock(NOON * 1000, 3, is_checked=True)
+    assert state.peek(store.CLOCKS, b"") == PartitionClock(NOON * 1000, 3, is_checked=True)
     # Checked once: an old tick that somebody copies with its old timestamp changes nothing.
     drive.take([tick("2019-01-01T00:00:00+08:00")], timestamp=NOON - 30 * 86_400_000)
-    assert state.peek(store.CLOCKS, b"") == Clock(NOON * 1000, 3, is_checked=True)
+    assert state.peek(store.CLOCKS, b"") == PartitionClock(NOON * 1000, 3, is_checked=True)

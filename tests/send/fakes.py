@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 
-from agents.channel import Entry, LaterWord, Message, StoreAwayError
+from agents.channel import Bar, Claim, Entry, LaterWord, Message, StoreAwayError
 from agents.holds import Holds
 from agents.limits import Limits
 from agents.outcomes import Outcome, Refused, Sent, Skipped
@@ -48,6 +48,10 @@ class MemoryLedger:
 
     def __init__(self) -> None:
         self.entries: dict[str, bytes] = {}
+        self.bars: set[str] = set()
+        self.claims: dict[str, bytes] = {}
+        self.words: dict[str, LaterWord] = {}
+        """What providers said of messages before they were claimed."""
         self.is_away = False
         self.questions = 0
 
@@ -62,22 +66,31 @@ class MemoryLedger:
         await asyncio.sleep(0)
         return self._look(notification_id)
 
-    async def write(self, notification_id: str, entry: Entry) -> Entry | None:
+    async def write(
+        self, notification_id: str, entry: Entry, *, is_first: bool = False, bar: Bar | None = None
+    ) -> Entry | Bar | None:
         await asyncio.sleep(0)
         standing = self._look(notification_id)
-        if (
-            standing is not None
-            and standing.coordinates != entry.replaces
-            and (standing.coordinates != entry.coordinates or standing.deliveries is not None)
-        ):
-            return standing
+        if standing is not None and standing.coordinates != entry.replaces:
+            is_own = standing.coordinates == entry.coordinates and standing.deliveries is None
+            if not is_own or (is_first and standing.life != entry.life):
+                return standing
+        if bar is not None and bar.key in self.bars:
+            return bar
         self.entries[notification_id] = msgspec.json.encode(entry)
         return None
 
-    async def finish(self, notification_id: str, entry: Entry) -> None:
+    async def finish(
+        self, notification_id: str, entry: Entry, claim: Claim | None = None
+    ) -> LaterWord | None:
         await asyncio.sleep(0)
         self._look(notification_id)
+        if claim is not None:
+            self.claims[claim.key] = claim.value
+            if claim.word_key in self.words:
+                return self.words[claim.word_key]
         self.entries[notification_id] = msgspec.json.encode(entry)
+        return None
 
 
 Answering = Callable[[Message, bool], Awaitable[Outcome]]
@@ -91,7 +104,6 @@ class FakeChannel:
     name: Channel = "wechat"
     doubt_limit_s: float | None = 600.0
     pauses: dict[str, float] = field(default_factory=dict)
-    words: dict[str, LaterWord] = field(default_factory=dict)
     attempts: list[tuple[float, str, bool]] = field(default_factory=list)
     """(moment, message id, is_repeat) of every call."""
     holds: Holds = field(default_factory=lambda: Holds("wechat", now=now, random=lambda: 0.0))
@@ -99,14 +111,15 @@ class FakeChannel:
     under_way: int = 0
     most_under_way: int = 0
 
-    async def prepare(
+    def prepare(
         self, command: Notification, account: Account | None
     ) -> Message | Skipped | Refused:
         openid = command.openid or (account.openid if account else None)
         if openid is None:
             return Skipped("no openid")
         scope = command.template_id or "T"
-        return Message(command.notification_id, openid, scope, command.content.encode())
+        body = command.content.encode()
+        return Message(command.notification_id, openid, scope, body, Bar(f"bar-{openid}", "no"))
 
     def pause_s(self, message: Message) -> float:
         return self.pauses.get(message.recipient, 0.0)
@@ -124,10 +137,10 @@ class FakeChannel:
         finally:
             self.under_way -= 1
 
-    async def remember(
+    def claim(
         self, command: Notification, key: bytes | None, attempts: int, provider_id: str
-    ) -> LaterWord | None:
-        return self.words.get(command.notification_id)
+    ) -> Claim:
+        return Claim(f"claim-{command.notification_id}", b"", 60, f"word-{command.notification_id}")
 
     def moments(self, message_id: str) -> list[float]:
         """Return when a message was tried."""

@@ -94,10 +94,10 @@ async def channel(
         )
 
 
-async def prepared(channel: SendingChannel) -> Message:
+def prepared(channel: SendingChannel) -> Message:
     account = Account("a", "甲", openid=OPENID, phone=PHONE)
     command = notification("n1", "a", channel=channel.name)
-    message = await channel.prepare(command, account)
+    message = channel.prepare(command, account)
     assert isinstance(message, Message)
     return message
 
@@ -117,7 +117,7 @@ async def test_every_answer_means_something_and_no_secret_is_told(
     # The test's own event loop and server, which see the requests, are not on trial.
     for name in ("asyncio", "aiohttp.access", "aiohttp.server"):
         caplog.set_level(logging.ERROR, logger=name)
-    message = await prepared(channel)
+    message = prepared(channel)
     cases = [(200, text) for text in ERRCODES]
     cases += itertools.product(STATUSES, BODIES)
     met: set[type[Outcome]] = set()
@@ -138,7 +138,7 @@ async def test_every_answer_means_something_and_no_secret_is_told(
 
 async def test_the_text_travels_as_it_is(channel: SendingChannel, provider: Provider) -> None:
     provider.answers(200, '{"errcode":0,"msgid":1}')
-    await channel.send(await prepared(channel), is_repeat=False)
+    await channel.send(prepared(channel), is_repeat=False)
     (body,) = provider.requests
     assert b"\\u" not in body
     assert ("你好" if channel.name == "wechat" else "您的外呼任务").encode() in body
@@ -161,7 +161,7 @@ async def test_a_provider_that_says_nothing_leaves_the_attempt_unclear(
         await asyncio.sleep(1)
         return web.Response()
 
-    message = await prepared(channel)
+    message = prepared(channel)
     for answer in (drip, hang):
         provider.answer = answer
         outcome = await asyncio.wait_for(channel.send(message, is_repeat=False), 2)
@@ -177,7 +177,7 @@ async def test_a_provider_that_breaks_off_leaves_the_attempt_unclear(
         return web.Response()
 
     provider.answer = break_off
-    assert isinstance(await channel.send(await prepared(channel), is_repeat=False), Unclear)
+    assert isinstance(await channel.send(prepared(channel), is_repeat=False), Unclear)
 
 
 async def test_a_cancelled_attempt_ends_at_once_and_costs_no_connection(
@@ -187,7 +187,7 @@ async def test_a_cancelled_attempt_ends_at_once_and_costs_no_connection(
         await asyncio.sleep(5)
         return web.Response()
 
-    message = await prepared(channel)
+    message = prepared(channel)
     provider.answer = hang
     for _ in range(3):
         attempts = [
@@ -207,7 +207,7 @@ async def test_a_cancelled_attempt_ends_at_once_and_costs_no_connection(
 async def test_nobody_there_means_that_nobody_took_it(redis: Redis) -> None:
     async with open_http() as http:
         sms = SmsChannel(http, url="http://127.0.0.1:1/sms", token=SECRET, signature="测试")
-        outcome = await sms.send(await prepared(sms), is_repeat=False)
+        outcome = await sms.send(prepared(sms), is_repeat=False)
         assert outcome == TryLater("ConnectError")
         client = WechatClient(http, "http://127.0.0.1:1", "wx-1", SECRET)
         token = await Tokens(client, TokenStore(redis, "wx-1"), random=lambda: 0.0).get()
@@ -222,8 +222,8 @@ async def test_a_gateway_at_a_wrong_address_loses_nothing(
     async with open_http() as http:
         sms = SmsChannel(http, url=f"{url}/sms", token=SECRET, signature="测试")
         provider.answers(status, "")
-        outcome = await sms.send(await prepared(sms), is_repeat=False)
+        outcome = await sms.send(prepared(sms), is_repeat=False)
         assert isinstance(outcome, Held)
         assert outcome.error_code == status
         provider.answers(422, "")
-        assert await sms.send(await prepared(sms), is_repeat=False) == Refused("HTTP 422", 422)
+        assert await sms.send(prepared(sms), is_repeat=False) == Refused("HTTP 422", 422)

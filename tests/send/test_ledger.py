@@ -3,12 +3,13 @@
 import asyncio
 from collections.abc import AsyncIterator
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis.asyncio import Redis
 
-from agents.channel import Entry, Ledger, StoreAwayError
+from agents.channel import Bar, Claim, Entry, LaterWord, Ledger, StoreAwayError
 from app.ledger import RedisLedger
 from app.local.valkey import Valkey
 from app.store import open_redis
@@ -86,6 +87,45 @@ async def test_a_record_sent_again_takes_over_what_was_given_up_and_nothing_else
     assert await ledger.write("n1", Entry("t-0-1", attempts=2)) == again
 
 
+async def test_the_first_words_on_a_record_overwrite_none_but_their_own(ledger: Ledger) -> None:
+    older = Entry("t-0-1", attempts=2, doubt_since=5, life="older")
+    await ledger.write("n1", older)
+    first = Entry("t-0-1", attempts=1, life="mine")
+    assert await ledger.write("n1", first, is_first=True) == older
+    assert await ledger.write("n1", first) is None
+    # The answer was lost on its way, and whoever asked asks again.
+    assert await ledger.write("n1", first, is_first=True) is None
+
+
+async def test_nothing_is_begun_under_a_bar_and_what_stands_is_told_all_the_same(
+    ledger: Ledger, redis: Redis
+) -> None:
+    bar = Bar("g:bar", "unsubscribed")
+    await redis.set(bar.key, "1")
+    if isinstance(ledger, MemoryLedger):
+        ledger.bars.add(bar.key)
+    assert await ledger.write("n1", Entry("t-0-1"), is_first=True, bar=bar) == bar
+    assert await ledger.read("n1") is None
+    assert await ledger.write("n2", Entry("t-0-1"), bar=Bar("g:other", "x")) is None
+    assert await ledger.write("n2", Entry("t-0-9"), bar=bar) == Entry("t-0-1")
+
+
+async def test_an_end_without_the_word_that_came_first_is_not_written(
+    ledger: Ledger, redis: Redis
+) -> None:
+    word = LaterWord("delivered")
+    await redis.set("g:word", msgspec.msgpack.encode(word))
+    if isinstance(ledger, MemoryLedger):
+        ledger.words["g:word"] = word
+    begun = Entry("t-0-1", attempts=1)
+    await ledger.write("n1", begun)
+    for _ in range(2):
+        assert await ledger.finish("n1", ended(), Claim("g:claim", b"x", 60, "g:word")) == word
+        assert await ledger.read("n1") == begun
+    assert await ledger.finish("n1", ended(), Claim("g:other", b"x", 60, "g:none")) is None
+    assert await ledger.read("n1") == ended()
+
+
 async def test_of_two_records_that_begin_at_the_same_moment_one_does(ledger: Ledger) -> None:
     for number in range(20):
         entries = [Entry(f"t-0-{offset}", attempts=1) for offset in range(5)]
@@ -102,6 +142,7 @@ entries = st.builds(
     doubt_since=st.none() | st.integers(0, 2**53),
     not_before=st.none() | st.integers(0, 2**53),
     replaces=st.none() | st.sampled_from(["t-0-1", "t-0-3"]),
+    life=st.sampled_from(["one", "two"]),
 )
 ends = st.builds(
     Entry,
@@ -110,7 +151,7 @@ ends = st.builds(
     deliveries=st.sampled_from([[], [DELIVERY], [DELIVERY, DELIVERY]]),
 )
 steps = st.lists(
-    st.tuples(st.just("write"), st.sampled_from("ab"), entries)
+    st.tuples(st.sampled_from(["first", "write"]), st.sampled_from("ab"), entries)
     | st.tuples(st.just("finish"), st.sampled_from("ab"), ends),
     max_size=8,
 )
@@ -128,9 +169,10 @@ def test_both_answer_the_same_to_whatever_is_asked(
         await redis.flushdb()
         real = RedisLedger(redis, "g")
         for verb, notification_id, entry in history:
-            if verb == "write":
-                expected = await memory.write(notification_id, entry)
-                assert await real.write(notification_id, entry) == expected
+            if verb != "finish":
+                is_first = verb == "first"
+                expected = await memory.write(notification_id, entry, is_first=is_first)
+                assert await real.write(notification_id, entry, is_first=is_first) == expected
             else:
                 await memory.finish(notification_id, entry)
                 await real.finish(notification_id, entry)

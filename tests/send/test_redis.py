@@ -34,9 +34,16 @@ async def test_two_installations_on_one_redis_know_nothing_of_each_other(redis: 
     assert await RedisLedger(redis, "h").read("n1") is None
 
 
+async def remember(redis: Redis, msgid: str) -> LaterWord | None:
+    """End a message as the sender does: what is returned came first."""
+    entry = Entry("t-0-1", attempts=2, deliveries=[DELIVERY])
+    claim = Receipts(redis, "g").claim(msgid, RECEIPT)
+    return await RedisLedger(redis, "g").finish("n1", entry, claim)
+
+
 async def test_a_word_after_the_answer_finds_its_notification(redis: Redis) -> None:
     receipts = Receipts(redis, "g")
-    assert await receipts.remember("9007199254740993", RECEIPT) is None
+    assert await remember(redis, "9007199254740993") is None
     assert await receipts.match("9007199254740993", LaterWord("delivered")) == RECEIPT
     # WeChat asks again when our answer was late: the caller knows repeats.
     assert await receipts.match("9007199254740993", LaterWord("delivered")) == RECEIPT
@@ -46,9 +53,11 @@ async def test_a_word_before_the_answer_waits_for_it_and_is_published_once(redis
     receipts = Receipts(redis, "g")
     word = LaterWord("undelivered", "failed:user block")
     assert await receipts.match("7", word) is None
-    assert await receipts.remember("7", RECEIPT) == word
+    assert await remember(redis, "7") == word
+    # The end is written with the word, or not at all.
+    assert await RedisLedger(redis, "g").read("n1") is None
     # The sender crashed before it could commit, and asks again.
-    assert await receipts.remember("7", RECEIPT) == word
+    assert await remember(redis, "7") == word
     # A repeat of the word is not the callback's to publish: the sender has it.
     assert await receipts.match("7", word) is None
 
@@ -59,7 +68,7 @@ async def test_of_a_word_and_an_answer_at_the_same_moment_exactly_one_sees_the_o
     receipts = Receipts(redis, "g")
     for number in range(100):
         remembered, matched = await asyncio.gather(
-            receipts.remember(str(number), RECEIPT),
+            remember(redis, str(number)),
             receipts.match(str(number), LaterWord("delivered")),
         )
         assert (remembered is None) != (matched is None)

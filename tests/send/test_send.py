@@ -3,11 +3,12 @@
 import asyncio
 import random
 from itertools import pairwise
+from typing import Any
 
 import msgspec
 import pytest
 
-from agents.channel import Entry, LaterWord, Message
+from agents.channel import Bar, Entry, LaterWord, Message
 from agents.outcomes import Held, Outcome, Refused, Sent, Skipped, TryLater, Unclear
 from agents.send import MOST_OF_ONE, MOST_PENDING
 from streams.records import Account
@@ -107,8 +108,10 @@ def test_the_account_is_looked_up_when_it_is_sent() -> None:
 
 
 def test_the_providers_word_that_came_before_its_answer_follows_it() -> None:
-    channel = FakeChannel(words={"n1": LaterWord("undelivered", "failed:user block")})
-    world = one_command(channel)
+    ledger = MemoryLedger()
+    ledger.words["word-n1"] = LaterWord("undelivered", "failed:user block")
+    world = one_command(FakeChannel(), ledger)
+    assert "claim-n1" in ledger.claims
     assert world.statuses() == {"n1": ["sent", "undelivered"]}
     assert world.deliveries()[1].error == "failed:user block"
     assert world.deliveries()[1].provider_id == "msg-n1"
@@ -297,20 +300,85 @@ def test_no_attempt_is_under_way_when_the_doubt_is_too_old() -> None:
 
 
 class _AwayAtTheFirstWrite(MemoryLedger):
-    async def write(self, notification_id: str, entry: Entry) -> Entry | None:
-        if not self.questions_to_write:
+    """Whether it has taken it then, nobody is told."""
+
+    def __init__(self, *, has_taken_it: bool) -> None:
+        super().__init__()
+        self._has_taken_it = has_taken_it
+        self.questions_to_write = 0
+
+    async def write(self, *question: Any, **more: Any) -> Entry | Bar | None:
+        self.questions_to_write += 1
+        if self.questions_to_write == 1:
+            if self._has_taken_it:
+                await super().write(*question, **more)
             self.is_away = True
             asyncio.get_running_loop().call_later(900, setattr, self, "is_away", False)
-        self.questions_to_write += 1
-        return await super().write(notification_id, entry)
-
-    questions_to_write = 0
+        return await super().write(*question, **more)
 
 
-def test_a_store_that_is_away_before_the_first_attempt_makes_no_doubt() -> None:
-    world = one_command(answering(Unclear("ReadTimeout"), Sent("1")), _AwayAtTheFirstWrite())
+@pytest.mark.parametrize("has_taken_it", [False, True])
+def test_a_store_that_is_away_before_the_first_attempt_makes_no_doubt(has_taken_it: bool) -> None:
+    ledger = _AwayAtTheFirstWrite(has_taken_it=has_taken_it)
+    world = one_command(answering(Unclear("ReadTimeout"), Sent("1")), ledger)
     assert world.channel.moments("n1")[0] >= 900
+    assert [is_repeat for _, _, is_repeat in world.channel.attempts] == [False, True]
     assert world.statuses() == {"n1": ["sent"]}
+
+
+def test_a_message_that_gets_through_asks_the_store_twice() -> None:
+    world = one_command(FakeChannel())
+    assert world.ledger.questions == 2
+
+
+def test_who_is_barred_is_skipped_and_no_attempt_is_made() -> None:
+    ledger = MemoryLedger()
+    ledger.bars.add("bar-o-a")
+    world = one_command(FakeChannel(), ledger)
+    (delivery,) = world.deliveries()
+    assert (delivery.status, delivery.error, delivery.attempts) == ("skipped", "no", 0)
+    assert world.channel.attempts == []
+    assert one_command(FakeChannel(), ledger).outputs == world.outputs
+
+
+def test_who_is_barred_after_an_attempt_in_doubt_stays_in_doubt() -> None:
+    ledger = MemoryLedger()
+
+    async def main() -> None:
+        first = World(answering(Sent("1"), takes_s=100), ledger)
+        first.take(notification("n1", "a"))
+        await asyncio.sleep(1)
+        await first.agent.on_revoked([0])
+        ledger.bars.add("bar-o-a")
+        second = World(ledger=ledger)
+        second.take(notification("n1", "a"))
+        await second.done()
+        assert second.channel.attempts == []
+        assert second.deliveries()[0].error == "uncertain"
+
+    run_virtually(main())
+
+
+def test_behind_a_hold_nobody_waits_who_has_nothing_to_wait_for() -> None:
+    """Some are waiting already when it begins, for a place; others come later."""
+    ledger = MemoryLedger()
+    one_command(FakeChannel(), ledger)
+
+    async def main() -> None:
+        world = World(answering(Held("quota", 3600, 45009), Sent("1"), takes_s=1), ledger,
+                      most_at_once=1)  # fmt: skip
+        world.take(notification("n2", "b"))
+        await asyncio.sleep(0.5)
+        world.take(notification("n1", "a"), offset=1)
+        await asyncio.sleep(1)
+        assert world.finished == {(0, 1): pytest.approx(1.0, abs=0.1)}
+        world.take(notification("n1", "c"), offset=2)
+        await asyncio.sleep(1)
+        assert set(world.finished) == {(0, 1), (0, 2)}
+        await world.done()
+        assert len(world.channel.attempts) == 2
+
+    run_virtually(main())
 
 
 def test_a_hold_of_one_template_leaves_the_others_alone() -> None:

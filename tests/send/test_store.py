@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
-from agents.channel import Entry, StoreAwayError
-from app.channels.wechat.receipts import Receipt, Receipts
+from agents.channel import Entry, LaterWord, StoreAwayError
+from app.channels.wechat.receipts import Receipts
 from app.errors import CommandError
 from app.ledger import RedisLedger
 from app.local.valkey import Valkey
@@ -103,7 +103,7 @@ async def test_a_cluster_is_refused_at_the_start_and_never_breaks_after_a_messag
                 while (await redis.cluster("INFO"))["cluster_state"] != "ok":  # type: ignore[no-untyped-call]  # noqa: ASYNC110
                     await asyncio.sleep(0.05)
             with pytest.raises(StoreAwayError, match="it is a cluster"):
-                await Receipts(redis, "g").remember("7", Receipt("n", "a", "s", 1, None))
+                await Receipts(redis, "g").match("7", LaterWord("delivered"))
 
 
 async def test_a_cluster_that_was_away_at_the_start_is_refused_when_it_answers(

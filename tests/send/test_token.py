@@ -11,12 +11,11 @@ from redis.asyncio import Redis
 
 from agents.outcomes import Held
 from app.channels.wechat.client import WechatClient
-from app.channels.wechat.token import Tokens
+from app.channels.wechat.token import TOKEN_SECONDS, Tokens
 from app.channels.wechat.token_store import TokenRecord, TokenStore
 from app.local.valkey import Valkey
 from app.store import open_redis
 from app.web.view import counted
-from streams.metrics import TOKEN_SECONDS
 from streams.times import SECOND
 
 START = 1_548_834_730 * SECOND

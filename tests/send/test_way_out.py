@@ -6,6 +6,8 @@ from contextlib import asynccontextmanager
 
 import httpx
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from app.http import Answer, NoAnswer, open_http, post
 from app.way_out import goes_directly
@@ -75,6 +77,37 @@ async def test_a_socks_proxy_is_spoken_to_as_one(monkeypatch: pytest.MonkeyPatch
             said = await post(http, "sms", "http://sms.example/m", b"{}")
     assert said == Answer(200, {})
     assert asked == b"sms.example"
+
+
+async def test_a_connection_is_used_again_and_what_is_compressed_is_read() -> None:
+    ports, asked = set(), []
+
+    async def serve(request: web.Request) -> web.Response:
+        assert request.transport is not None
+        ports.add(request.transport.get_extra_info("peername")[1])
+        kind = request.headers["Content-Type"]
+        asked.append((request.query["access_token"], kind, await request.read()))
+        answer = web.json_response({"id": 7}, headers={"Retry-After": "3"})
+        answer.enable_compression(web.ContentCoding.gzip)
+        return answer
+
+    app = web.Application()
+    app.router.add_post("/{path:.*}", serve)
+    async with TestServer(app) as server, open_http() as http:
+        for _ in range(3):
+            url = str(server.make_url("/m"))
+            said = await post(http, "sms", url, b'{"a":1}', params={"access_token": "a+b/=é"})
+            assert said == Answer(200, {"id": 7}, 3.0)
+    assert len(ports) == 1
+    assert asked == [("a+b/=é", "application/json; charset=utf-8", b'{"a":1}')] * 3
+
+
+async def test_what_was_written_before_the_connection_broke_may_have_been_taken() -> None:
+    async with listening(b"") as (here, came), open_http() as http:
+        said = await post(http, "sms", f"http://127.0.0.1:{here}/m", b"{}")
+    assert came
+    assert isinstance(said, NoAnswer)
+    assert said.may_be_taken
 
 
 @pytest.mark.parametrize(

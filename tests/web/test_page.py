@@ -11,6 +11,7 @@ from app.web.history import KEPT, History, Sample, sparkline
 from app.web.recent import masked
 from app.web.view import STUCK_SECONDS, WorkerView
 from app.web.words import duration, matrix, ranges
+from streams.engine.phases import Phase
 
 
 def test_the_rate_is_that_of_the_last_half_minute() -> None:
@@ -51,7 +52,9 @@ def test_an_account_is_told_from_its_neighbours_and_not_named(name: str, shown: 
 def worker(**how: Any) -> Any:
     """What the view asks of a worker, as it would answer."""
     engine = SimpleNamespace(
-        is_ready=how.get("is_ready", True),
+        is_ready=how.get("phase", Phase.RUNNING) is Phase.RUNNING,
+        phase=how.get("phase", Phase.RUNNING),
+        restored=0.4,
         assigned=how.get("assigned", set()),
         lags=dict,
         out_of_group=how.get("out_of_group"),
@@ -74,10 +77,10 @@ def test_who_is_out_of_its_group_is_not_well_and_says_why() -> None:
 def test_ready_says_what_is_being_waited_for_in_each_part_of_a_worker_s_life() -> None:
     view = WorkerView(load_settings(kafka_bootstrap_servers="kafka:9092", group="g"))
     assert view.not_ready() == "waiting for Kafka at kafka:9092"
-    view.worker = worker(is_ready=False)
+    view.worker = worker(phase=Phase.IDLE)
     assert view.not_ready() == "waiting for group g to assign partitions"
-    view.worker = worker(is_ready=False, assigned={("calls", 0)})
-    assert (view.not_ready() or "").startswith("restoring the state, ")
+    view.worker = worker(phase=Phase.TAKING_OVER, assigned={("calls", 0)})
+    assert view.not_ready() == "restoring the state, 40% done"
     view.worker = worker()
     assert view.not_ready() is None
     view.is_stopping = True

@@ -10,9 +10,11 @@ from aiohttp.test_utils import TestClient
 from aiokafka.errors import KafkaConnectionError
 from redis.asyncio import Redis
 
+from agents.channel import Entry, LaterWord
 from app.channels.wechat import crypto
 from app.channels.wechat.receipts import Receipt, Receipts
 from app.channels.wechat.subscriptions import Subscriptions
+from app.ledger import RedisLedger
 from tests.wechat.conftest import Recorder
 
 PATH = "/receive/wechat/callback"
@@ -273,16 +275,17 @@ class TestWithAKey:
         assert recorder.records == []
 
 
+async def remember(redis: Redis, msgid: str, receipt: Receipt) -> LaterWord | None:
+    """End a message as the sender does: what is returned came first."""
+    claim = Receipts(redis, "dialwatch").claim(msgid, receipt)
+    return await RedisLedger(redis, "dialwatch").finish("n", Entry("t-0-1", deliveries=[]), claim)
+
+
 async def test_a_finished_job_becomes_a_delivery_of_its_notification(
     client: Client, recorder: Recorder, redis: Redis
 ) -> None:
-    receipts = Receipts(redis, "dialwatch")
-    await receipts.remember(
-        "3487542469355618313", Receipt("id1", "acme", "low_balance", 2, b"acme")
-    )
-    await receipts.remember(
-        "3487542469355618314", Receipt("id2", "acme", "low_balance", 1, b"acme")
-    )
+    await remember(redis, "3487542469355618313", Receipt("id1", "acme", "low_balance", 2, b"acme"))
+    await remember(redis, "3487542469355618314", Receipt("id2", "acme", "low_balance", 1, b"acme"))
     for number, status in ((3, "success"), (4, "failed: system failed")):
         body = event("TEMPLATESENDJOBFINISH", MsgID=f"348754246935561831{number}", Status=status)
         for nonce in ("a", "b"):  # WeChat's own repeat may come with another nonce
@@ -302,7 +305,7 @@ async def test_a_word_that_comes_before_the_answer_waits_for_it(
     body = event("TEMPLATESENDJOBFINISH", MsgID="77", Status="success")
     assert (await client.post(PATH, params=query("n1"), data=body)).status == 200
     assert recorder.of("deliveries") == []
-    word = await Receipts(redis, "dialwatch").remember("77", Receipt("id", "a", "s", 1, b"a"))
+    word = await remember(redis, "77", Receipt("id", "a", "s", 1, b"a"))
     assert word is not None
     assert word.status == "delivered"
 
@@ -341,7 +344,7 @@ async def test_what_only_a_follower_can_cause_ends_the_mark_of_an_unsubscribe(
 async def test_a_slow_broker_makes_no_second_delivery_of_what_wechat_sends_again(
     client: Client, recorder: Recorder, redis: Redis
 ) -> None:
-    await Receipts(redis, "dialwatch").remember("7", Receipt("id1", "acme", "s", 1, b"acme"))
+    await remember(redis, "7", Receipt("id1", "acme", "s", 1, b"acme"))
     recorder.takes_s = 6.0
     body = event("TEMPLATESENDJOBFINISH", MsgID="7", Status="success")
     first = asyncio.create_task(client.post(PATH, params=query("n1"), data=body))

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Struct
 from redis.asyncio import Redis
 
-from agents.channel import LaterWord, Message, StoreAwayError
+from agents.channel import Claim, Message, StoreAwayError
 from agents.clock import Clock, wall_clock
 from agents.holds import Holds
 from agents.limits import Limits
@@ -38,7 +38,7 @@ from app.channels.wechat.token import Tokens
 from app.channels.wechat.token_store import TokenStore
 from app.http import Answer, NoAnswer
 from app.operations.masks import masked
-from streams.records import Account, Channel, Notification
+from streams.records import Account, Channel, Notification, encode
 
 if TYPE_CHECKING:
     from app.settings import Settings
@@ -92,10 +92,10 @@ class WechatChannel:
         self._template_refusals = Refusals()
         self._restricted = Restricted()
 
-    async def prepare(
+    def prepare(
         self, command: Notification, account: Account | None
     ) -> Message | Skipped | Refused:
-        """Return what would be sent. Raises StoreAwayError."""
+        """Return what would be sent."""
         openid = command.openid or (account.openid if account is not None else None)
         if not openid:
             return Skipped("no openid")
@@ -107,11 +107,13 @@ class WechatChannel:
             body = payload(command, account, openid, self._template)
         except UnfitFieldError as error:
             return Refused(str(error), 47003)
-        if await self._subscriptions.is_unsubscribed(openid):
-            return Skipped("unsubscribed")
-        # msgspec writes Chinese as it is; WeChat doesn't take \u escapes.
         return Message(
-            body["client_msg_id"], openid, body["template_id"], msgspec.json.encode(body)
+            body["client_msg_id"],
+            openid,
+            body["template_id"],
+            # msgspec writes Chinese as it is; WeChat doesn't take \u escapes.
+            encode(body),
+            self._subscriptions.bar(openid),
         )
 
     def pause_s(self, message: Message) -> float:
@@ -177,14 +179,14 @@ class WechatChannel:
         jump = msgspec.json.decode(message.body, type=_Body).miniprogram
         return jump is None or jump.appid == self._template.miniprogram_app_id
 
-    async def remember(
+    def claim(
         self, command: Notification, key: bytes | None, attempts: int, provider_id: str
-    ) -> LaterWord | None:
-        """Note whose message this msgid is; return WeChat's word if that came first."""
+    ) -> Claim:
+        """Return what notes whose message this msgid is."""
         receipt = Receipt(
             command.notification_id, command.account_id, command.scenario, attempts, key
         )
-        return await self._receipts.remember(provider_id, receipt)
+        return self._receipts.claim(provider_id, receipt)
 
 
 def _log_refusal(answer: Answer, result: Refused | Held | TryLater, message: Message) -> None:

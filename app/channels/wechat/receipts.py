@@ -1,8 +1,8 @@
 """Whose message a WeChat `msgid` is, so that WeChat's later word finds its notification.
 
 The word (TEMPLATESENDJOBFINISH) may come before the answer that brings the `msgid`: it is kept
-until the sender asks. Whichever of the two comes second publishes the word; see `match` and
-`remember`.
+until the sender ends the message. Whichever of the two comes second publishes the word; see
+`match`, and `app/ledger.py` for what becomes of a `claim`.
 """
 
 from collections.abc import Awaitable
@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Struct
 from redis.asyncio import Redis
 
-from agents.channel import LaterWord
+from agents.channel import Claim, LaterWord
 from app.store import store_errors
 
 # WeChat speaks within seconds, after review within hours.
@@ -20,17 +20,16 @@ _RECEIPT_SECONDS = 3 * 86400
 # From WeChat's word to the moment the sender has stored its answer, which waits for Redis.
 _EARLY_SECONDS = 86400
 
-# Both scripts look and write in one step: of the two that meet, exactly one sees the other.
-_REMEMBER = """
-redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])
-return redis.call('GET', KEYS[2])
-"""
+# Looks and writes in one step: of the two that meet, exactly one sees the other.
 _MATCH = """
 if redis.call('EXISTS', KEYS[2]) == 1 then return false end
 local receipt = redis.call('GET', KEYS[1])
 if not receipt then redis.call('SET', KEYS[2], ARGV[1], 'EX', ARGV[2]) end
 return receipt
 """
+
+
+_encode = msgspec.msgpack.Encoder().encode
 
 
 class Receipt(Struct, frozen=True, array_like=True):
@@ -52,13 +51,13 @@ class Receipts:
         self._redis = redis
         self._prefix = prefix
 
-    async def remember(self, msgid: str, receipt: Receipt) -> LaterWord | None:
-        """Note whose message `msgid` is; return the word that came before.
+    def claim(self, msgid: str, receipt: Receipt) -> Claim:
+        """Return what notes whose message `msgid` is, and finds the word that came before.
 
-        The caller publishes that word. Again with the same arguments returns the same.
+        Who leaves it publishes that word.
         """
-        word = await self._run(_REMEMBER, msgid, msgspec.msgpack.encode(receipt), _RECEIPT_SECONDS)
-        return msgspec.msgpack.decode(word, type=LaterWord) if word else None
+        key, word_key = self._keys(msgid)
+        return Claim(key, _encode(receipt), _RECEIPT_SECONDS, word_key)
 
     async def match(self, msgid: str, word: LaterWord) -> Receipt | None:
         """Return whose message WeChat speaks of; the caller publishes the word.
@@ -66,12 +65,13 @@ class Receipts:
         None: nobody's yet. The word is kept, and the sender publishes it if the message turns
         out to be ours. A repeat of a kept word returns None too.
         """
-        receipt = await self._run(_MATCH, msgid, msgspec.msgpack.encode(word), _EARLY_SECONDS)
+        arguments = (_encode(word), str(_EARLY_SECONDS))
+        with store_errors():
+            receipt = await cast(
+                "Awaitable[bytes | None]",
+                self._redis.eval(_MATCH, 2, *self._keys(msgid), *arguments),
+            )
         return msgspec.msgpack.decode(receipt, type=Receipt) if receipt else None
 
-    async def _run(self, script: str, msgid: str, value: bytes, seconds: int) -> bytes | None:
-        keys = (f"{self._prefix}:wechat:receipt:{msgid}", f"{self._prefix}:wechat:early:{msgid}")
-        with store_errors():
-            return await cast(
-                "Awaitable[bytes | None]", self._redis.eval(script, 2, *keys, value, str(seconds))
-            )
+    def _keys(self, msgid: str) -> tuple[str, str]:
+        return f"{self._prefix}:wechat:receipt:{msgid}", f"{self._prefix}:wechat:early:{msgid}"

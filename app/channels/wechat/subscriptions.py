@@ -5,6 +5,7 @@ from typing import cast
 
 from redis.asyncio import Redis
 
+from agents.channel import Bar
 from app.store import store_errors
 
 # The event that takes it back may have been missed: then one message finds out.
@@ -46,6 +47,10 @@ class Subscriptions:
         """WeChat says that this customer doesn't follow: send nothing for an hour."""
         with store_errors():
             await self._redis.set(self._key(openid), b"refusal", ex=REFUSAL_SECONDS, nx=True)
+
+    def bar(self, openid: str) -> Bar:
+        """Return what messages to this customer are skipped under."""
+        return Bar(self._key(openid), "unsubscribed")
 
     async def is_unsubscribed(self, openid: str) -> bool:
         """Whether messages to this customer are skipped."""

@@ -10,6 +10,8 @@ import secrets
 from collections.abc import Callable
 from typing import TypeGuard
 
+from prometheus_client import Gauge
+
 from agents.channel import StoreAwayError
 from agents.clock import Clock, wall_clock
 from agents.outcomes import Held
@@ -17,8 +19,10 @@ from app.channels.wechat.client import WechatClient
 from app.channels.wechat.outcomes import token_outcome
 from app.channels.wechat.token_store import LOCK_SECONDS, TokenRecord, TokenStore, Trouble
 from app.http import Answer, NoAnswer
-from streams.metrics import TOKEN_AGE_SECONDS, TOKEN_SECONDS
 from streams.times import SECOND
+
+TOKEN_AGE_SECONDS = Gauge("dialwatch_wechat_token_age_seconds", "Since WeChat gave the token")
+TOKEN_SECONDS = Gauge("dialwatch_wechat_token_remaining_seconds", "Life left of the WeChat token")
 
 # WeChat hands out the next token only in the last five minutes of this one, during which both
 # are valid. The workers begin at different moments within them.

@@ -9,6 +9,7 @@ end                         now
 """
 
 import re
+import time
 from datetime import date, datetime, tzinfo
 
 from app.errors import SettingsError
@@ -20,6 +21,11 @@ _PART = re.compile(r"(\d+)([smhdw])", re.ASCII)
 _DAY = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 _EPOCH = re.compile(r"\d{10}|\d{13}", re.ASCII)
 _EXAMPLE = "for example 2026-02-14T00:00:00+08:00, 2026-02-14, -2h, -7d or @-48h:-24h"
+
+
+def range_of(zone: tzinfo, since: str | None, until: str | None) -> tuple[int | None, int | None]:
+    """Return the instants of `--since` and `--until` as they are now. Raises SettingsError."""
+    return parse_range(since, until, zone=zone, now=int(time.time() * SECOND))
 
 
 def parse_range(

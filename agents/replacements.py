@@ -1,4 +1,4 @@
-"""What becomes of records that their topic doesn't take: one is lost to its reader, none to us.
+"""What is written in place of a record that Kafka refuses for good: its topic lacks it, we don't.
 
 A command that can't go on ends as failed, and in the dead letters; a dead letter that is too long
 is cut.
@@ -18,7 +18,7 @@ from streams.records import Delivery, Notification, encode
 from streams.times import format_moment
 from streams.topics import Topics
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 # A record's own frame in a log, with the batch that it is alone in.
 _FRAME_BYTES = 200
@@ -27,7 +27,7 @@ _NO_OFFSET = -1
 
 
 def instead_of(topics: Topics, zone: tzinfo) -> Callable[[RefusedRecord], list[Output]]:
-    """Return what says, of a record that Kafka refuses, what is to be written in its place."""
+    """Return the function that maps a refused record to the records to write in its place."""
     outboxes = {
         topics.wechat_outbox,
         topics.wechat_bulk_outbox,
@@ -38,7 +38,7 @@ def instead_of(topics: Topics, zone: tzinfo) -> Callable[[RefusedRecord], list[O
     def instead(refused: RefusedRecord) -> list[Output]:
         if refused.topic == topics.dead_letters:
             return _cut(refused)
-        _log.error("%s refuses a record: %s", refused.topic, refused.reason)
+        log.error("%s refuses a record: %s", refused.topic, refused.reason)
         at = format_moment(wall_clock(), zone)
         outputs = [_letter(topics, refused, at)]
         if refused.topic in outboxes:
@@ -104,7 +104,7 @@ def _cut(refused: RefusedRecord) -> list[Output]:
         key = key[: _shorter(len(key), most)]
     else:
         if len(ours) == len(headers):
-            _log.error("%s takes not even an empty letter: %s", refused.topic, refused.reason)
+            log.error("%s takes not even an empty letter: %s", refused.topic, refused.reason)
             return []
         headers = ours
     return [Output(refused.topic, refused.partition, key, value, [*headers, (TRUNCATED, whole)])]

@@ -5,7 +5,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from app.errors import SettingsError
-from app.operations.ranges import parse_range
+from app.ranges import parse_range
 from streams.times import DAY, HOUR, SECOND, parse_instant
 
 SHANGHAI = ZoneInfo("Asia/Shanghai")
