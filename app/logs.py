@@ -37,7 +37,7 @@ _SAID_ELSEWHERE = (
     "Heartbeat session expired",
 )
 _SAY_AGAIN_SECONDS = 60.0
-_SERVICE = re.compile(r"\[\^-*\w+\]:? ")
+_SERVICE = re.compile(r"\[\^-*\w+(: [^\]]*)?\]:? ")
 
 
 class _FewWords(logging.Filter):

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from streams.records import Account, Announcement, Call, Notification, Recharge, Tick, encode
-from streams.times import parse_instant, parse_money
+from streams.times import HOUR, SECOND, parse_instant, parse_money
 
 _MAX_MEMO = 50_000
 
@@ -96,19 +96,32 @@ class KeyAndValue(Protocol):
 R = TypeVar("R", bound=KeyAndValue)
 
 
+# The rest of an hour, as it is spelled: with a leap second it is left to `parse_instant`.
+_IN_HOUR = {
+    f":{second // 60:02d}:{second % 60:02d}": second * SECOND for second in range(HOUR // SECOND)
+}
+# Where the calendar begins and ends an hour may be out of range, and a part of it not.
+_ENDS_OF_TIME = {"0001", "9999"}
+
+
 class CallsParsed:
     """What is remembered from call to call of spelled times. (Balances hardly repeat.)"""
 
     def __init__(self) -> None:
         self.instants = Parsed(self._parse_instant)
+        self._hours = Parsed(lambda hour: parse_instant(f"{hour[:13]}:00:00{hour[13:]}"))
 
     def _parse_instant(self, text: str) -> int:
-        """Fractions of a second hardly repeat: they are put aside, and the second is looked up."""
+        """Fractions of a second hardly repeat, and where each call has a batch of its own seconds
+        don't either: they are put aside, and the hour is looked up."""
         zone = -1 if text[-1:] in {"Z", "z"} else -6
         fraction = text[20:zone]
         if text[19:20] == "." and fraction.isdecimal() and len(fraction) <= 6 and text.isascii():
             return self.instants[text[:19] + text[zone:]] + int(fraction.ljust(6, "0"))
-        return parse_instant(text)
+        in_hour = _IN_HOUR.get(text[13:19])
+        if in_hour is None or text[:4] in _ENDS_OF_TIME:
+            return parse_instant(text)
+        return self._hours[text[:13] + text[19:]] + in_hour
 
 
 _call_decoder = msgspec.json.Decoder(Call)

@@ -84,7 +84,7 @@ def parse_money(text: str) -> int:
     """Return a decimal string in yuan (at most two decimals) as fen. Raises ValueError."""
     if 3 < len(text) < 19 and text[-3] == ".":
         # Nearly all money looks so, and hardly any repeats: a memo costs three times as much.
-        digits = text[:-3] + text[-2:]
+        digits = text.replace(".", "", 1)
         if digits.isdecimal() and digits.isascii():
             return int(digits)
     if _MONEY.fullmatch(text) is None:

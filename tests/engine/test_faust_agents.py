@@ -106,6 +106,21 @@ async def test_what_a_fold_raises_is_the_engine_s_and_the_agent_goes_on(agent_of
     assert not agent.app.crashed
 
 
+async def test_an_agent_that_ends_by_itself_stops_the_worker() -> None:
+    # What it is given from then on nobody folds: Faust alone would start it anew, and say so.
+    calls, broken = Declared.topics.calls, RuntimeError("broken")
+    declared = Declared(Source(calls, lambda chunk: None))
+    agent = declared.app.agents["calls"]
+    await agent.start()
+    give: Any = declared.engine.sources[calls].give
+    await give(a_chunk())
+    agent.channel.queue._throw(broken)
+    await eventually(lambda: declared.crashes == [broken], "the engine has it", 5)
+    agent.cancel()  # as Faust's manager does first
+    await agent.stop()
+    declared.close()
+
+
 async def test_a_chunk_that_is_taken_back_is_never_folded(agent_of: Any) -> None:
     folded: list[Any] = []
     give, _ = await agent_of(lambda chunk: folded.append(chunk.records))

@@ -312,10 +312,22 @@ def test_a_zero_time_is_a_time() -> None:
         "2026-11-01T10:00:05.٣+08:00",
         "2026-11-01T10:00:05.12",
         "9999-12-31T23:59:60.5Z",
+        "2026-11-01T23:59:59+08:00",
+        "2026-11-01t23:59:59z",
+        "2026-11-01T23:59:60Z",
+        "2026-11-01T23:60:00Z",
+        "2026-11-01T24:00:01Z",
+        "2026-11-01T10:00:05+08:00 ",
+        "2026-11-01 10:00:05+08:00",
+        "2026-02-29T10:00:05+08:00",
+        # The hour is within the calendar and the second isn't, and the other way round.
+        "9999-12-31T23:45:00-00:30",
+        "0001-01-01T00:45:00+00:30",
+        "0001-01-01T00:15:00+00:30",
         "",
     ],
 )
-def test_a_fraction_put_aside_gives_the_same_instant_or_refusal(text: str) -> None:
+def test_what_is_put_aside_of_an_instant_gives_the_same_instant_or_refusal(text: str) -> None:
     def outcome(parse: Callable[[str], int]) -> int | str:
         try:
             return parse(text)
