@@ -90,12 +90,11 @@ class Together:
             answers: list[Any]
             try:
                 answers = await pipeline.execute(raise_on_error=False)
-            except (RedisError, OSError, TimeoutError) as error:
+                is_replica = any(isinstance(answer, ReadOnlyError) for answer in answers)
+                if is_replica and isinstance(self._redis, _Redis):
+                    await self._redis.leave()
+            except Exception as error:  # whatever it is, it is for those who asked
                 answers = [error] * len(asked)
-            if isinstance(self._redis, _Redis) and any(
-                isinstance(answer, ReadOnlyError) for answer in answers
-            ):
-                await self._redis.leave()
             for (_, waiter), answer in zip(asked, answers, strict=True):
                 if waiter.done():
                     continue
