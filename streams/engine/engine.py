@@ -217,7 +217,8 @@ class Engine:
 
     @property
     def reader(self) -> object | None:
-        """Whom what is read now is for. None: nothing is to be read."""
+        """A token of the running cycle, to be given to `feed` with what was read meanwhile; None:
+        nothing is to be read."""
         return None if self._work is None else self._work.cycle
 
     def wanted(self) -> set[TP]:
