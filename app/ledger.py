@@ -4,7 +4,7 @@ import msgspec
 from redis.asyncio import Redis
 
 from agents.channel import Bar, Claim, Entry, LaterWord
-from app.store import Together, store_errors
+from app.redis_store import Together, store_errors
 
 # Longer than any outage that people would leave standing, and than the topics' usual retention.
 KEPT_SECONDS = 8 * 86400

@@ -21,9 +21,9 @@ from app.http import open_http
 from app.kafka.publisher import Publisher
 from app.kafka.topics import ensure_topics
 from app.main import Worker, create_worker
+from app.redis_check import refuse_cluster, refuse_cluster_when_it_answers
+from app.redis_store import open_redis
 from app.settings import Settings, variable
-from app.store import open_redis
-from app.store_check import refuse_cluster, refuse_cluster_when_it_answers
 from app.ticker import publish_ticks
 from app.web.server import WebServer
 from app.web.view import WorkerView

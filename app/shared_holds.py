@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 
 from agents.channel import StoreAwayError
 from agents.holds import HoldView
-from app.store import store_errors
+from app.redis_store import store_errors
 
 LOOK_SECONDS = 1.0
 REFRESH_SECONDS = 10.0

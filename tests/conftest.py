@@ -17,7 +17,7 @@ from redis.asyncio import Redis
 
 from app.local.kafka import Kafka
 from app.local.valkey import Valkey
-from app.store import open_redis
+from app.redis_store import open_redis
 from streams.kafka import fetching
 from tests.installation import Installation
 from tests.strict_kafka import StrictKafka

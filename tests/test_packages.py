@@ -78,7 +78,7 @@ def test_topic_names_are_persisted_and_never_change() -> None:
 def test_no_test_plants_a_private_attribute_of_the_engine() -> None:
     # What a test must replace is given: a takeover, a cycle, a limit (see tests/engine/alone.py).
     private = {name for file in files("streams/engine") for name in _privates(file)}
-    assert {"_phase", "_on_commit_failed", "_FINISH_COMMIT_S"} <= private
+    assert {"_phase", "_on_commit_failed", "_FINISH_COMMIT_SECONDS"} <= private
     planted = {
         f"{file.relative_to(ROOT)}:{line} {name}"
         for file in files("tests")

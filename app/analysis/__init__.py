@@ -41,7 +41,7 @@ def replay(
     """
     from app.analysis.commands import COLUMNS, VARIANT_COLUMNS, row_of  # noqa: PLC0415
     from app.analysis.parquet import load_polars  # noqa: PLC0415
-    from app.analysis.run import Run, asked_for  # noqa: PLC0415
+    from app.analysis.run import Replay, asked_for  # noqa: PLC0415
     from app.settings import load_settings  # noqa: PLC0415
 
     pl = load_polars()
@@ -59,7 +59,7 @@ def replay(
         jobs=jobs,
     )
     rows: list[tuple[Any, ...]] = []
-    with Run(asked) as run:
+    with Replay(asked) as run:
         for number, command, _ in run.commands():
             row = row_of(command)
             rows += [

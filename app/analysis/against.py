@@ -17,7 +17,7 @@ from typing import Any, Literal
 import msgspec
 
 from agents.telling import CAUSE
-from app.analysis.commands import Command, Wanted, decode_command, instant_of_command
+from app.analysis.commands import CommandFilter, ToldCommand, decode_command, instant_of_command
 from app.analysis.refold import ALL
 from streams.records import SCENARIOS
 
@@ -55,14 +55,14 @@ class Against:
         self._database.close()
         self._directory.cleanup()
 
-    def add_told(self, variant: int, said: Command, command: bytes) -> None:
+    def add_told(self, variant: int, said: ToldCommand, command: bytes) -> None:
         """Take a command of the replay."""
         self._database.execute(
             "INSERT INTO told VALUES (?, ?, ?, ?, ?)",
             (variant, _cause(said), instant_of_command(said), said.notification_id, command),
         )
 
-    def add_sent(self, record: Any, wanted: Wanted) -> None:
+    def add_sent(self, record: Any, wanted: CommandFilter) -> None:
         """Take a record of `notifications`, where it is a command of dialwatch's own."""
         try:
             said = decode_command(record.value or b"")
@@ -134,7 +134,7 @@ def grounds(
     return found
 
 
-def is_ours(said: Command, headers: Sequence[tuple[str, bytes]]) -> bool:
+def is_ours(said: ToldCommand, headers: Sequence[tuple[str, bytes]]) -> bool:
     """Is a command one that dialwatch noticed, not another system's and not `direct`?
 
     Ours name their cause in a header; those from before there was one are known by their shape.
@@ -148,7 +148,7 @@ def is_ours(said: Command, headers: Sequence[tuple[str, bytes]]) -> bool:
     )
 
 
-def _cause(said: Command) -> str:
+def _cause(said: ToldCommand) -> str:
     day = said.occurred_at[:10] if said.scenario == "low_balance" else ""
     cause = json.dumps(said.cause, sort_keys=True, ensure_ascii=False)
     return "\x1f".join((said.scenario, said.account_id or "", said.channel, day, cause))

@@ -9,7 +9,7 @@ from app.analysis.variants import Variant
 from streams.times import parse_instant
 
 
-class Command(msgspec.Struct, gc=False):
+class ToldCommand(msgspec.Struct, gc=False):
     """A command, as far as an analysis looks at it."""
 
     notification_id: str
@@ -23,7 +23,7 @@ class Command(msgspec.Struct, gc=False):
     cause: dict[str, Any] = {}
 
 
-decode_command = msgspec.json.Decoder(Command).decode
+decode_command = msgspec.json.Decoder(ToldCommand).decode
 _encode = msgspec.json.Encoder().encode
 COLUMNS: dict[str, type] = {
     "notification_id": str, "scenario": str, "account_id": str, "channel": str, "occurred_at": str,
@@ -53,7 +53,7 @@ def with_variant(variant: Variant, command: bytes) -> bytes:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class CommandFilter:
     """Which commands are looked at; everything is folded."""
 
     since: int | None = None
@@ -64,9 +64,9 @@ class Wanted:
 
     @property
     def is_all(self) -> bool:
-        return self == Wanted()
+        return self == CommandFilter()
 
-    def has(self, said: Command, at: int) -> bool:
+    def has(self, said: ToldCommand, at: int) -> bool:
         """Whether a command that occurred at an instant is wanted."""
         return (
             (self.since is None or at >= self.since)
@@ -84,6 +84,6 @@ class Wanted:
         )
 
 
-def instant_of_command(said: Command) -> int:
+def instant_of_command(said: ToldCommand) -> int:
     """Return when a command occurred."""
     return parse_instant(said.occurred_at)

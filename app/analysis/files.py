@@ -18,8 +18,8 @@ from typing import Any, Literal
 
 import msgspec
 
-from app.analysis.logs import FileRecord, Log
 from app.analysis.parquet import offsets_of, row_groups
+from app.analysis.partition_logs import FileRecord, PartitionLog
 from app.errors import CommandError
 from streams.engine.types import TP
 from streams.topics import CO_PARTITIONED, ContractTopic, Topics
@@ -172,7 +172,7 @@ class FileLogs:
             counts[topic.value] = most
         return {self._topics.name(topic): counts[topic.value] for topic in ContractTopic}
 
-    def begin(self, logs: Iterable[Log]) -> int:
+    def begin(self, logs: Iterable[PartitionLog]) -> int:
         self._reading.clear()
         records = 0
         for log in logs:
@@ -186,7 +186,7 @@ class FileLogs:
                 records += sum(day.records for day in days.values())
         return records
 
-    def fill(self, hungry: list[Log]) -> None:
+    def fill(self, hungry: list[PartitionLog]) -> None:
         for log in hungry:
             records, timestamps = next(self._reading[log.tp], (None, None))
             if records is None:

@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator, Sequence
 from heapq import merge
 from typing import Any
 
-from app.analysis.logs import Reading
+from app.analysis.partition_logs import Reading
 from app.analysis.refold import Question, Slice, Watch
 from app.errors import CommandError
-from app.memory import tune_memory
+from app.garbage_collector import tune_memory
 
 Opening = Callable[[], Reading]
 """Opens what is read, in whichever process it is called. Travels between processes."""

@@ -7,7 +7,7 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
-from app.analysis.logs import Log
+from app.analysis.partition_logs import PartitionLog
 from app.errors import CommandError, KafkaAwayError
 from app.kafka.admin import open_admin
 from app.settings import Settings
@@ -38,7 +38,7 @@ class KafkaLogs:
     def counts(self) -> dict[str, int]:
         return self._counts
 
-    def begin(self, logs: Iterable[Log], starts: Mapping[TP, int] | None = None) -> int:
+    def begin(self, logs: Iterable[PartitionLog], starts: Mapping[TP, int] | None = None) -> int:
         """See `Reading`. `starts`: from which offset on, where that isn't the beginning."""
         by_tp = {TopicPartition(*log.tp): log for log in logs}
         return int(self._run(self._begin(by_tp, starts or {})))
@@ -65,7 +65,7 @@ class KafkaLogs:
                 )
         return said
 
-    def fill(self, hungry: list[Log]) -> None:
+    def fill(self, hungry: list[PartitionLog]) -> None:
         if hungry:
             self._run(self._fill({TopicPartition(*log.tp): log for log in hungry}))
 
@@ -116,7 +116,9 @@ class KafkaLogs:
         )
         return {TP(*tp): None if at is None else at.offset for tp, at in found.items()}
 
-    async def _begin(self, logs: dict[TopicPartition, Log], starts: Mapping[TP, int]) -> int:
+    async def _begin(
+        self, logs: dict[TopicPartition, PartitionLog], starts: Mapping[TP, int]
+    ) -> int:
         consumer = self._consumer
         consumer.assign(list(logs))
         bounds = await self._bounds(list(logs))
@@ -130,7 +132,7 @@ class KafkaLogs:
             records += max(end - start, 0)
         return records
 
-    async def _fill(self, logs: dict[TopicPartition, Log]) -> None:
+    async def _fill(self, logs: dict[TopicPartition, PartitionLog]) -> None:
         consumer = self._consumer
         while logs:
             for tp, read in (await consumer.getmany(*logs, timeout_ms=_POLL_MS)).items():

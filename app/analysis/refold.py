@@ -20,7 +20,7 @@ import msgspec
 
 from agents.register import watching
 from agents.rules import Rules
-from app.analysis.logs import Log, Reading
+from app.analysis.partition_logs import PartitionLog, Reading
 from app.analysis.variants import NEVER, AccountRuns, Lengths, Variant
 from app.errors import CommandError
 from streams.engine.memory import MemoryEngine, MemoryRecord
@@ -88,12 +88,12 @@ class Slice(NamedTuple):
 class _Part:
     """One partition on its way."""
 
-    def __init__(self, place: tuple[int, int], logs: list[Log]) -> None:
+    def __init__(self, place: tuple[int, int], logs: list[PartitionLog]) -> None:
         self.place = place
         self.logs = logs
         self.key: Key = (-FOREVER, 0)
         """Of the next record."""
-        self.head: tuple[Log, int] | None = None
+        self.head: tuple[PartitionLog, int] | None = None
         self.records = 0
         """In this second."""
         self.begin_slice()
@@ -117,7 +117,7 @@ class _Part:
         else:
             self.key = (self.key[0], self.records // _SLICE_RECORDS)
 
-    def take(self, ticks: str) -> tuple[Log, list[Any]]:
+    def take(self, ticks: str) -> tuple[PartitionLog, list[Any]]:
         """Take the next records of this slice. `ticks`: a topic of which it is one at a time."""
         assert self.head is not None  # noqa: S101 (whoever takes has looked)
         log, until = self.head
@@ -198,7 +198,7 @@ class Watch:
                 break
             due = [part for part in parts if part.key == key]
             while True:
-                hungry: list[Log] = []
+                hungry: list[PartitionLog] = []
                 for part in due:
                     if not part.is_hungry:
                         self._fold_slice(part, key)
@@ -218,8 +218,8 @@ class Watch:
             invalid=self._part.invalid,
         )
 
-    def _log(self, topic: str, number: int) -> Log:
-        return Log(TP(topic, number), self._sources[topic])
+    def _log(self, topic: str, number: int) -> PartitionLog:
+        return PartitionLog(TP(topic, number), self._sources[topic])
 
     def _fold_accounts(self) -> None:
         """Customers as the topic holds them, before anything else."""
@@ -262,7 +262,7 @@ class Watch:
             if clock is not None and clock.tick:
                 self._runs.on_tick(tp.partition, clock.tick)
 
-    def _find_late(self, logs: Iterable[Log]) -> None:
+    def _find_late(self, logs: Iterable[PartitionLog]) -> None:
         """Find the partitions that weren't there from the beginning. All logs have been read."""
         ticks = {log.tp.partition: log for log in logs if log.tp.topic == self._topics.ticks}
         first = ticks[self._partitions[0]].at if ticks else None

@@ -11,7 +11,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from app.analysis import charts
-from app.analysis.run import Run
+from app.analysis.run import Replay
 from app.analysis.summary import Summary
 from app.analysis.variants import Variant
 from streams.records import SCENARIOS
@@ -23,7 +23,7 @@ _MOST_LABELS = 12
 _MOST_CHARTS = 24
 
 
-def report_of(run: Run, counts: Summary, notes: Sequence[str]) -> str:
+def report_of(run: Replay, counts: Summary, notes: Sequence[str]) -> str:
     """Return the page. `notes`: what a reader must know, in sentences."""
     template = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -64,7 +64,7 @@ def _title(days: Sequence[str]) -> str:
     return days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
 
 
-def _variants(run: Run) -> str:
+def _variants(run: Replay) -> str:
     if len(run.variants) == 1:
         return f"run length and window {run.variants[0]}"
     return f"under {len(run.variants)} variants"
@@ -77,7 +77,7 @@ def _told(counts: Summary, number: int) -> Counter[str]:
     return told
 
 
-def _tiles(run: Run, counts: Summary, own: Variant) -> list[dict[str, str]]:
+def _tiles(run: Replay, counts: Summary, own: Variant) -> list[dict[str, str]]:
     """The figures of the variant that is set, or of the first."""
     number = run.variants.index(own) if own in run.variants else 0
     told = _told(counts, number)
@@ -99,7 +99,7 @@ def _tiles(run: Run, counts: Summary, own: Variant) -> list[dict[str, str]]:
 
 
 def _row(
-    run: Run, counts: Summary, number: int, shown: Sequence[str], own: Variant
+    run: Replay, counts: Summary, number: int, shown: Sequence[str], own: Variant
 ) -> dict[str, Any]:
     told = _told(counts, number)
     sms, parts = counts.sms(number), counts.sms_parts(number)
@@ -116,7 +116,7 @@ def _row(
     }
 
 
-def _over_time(run: Run, counts: Summary, days: Sequence[str]) -> list[dict[str, str]]:
+def _over_time(run: Replay, counts: Summary, days: Sequence[str]) -> list[dict[str, str]]:
     is_hourly = len(days) <= _HOURLY_DAYS
     drawn: list[tuple[str, dict[str, dict[str, int]]]] = []
     for number, variant in enumerate(run.variants[:_MOST_CHARTS]):
@@ -169,11 +169,11 @@ def _label(bucket: str) -> str:
     return f"{bucket[5:10]} {bucket[11:13]}h" if "T" in bucket else bucket[5:]
 
 
-def _windows(run: Run) -> list[str]:
+def _windows(run: Replay) -> list[str]:
     return list(dict.fromkeys(f"window {variant.hours} h" for variant in run.variants))
 
 
-def _lengths(run: Run) -> list[dict[str, str]]:
+def _lengths(run: Replay) -> list[dict[str, str]]:
     marks = sorted({variant.run_length for variant in run.variants})
     lines = run.seen.line_lengths.end() if run.seen.line_lengths is not None else {}
     drawn = []
@@ -189,7 +189,7 @@ def _lengths(run: Run) -> list[dict[str, str]]:
     return drawn
 
 
-def _accounts(run: Run, counts: Summary) -> str:
+def _accounts(run: Replay, counts: Summary) -> str:
     names = [
         f"{begin:,}" if begin == end - 1 else f"{begin:,}–{end - 1:,}"
         for begin, end in pairwise(_BINS)
@@ -209,7 +209,7 @@ def _accounts(run: Run, counts: Summary) -> str:
     )
 
 
-def _facts(run: Run, own: Variant) -> list[tuple[str, str]]:
+def _facts(run: Replay, own: Variant) -> list[tuple[str, str]]:
     settings, asked = run.asked.settings, run.asked
     wanted = asked.wanted
     span = run.span

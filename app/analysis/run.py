@@ -11,16 +11,16 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 
-from app.analysis.commands import Command, Wanted, decode_command, instant_of_command
+from app.analysis.commands import CommandFilter, ToldCommand, decode_command, instant_of_command
 from app.analysis.files import FileLogs
 from app.analysis.jobs import slices_of
 from app.analysis.kafka_logs import KafkaLogs
-from app.analysis.logs import Log, Reading
+from app.analysis.partition_logs import PartitionLog, Reading
 from app.analysis.refold import ALL, LineWatch, Question, Slice
 from app.analysis.variants import Variant, variants_of
 from app.errors import CommandError, SettingsError, all_of
+from app.garbage_collector import tune_memory
 from app.kafka.topics import common_count
-from app.memory import tune_memory
 from app.ranges import range_of
 from app.rules import rules_of
 from app.settings import Settings
@@ -29,7 +29,7 @@ from streams.engine.types import TP, Source
 from streams.records import SCENARIOS
 from streams.topics import ContractTopic, Topics
 
-_EVERYTHING = Wanted()
+_EVERYTHING = CommandFilter()
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Asked:
 
     settings: Settings
     variants: tuple[Variant, ...]
-    wanted: Wanted = _EVERYTHING
+    wanted: CommandFilter = _EVERYTHING
     files: Path | None = None
     """An export; None: the topics."""
     jobs: int = 1
@@ -67,7 +67,7 @@ def asked_for(
         lambda: range_of(settings.zone, since, until),
         lambda: _check_scenarios(scenario),
     )
-    wanted = Wanted(begin, end, frozenset(scenario), account)
+    wanted = CommandFilter(begin, end, frozenset(scenario), account)
     return Asked(settings, variants, wanted, files, jobs, has_lengths, has_places)
 
 
@@ -83,7 +83,7 @@ def open_reading(settings: Settings, files: Path | None) -> Reading:
     return KafkaLogs(settings)
 
 
-class Run:
+class Replay:
     """A replay that is open. Use it as a context, and take its commands once."""
 
     def __init__(self, asked: Asked) -> None:
@@ -125,13 +125,13 @@ class Run:
                 )
         return replace(topics, partitions=common_count(topics, counts))
 
-    def __enter__(self) -> "Run":
+    def __enter__(self) -> "Replay":
         return self
 
     def __exit__(self, *_: object) -> None:
         self.reading.close()
 
-    def commands(self) -> Generator[tuple[int, bytes, Command | None], None, None]:
+    def commands(self) -> Generator[tuple[int, bytes, ToldCommand | None], None, None]:
         """Fold everything; yield what is wanted of what is told: the variant's number (`ALL`: each
         says it), the command, and what is in it where that was looked at."""
         tune_memory()
@@ -157,7 +157,7 @@ class Run:
         topic = self.topics.notifications
         count = self.reading.counts().get(topic, 0)
         source = Source(topic, lambda _: None)
-        logs = [Log(TP(topic, number), source) for number in range(count)]
+        logs = [PartitionLog(TP(topic, number), source) for number in range(count)]
         self.reading.begin(logs)
         if not logs or (self.asked.files is not None and all(log.is_ended for log in logs)):
             raise CommandError(f"there is no {topic} to hold the replay against: export it too")

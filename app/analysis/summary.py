@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from app.analysis.commands import VARIANT_COLUMNS, Command
+from app.analysis.commands import VARIANT_COLUMNS, ToldCommand
 from app.analysis.refold import ALL
 from app.analysis.variants import Variant
 
@@ -40,7 +40,7 @@ class Summary:
         self._parts: Counter[int] = Counter()
         self._hours: Counter[tuple[int, str, str]] = Counter()
 
-    def add(self, variant: int, said: Command) -> None:
+    def add(self, variant: int, said: ToldCommand) -> None:
         """Count a command. Its day is the local one, as it is written."""
         account = said.account_id or ""
         self._counts[variant, said.occurred_at[:10], said.scenario, said.channel] += 1

@@ -11,7 +11,7 @@ from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 
 from app.console.indexer import Indexer
-from app.console.kafka import Kafka
+from app.console.lookups import KafkaLookups
 from app.console.server import ConsoleServer
 from app.console.views import Views
 from app.errors import CommandError
@@ -47,7 +47,7 @@ async def _run(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop)
     async with AsyncExitStack() as opened:
-        indexer, kafka = Indexer(settings), Kafka(settings)
+        indexer, kafka = Indexer(settings), KafkaLookups(settings)
         opened.push_async_callback(indexer.close)
         await indexer.open()
         opened.push_async_callback(kafka.close)
@@ -71,7 +71,7 @@ async def _run(settings: Settings) -> None:
             raise result
 
 
-async def _sample_lag(indexer: Indexer, kafka: Kafka) -> None:
+async def _sample_lag(indexer: Indexer, kafka: KafkaLookups) -> None:
     """Remember now and then how far the group is behind, for the charts."""
     while True:
         lag, at = await kafka.lag(kept_s=LAG_SECONDS / 2)

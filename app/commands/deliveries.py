@@ -19,7 +19,7 @@ from app.settings import load_settings
 from streams.records import Channel, Status
 
 if TYPE_CHECKING:
-    from app.operations.deliveries import Wanted
+    from app.operations.deliveries import DeliveryFilter
     from app.operations.installation import Installation
 
 COLUMNS = (
@@ -54,10 +54,10 @@ def deliveries(
     output: OutputOption = None,
 ) -> None:
     """List what became of notifications, newest first."""
-    from app.operations.deliveries import Wanted  # noqa: PLC0415
+    from app.operations.deliveries import DeliveryFilter  # noqa: PLC0415
 
     first, last = range_of(load_settings().zone, since, until)
-    wanted = Wanted(
+    wanted = DeliveryFilter(
         account=account,
         notification=notification,
         scenario=scenario,
@@ -71,7 +71,7 @@ def deliveries(
     print_rows(rows, COLUMNS, chosen(output), few=_FEW)
 
 
-async def _find(installation: "Installation", wanted: "Wanted") -> list[dict[str, Any]]:
+async def _find(installation: "Installation", wanted: "DeliveryFilter") -> list[dict[str, Any]]:
     from app.operations import deliveries as found  # noqa: PLC0415
     from app.operations.state import remember  # noqa: PLC0415
 
@@ -86,7 +86,7 @@ async def _find(installation: "Installation", wanted: "Wanted") -> list[dict[str
             "deleted what was older"
         )
     if wanted.account is not None:
-        any_of_it = found.Wanted(account=wanted.account, limit=1)
+        any_of_it = found.DeliveryFilter(account=wanted.account, limit=1)
         _, known = await remember(installation, wanted.account)
         if known.is_nothing and not await found.look_for(installation, any_of_it):
             raise CommandError(

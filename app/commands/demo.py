@@ -41,7 +41,7 @@ from app.sandbox.callbacks import Callback
 from app.sandbox.run import running_sandbox
 from app.sandbox.server import Sandbox
 from app.sandbox.sms import Text as Sms
-from app.sandbox.wechat import Message
+from app.sandbox.wechat import ArrivedMessage
 from app.settings import PREFIX, load_settings
 from streams.records import SCENARIOS
 from streams.topics import ContractTopic, Topics
@@ -191,7 +191,7 @@ class Phones:
         self._shown: Counter[str] = Counter()
         self._lock = threading.Lock()
 
-    def on_arrival(self, message: Message | Sms) -> None:
+    def on_arrival(self, message: ArrivedMessage | Sms) -> None:
         """Called in the stand-in's thread."""
         if isinstance(message, Sms):
             self._show(f"SMS to {message.phone}", message.text[:16], [message.text])

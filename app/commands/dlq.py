@@ -23,7 +23,7 @@ from app.ranges import range_of
 from app.settings import load_settings
 
 if TYPE_CHECKING:
-    from app.operations.letters import Wanted
+    from app.operations.letters import LetterFilter
     from app.operations.redrive import Order
 
 dlq = Program(help="Dead letters: list, show, send again, put aside.")
@@ -149,12 +149,12 @@ def _wanted(
     limit: int | None,
     *,
     with_handled: bool = False,
-) -> "Wanted":
-    from app.operations.letters import Wanted  # noqa: PLC0415
+) -> "LetterFilter":
+    from app.operations.letters import LetterFilter  # noqa: PLC0415
 
     first, last = range_of(load_settings().zone, since, until)
     rows = MOST_ROWS if limit is None else limit
-    return Wanted(topic, reason, first, last, rows, with_handled)
+    return LetterFilter(topic, reason, first, last, rows, with_handled)
 
 
 def _carry_out(order: "Order", output: OutputOption) -> int:

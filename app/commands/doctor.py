@@ -24,9 +24,9 @@ from app.errors import CommandError
 from app.http import open_http
 from app.kafka.admin import open_admin
 from app.kafka.topics import check_internal, common_count
+from app.redis_check import Verdict, examine_redis
+from app.redis_store import open_redis
 from app.settings import Settings, variable
-from app.store import open_redis
-from app.store_check import Verdict, examine_redis
 from streams.engine.hanging import HangingTransactions
 from streams.kafka.log_reader import LogReader
 from streams.kafka.rights import principal_of

@@ -33,10 +33,10 @@ from app.analysis.files import (
     to_text,
 )
 from app.analysis.kafka_logs import KafkaLogs
-from app.analysis.logs import Log
 from app.analysis.parquet import ROW_GROUP, GroupsWriter, load_polars
+from app.analysis.partition_logs import PartitionLog
 from app.errors import CommandError, SettingsError, all_of
-from app.memory import tune_memory
+from app.garbage_collector import tune_memory
 from app.ranges import range_of
 from app.settings import Settings
 from streams.engine.order import FOREVER
@@ -219,7 +219,7 @@ class _TopicWriter:
         tps = [TP(self._real, number) for number in range(count)]
         bounds = self._kafka.bounds(tps)
         starts = self._starts(tps, bounds)
-        logs = {tp: Log(tp, Source(self._real, _fold_nothing)) for tp in tps}
+        logs = {tp: PartitionLog(tp, Source(self._real, _fold_nothing)) for tp in tps}
         whole = self._kafka.begin(logs.values(), starts)
         bar = None if shown is None else shown.add_task(self._name.value, total=whole)
         with ExitStack() as stack:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from app.commands.options import OutputOption, ask
-from app.commands.output import Output, chosen, print_one, print_rows
+from app.commands.output import OutputFormat, chosen, print_one, print_rows
 
 _COLUMNS = ("topic", "partition", "committed", "end", "lag", "seconds_behind")
 
@@ -14,10 +14,10 @@ def lag(output: OutputOption = None) -> None:
 
     found = ask(group_lag)
     wanted = chosen(output)
-    if wanted in {Output.JSON, Output.JSONL}:
+    if wanted in {OutputFormat.JSON, OutputFormat.JSONL}:
         print_one(found, wanted)
         return
-    if wanted is Output.TABLE:
+    if wanted is OutputFormat.TABLE:
         print_rows([_member(one) for one in found["members"]], ("worker", "host", "reads"), wanted)
     print_rows(found["partitions"], _COLUMNS, wanted)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from app.commands.output import Output
+from app.commands.output import OutputFormat
 from app.errors import SettingsError
 from app.ranges import range_of
 from app.settings import load_settings
@@ -24,7 +24,7 @@ MOST_ROWS = 100_000
 _MOMENT_SECONDS = 2.0
 
 OutputOption = Annotated[
-    Output | None,
+    OutputFormat | None,
     typer.Option(
         "--output", "-o", help="table (usual on a terminal), json, jsonl (usual in a pipe) or csv."
     ),

@@ -22,7 +22,7 @@ _SHORT = 20
 _FRACTION = re.compile(r"^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)\.\d+(?=[+Z-])")
 
 
-class Output(StrEnum):
+class OutputFormat(StrEnum):
     """What `--output` takes."""
 
     TABLE = "table"
@@ -31,44 +31,44 @@ class Output(StrEnum):
     CSV = "csv"
 
 
-def chosen(output: Output | None) -> Output:
+def chosen(output: OutputFormat | None) -> OutputFormat:
     """Return the output that was asked for, else a table on a terminal and JSON lines in a pipe."""
-    return output or (Output.TABLE if sys.stdout.isatty() else Output.JSONL)
+    return output or (OutputFormat.TABLE if sys.stdout.isatty() else OutputFormat.JSONL)
 
 
 def print_rows(
     rows: Sequence[Mapping[str, Any]],
     columns: Sequence[str],
-    output: Output,
+    output: OutputFormat,
     *,
     few: Sequence[str] = (),
 ) -> None:
     """Print a list. `columns`: of CSV, in their order; `few`: those that a terminal has room for,
     none: the same."""
     match output:
-        case Output.TABLE:
+        case OutputFormat.TABLE:
             shown = few or columns
             _print_table([[_cell(row[name]) for name in shown] for row in rows], shown)
-        case Output.CSV:
+        case OutputFormat.CSV:
             _print_csv(rows, columns)
-        case Output.JSON:
+        case OutputFormat.JSON:
             _write(msgspec.json.format(msgspec.json.encode(list(rows)), indent=2))
-        case Output.JSONL:
+        case OutputFormat.JSONL:
             for row in rows:
                 _write(msgspec.json.encode(row))
 
 
-def print_one(one: Mapping[str, Any], output: Output) -> None:
+def print_one(one: Mapping[str, Any], output: OutputFormat) -> None:
     """Print a single answer; a table of it has a line for each field."""
     match output:
-        case Output.TABLE:
+        case OutputFormat.TABLE:
             _print_table([[name, _cell(value)] for name, value in _flat(one)], ())
-        case Output.CSV:
+        case OutputFormat.CSV:
             flat = dict(_flat(one))
             _print_csv([flat], list(flat))
-        case Output.JSON:
+        case OutputFormat.JSON:
             _write(msgspec.json.format(msgspec.json.encode(one), indent=2))
-        case Output.JSONL:
+        case OutputFormat.JSONL:
             _write(msgspec.json.encode(one))
 
 

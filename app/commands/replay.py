@@ -18,8 +18,8 @@ from app.analysis.commands import (
     row_of,
     with_variant,
 )
-from app.analysis.output import Format, Rows, check_output, check_place, written
-from app.analysis.run import Run, asked_for
+from app.analysis.rows import Format, Rows, check_output, check_place, written
+from app.analysis.run import Replay, asked_for
 from app.analysis.summary import COLUMNS as SUMMARY_COLUMNS
 from app.analysis.summary import Summary
 from app.errors import SettingsError, all_of
@@ -70,7 +70,7 @@ def run_replay(
         ),
     )
     counts = Summary(asked.variants, sms_price=sms_price, signature=settings.sms_signature)
-    with Run(asked) as run:
+    with Replay(asked) as run:
         if against is not None:
             _print_differences(run, output, to)
         elif summary or report is not None:
@@ -102,7 +102,7 @@ def _check_question(
         raise SettingsError(["--sms-price: goes with --summary or --report"])
 
 
-def _print_commands(run: Run, output: Format, to: Path | None) -> None:
+def _print_commands(run: Replay, output: Format, to: Path | None) -> None:
     is_one = len(run.variants) == 1
     columns = COLUMNS if is_one else VARIANT_COLUMNS | COLUMNS
     with written(to) as out:
@@ -132,7 +132,7 @@ def _print_summary(counts: Summary, output: Format, to: Path | None) -> None:
         rows.end()
 
 
-def _print_differences(run: Run, output: Format, to: Path | None) -> None:
+def _print_differences(run: Replay, output: Format, to: Path | None) -> None:
     is_one = len(run.variants) == 1
     columns = {**({} if is_one else VARIANT_COLUMNS), "difference": str, **COLUMNS}
     against = Against()
@@ -163,7 +163,7 @@ def _print_differences(run: Run, output: Format, to: Path | None) -> None:
         against.close()
 
 
-def _said_of(run: Run, against: Against, number: int) -> Iterator[str]:
+def _said_of(run: Replay, against: Against, number: int) -> Iterator[str]:
     """Yield the count, and where there are differences what made them."""
     kinds = counted(against.differences(number))
     yield ", ".join(f"{kinds[kind]} {kind}" for kind in ("both", "only_replay", "only_sent"))

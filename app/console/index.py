@@ -44,7 +44,7 @@ Place = tuple[int, int, int]
 """Of a delivery in time: instant, partition, offset. Newest first is the order of lists."""
 
 
-class Chunk(NamedTuple):
+class PolledRecords(NamedTuple):
     """What a poll brought of one partition."""
 
     holds: str
@@ -163,12 +163,12 @@ class Index:
         rows = self._db.execute("SELECT topic, partition, next FROM offsets")
         return {(topic, partition): offset for topic, partition, offset in rows}
 
-    def write(self, chunks: Iterable[Chunk], positions: dict[tuple[str, int], int]) -> None:
+    def write(self, chunks: Iterable[PolledRecords], positions: dict[tuple[str, int], int]) -> None:
         """Index what was read, and remember the offsets reading goes on at; all of it or nothing.
 
         Commands go before the deliveries of the same poll, whose titles they know.
         """
-        by_kind: dict[str, list[Chunk]] = {}
+        by_kind: dict[str, list[PolledRecords]] = {}
         for chunk in chunks:
             by_kind.setdefault(chunk.holds, []).append(chunk)
         self._db.execute("BEGIN IMMEDIATE")
@@ -234,7 +234,7 @@ class Index:
         self._db.execute("DELETE FROM minutes WHERE minute < ?", ((now - RATES_KEPT) // MINUTE,))
         self._db.execute("DELETE FROM lags WHERE at < ?", (now - RATES_KEPT,))
 
-    def _add_commands(self, chunks: list[Chunk]) -> None:
+    def _add_commands(self, chunks: list[PolledRecords]) -> None:
         rows: list[tuple[Any, ...]] = []
         times: list[int] = []
         for chunk in chunks:
@@ -257,7 +257,7 @@ class Index:
                     self._adopt(self._orphans.pop(stored) or [], said.title)
         self._insert("commands", rows, times)
 
-    def _add_deliveries(self, chunks: list[Chunk]) -> None:
+    def _add_deliveries(self, chunks: list[PolledRecords]) -> None:
         rows: list[tuple[Any, ...]] = []
         minutes: Counter[tuple[int, int]] = Counter()
         kinds: Counter[int] = Counter()
@@ -311,7 +311,7 @@ class Index:
                 Counter({(minute, before): -1, (minute, after): 1}),
             )
 
-    def _add_messages(self, chunks: list[Chunk]) -> None:
+    def _add_messages(self, chunks: list[PolledRecords]) -> None:
         rows: list[tuple[Any, ...]] = []
         times: list[int] = []
         for chunk in chunks:
@@ -325,7 +325,7 @@ class Index:
                 times.append(record.timestamp * 1000)
         self._insert("inbox", rows, times)
 
-    def _add_letters(self, chunks: list[Chunk]) -> None:
+    def _add_letters(self, chunks: list[PolledRecords]) -> None:
         rows = [
             _letter_row(self._settings, letter_of(TP(chunk.topic, chunk.partition), record, {}))
             for chunk in chunks
@@ -336,7 +336,7 @@ class Index:
         )
         self._match_marks(row[:2] for row in rows)
 
-    def _add_marks(self, chunks: list[Chunk]) -> None:
+    def _add_marks(self, chunks: list[PolledRecords]) -> None:
         places = []
         for chunk in chunks:
             for record in chunk.records:
@@ -364,7 +364,7 @@ class Index:
             places,
         )
 
-    def _add_state(self, chunks: list[Chunk]) -> None:
+    def _add_state(self, chunks: list[PolledRecords]) -> None:
         """Only the last value of each key, in the order of the keys: that is what disks like."""
         latest: dict[tuple[int, bytes], bytes | None] = {}
         for chunk in chunks:

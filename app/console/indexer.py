@@ -17,7 +17,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from app.console import metrics, schema
-from app.console.index import Chunk, Index
+from app.console.index import Index, PolledRecords
 from app.errors import CommandError, KafkaAwayError
 from app.kafka.admin import open_admin
 from app.settings import Settings
@@ -227,12 +227,12 @@ class _Reading:
             self._positions[tp] = max(position, begins[tp])
             consumer.seek(tp, self._positions[tp])
 
-    async def poll(self) -> tuple[list[Chunk], dict[tuple[str, int], int]]:
+    async def poll(self) -> tuple[list[PolledRecords], dict[tuple[str, int], int]]:
         """Return what came, and where each partition of it goes on."""
         got = await self._consumer.getmany(*self._wanted(), timeout_ms=_POLL_MS)
         chunks, positions = [], {}
         for tp, records in got.items():
-            chunks.append(Chunk(self._holds[tp], tp.topic, tp.partition, records))
+            chunks.append(PolledRecords(self._holds[tp], tp.topic, tp.partition, records))
             self._clocks[tp] = records[-1].timestamp
         for tp in self._holds:
             # Also without records: a marker of a transaction is an offset too.

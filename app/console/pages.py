@@ -16,7 +16,7 @@ from app.console.charts import bars, peak, steps
 from app.console.indexer import Indexer
 from app.console.words import chosen_language, translator
 from app.settings import Settings
-from app.web.words import ranges
+from app.web.numbers import ranges
 from streams.records import SCENARIOS
 from tables.explained import Language
 

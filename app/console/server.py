@@ -21,7 +21,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from app.console import metrics
 from app.console.indexer import Indexer
-from app.console.kafka import Kafka
+from app.console.lookups import KafkaLookups
 from app.console.pages import Pages
 from app.console.queries import MOST_ROWS, BadCursorError, Filters, parse_cursor, parse_listed
 from app.console.views import Views
@@ -70,7 +70,9 @@ class NotFoundError(Exception):
 class ConsoleServer:
     """One server on one port."""
 
-    def __init__(self, settings: Settings, indexer: Indexer, kafka: Kafka, views: Views) -> None:
+    def __init__(
+        self, settings: Settings, indexer: Indexer, kafka: KafkaLookups, views: Views
+    ) -> None:
         self._settings = settings
         self._indexer = indexer
         self._kafka = kafka

@@ -16,7 +16,7 @@ import msgspec
 from app.console import metrics
 from app.console.index import MINUTE, Place
 from app.console.indexer import Indexer
-from app.console.kafka import PATIENCE_SECONDS, Kafka
+from app.console.lookups import PATIENCE_SECONDS, KafkaLookups
 from app.console.messages import as_seen
 from app.console.queries import (
     Command,
@@ -62,7 +62,7 @@ _INPUTS = ("calls", "recharges", "accounts", "announcements", "ticks")
 class Views:
     """Everything that may be asked, answered from the index, Kafka and Redis."""
 
-    def __init__(self, settings: Settings, indexer: Indexer, kafka: Kafka) -> None:
+    def __init__(self, settings: Settings, indexer: Indexer, kafka: KafkaLookups) -> None:
         self._settings = settings
         self._indexer = indexer
         self._kafka = kafka

@@ -35,7 +35,7 @@ from aiokafka.errors import (
 )
 
 from app.errors import CommandError, KafkaAwayError
-from app.kafka.rights import find_missing
+from app.kafka.rights_check import find_missing
 from app.settings import Settings, variable
 from streams.engine.types import TP
 from streams.kafka.protocol import AlterTopicConfigs

@@ -30,7 +30,7 @@ _FEW = 8
 
 
 @dataclass(frozen=True)
-class Wanted:
+class DeliveryFilter:
     """Which deliveries; None: any. `since` is inclusive and `until` exclusive, instants."""
 
     account: str | None = None
@@ -91,7 +91,9 @@ _decode = msgspec.json.Decoder(Delivery).decode
 _decode_command = msgspec.json.Decoder(_Command).decode
 
 
-async def find_deliveries(installation: Installation, wanted: Wanted) -> list[dict[str, Any]]:
+async def find_deliveries(
+    installation: Installation, wanted: DeliveryFilter
+) -> list[dict[str, Any]]:
     """Return deliveries as `dialwatch deliveries` prints them, newest first."""
     found = await look_for(installation, wanted)
     commands = await _commands_of(installation, found)
@@ -100,7 +102,7 @@ async def find_deliveries(installation: Installation, wanted: Wanted) -> list[di
 
 
 async def look_for(
-    installation: Installation, wanted: Wanted, *, most_back: int | None = None
+    installation: Installation, wanted: DeliveryFilter, *, most_back: int | None = None
 ) -> list[Found]:
     """Return deliveries themselves, newest first. `most_back`: so many offsets of each partition
     are looked at, from its end."""
@@ -123,7 +125,7 @@ async def look_for(
 
 async def is_known(installation: Installation, notification_id: str) -> bool:
     """Whether a notification has a delivery, or at least a command."""
-    if await look_for(installation, Wanted(notification=notification_id, limit=1)):
+    if await look_for(installation, DeliveryFilter(notification=notification_id, limit=1)):
         return True
     logs = installation.logs
     tps = installation.partitions(installation.topics.notifications)
@@ -140,7 +142,7 @@ async def is_known(installation: Installation, notification_id: str) -> bool:
 
 
 async def _newest(
-    installation: Installation, tp: TP, begin: int, end: int, wanted: Wanted
+    installation: Installation, tp: TP, begin: int, end: int, wanted: DeliveryFilter
 ) -> list[Found]:
     found: list[Found] = []
     async for records in installation.logs.scan_back(tp, begin, end, wanted.bytes()):

@@ -47,7 +47,7 @@ from tables.store import ANNOUNCED, CLOCKS, CUSTOMERS, PartitionClock, owner_of
 log = logging.getLogger(__name__)
 
 _CHUNK = 1_000
-_LOOK_AGAIN_S = 0.5
+_LOOK_AGAIN_SECONDS = 0.5
 _DRAIN_SECONDS = 3600.0
 MOVED = "dialwatch.moved"
 """The header of a tombstone that is ours: its account was not deleted, but lies elsewhere."""
@@ -183,7 +183,7 @@ async def _drain(
                         "an hour was not enough to fold and send what is unread: is a channel on "
                         "hold? dialwatch lag says what waits; run this again when it is sent"
                     )
-                await asyncio.sleep(_LOOK_AGAIN_S)
+                await asyncio.sleep(_LOOK_AGAIN_SECONDS)
         finally:
             await asyncio.to_thread(worker.stop)
 

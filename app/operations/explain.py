@@ -25,7 +25,7 @@ async def explain_account(
     """Return where each scenario stands with an account and why it is silent, as `dialwatch
     explain` prints it; None: there is no such account."""
     _, known = await remember(installation, account_id)
-    wanted = deliveries.Wanted(account=account_id, limit=_MOST_DELIVERIES)
+    wanted = deliveries.DeliveryFilter(account=account_id, limit=_MOST_DELIVERIES)
     latest = await deliveries.look_for(installation, wanted, most_back=_MOST_BACK)
     zone = installation.settings.zone
     found = [deliveries.in_zone(one.delivery, zone) for one in latest]

@@ -15,7 +15,15 @@ from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment
 from app.operations.installation import Installation
 from streams.engine.outbox import UNFINISHED
 from streams.engine.types import TP
-from streams.kafka.log_scan import BEGINNING, END, Batch, LogScan, batches_of, committed, records_of
+from streams.kafka.log_scan import (
+    BEGINNING,
+    END,
+    LogScan,
+    RecordBatch,
+    batches_of,
+    committed,
+    records_of,
+)
 from streams.topics import Topics
 
 # Further behind than this, the offsets between are taken for records.
@@ -167,7 +175,7 @@ async def _waiting(logs: LogScan, tp: TP, begin: int) -> Behind:
     return Behind(count, since if count else None)
 
 
-def _from(raw: bytes, batch: Batch, begin: int) -> tuple[int, int | None]:
+def _from(raw: bytes, batch: RecordBatch, begin: int) -> tuple[int, int | None]:
     """Return how many records of a batch stand at an offset or later, and the first one's time."""
     if batch.base_offset >= begin:
         return batch.size, batch.timestamp if batch.size else None

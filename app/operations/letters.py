@@ -107,7 +107,7 @@ class Letter:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class LetterFilter:
     """Which letters. `topic`: its real or its contract name; `reason`: a part of it, in any case;
     `since` and `until` are instants."""
 
@@ -147,7 +147,7 @@ def describe(settings: Settings, letter: Letter, *, reveal: bool = False) -> dic
 
 
 async def find_letters(
-    installation: Installation, wanted: Wanted, *, reveal: bool = False
+    installation: Installation, wanted: LetterFilter, *, reveal: bool = False
 ) -> list[dict[str, Any]]:
     """Return letters as `dialwatch dlq list` prints them, newest first."""
     tps = installation.partitions(installation.topics.dead_letters)

@@ -11,9 +11,9 @@ from redis.asyncio import Redis
 
 from agents.channel import StoreAwayError
 from app.channels.wechat.subscriptions import Subscriptions
+from app.redis_store import open_redis
 from app.settings import Settings
 from app.shared_holds import read_holds
-from app.store import open_redis
 from tables.explanations import HoldSaid
 
 T = TypeVar("T")

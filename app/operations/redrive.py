@@ -19,14 +19,14 @@ from app.operations.letter_writer import LetterWriter, Verb
 from app.operations.letters import (
     MOST_ROWS,
     Letter,
-    Wanted,
+    LetterFilter,
     describe,
     letters_between,
     place_of,
     read_letter,
     read_marks,
 )
-from app.operations.refusals import Candidate, refusals_of
+from app.operations.not_redriven import Candidate, refusals_of
 from streams.decoding import InvalidRecordError, decode_notification
 from streams.engine.types import TP
 from streams.kafka.log_scan import BEGINNING, END
@@ -42,7 +42,7 @@ class Order:
     verb: Verb
     letters: Sequence[str] = ()
     """Named ones; none: all that the filters let through."""
-    wanted: Wanted = field(default_factory=lambda: Wanted(limit=MOST_ROWS))
+    wanted: LetterFilter = field(default_factory=lambda: LetterFilter(limit=MOST_ROWS))
     why: str | None = None
     force: bool = False
     execute: bool = False

@@ -6,7 +6,7 @@ from aiokafka import AIOKafkaProducer
 from app.settings import Settings
 from streams.kafka.producer import within
 
-_STOP_S = 3.0
+_STOP_SECONDS = 3.0
 _TRANSACTION_MS = 60_000
 
 
@@ -31,4 +31,4 @@ async def open_producer(settings: Settings, purpose: str) -> AIOKafkaProducer:
 async def close_producer(producer: AIOKafkaProducer | None) -> None:
     """Disconnect; what is open is aborted by whoever opens next, or by time."""
     if producer is not None:
-        await within(_STOP_S, producer.stop())
+        await within(_STOP_SECONDS, producer.stop())

@@ -34,7 +34,7 @@ from app.sandbox.addresses import Mode
 from app.sandbox.attacks import ATTACKS, SEALED_ONLY, Attack, send_attack
 from app.sandbox.callbacks import Callback
 from app.sandbox.faults import Faults
-from app.sandbox.limits import Limits
+from app.sandbox.quotas import QuotaLimits
 from app.sandbox.server import CONTROL, Sandbox
 from app.sandbox.wechat import FIELDS
 
@@ -161,12 +161,12 @@ class _Control:
         return _json(self._sandbox.faults)
 
     async def set_limits(self, request: web.Request) -> web.Response:
-        self._sandbox.wechat.quotas.limits = await _body(request, Limits)
+        self._sandbox.wechat.quotas.limits = await _body(request, QuotaLimits)
         return _json(self._sandbox.wechat.quotas.limits)
 
     async def set_quota(self, request: web.Request) -> web.Response:
         self._sandbox.wechat.quotas.limits.daily = (await _body(request, dict[str, int])).get(
-            "daily", Limits().daily
+            "daily", QuotaLimits().daily
         )
         return web.json_response({})
 

@@ -28,8 +28,8 @@ from app.sandbox.addresses import Addresses
 from app.sandbox.callbacks import CallbackDriver
 from app.sandbox.faults import Dice, Faults
 from app.sandbox.sms import Gateway, Text
-from app.sandbox.tokens import Tokens
-from app.sandbox.wechat import ERRORS, Accounts, Message
+from app.sandbox.tokens import IssuedTokens
+from app.sandbox.wechat import ERRORS, Accounts, ArrivedMessage
 from app.web.access import has_bearer
 
 CONTROL = "/__sandbox"
@@ -40,7 +40,7 @@ TEMPLATE_ID = "sandbox-template-0123456789012345678901234"
 SMS_TOKEN = "sandbox-sms-token"  # noqa: S105 (the same)
 LONGEST_QR_SECONDS = 2_592_000
 
-OnArrival = Callable[[Message | Text], None]
+OnArrival = Callable[[ArrivedMessage | Text], None]
 _Answering = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -58,7 +58,7 @@ class Sandbox:
         self.forward_s = 0.0
         self.faults = Faults()
         self.dice = Dice(seed)
-        self.tokens = Tokens(self.now)
+        self.tokens = IssuedTokens(self.now)
         self.addresses = Addresses(self.now)
         self.wechat = Accounts(TEMPLATE_ID, self.dice, self.now)
         self.gateway = Gateway(self.now)
@@ -182,7 +182,7 @@ class Sandbox:
             text = text[:20]
         return web.Response(text=text, content_type="application/json")
 
-    async def _finish_job(self, message: Message) -> None:
+    async def _finish_job(self, message: ArrivedMessage) -> None:
         faults, dice = self.faults, self.dice
         if not self.driver.callback.url or not dice.hits(faults.callback_share):
             return

@@ -32,7 +32,7 @@ class _Family:
 
 
 @dataclass
-class Tokens:
+class IssuedTokens:
     """`now` in seconds; the control plane may move it."""
 
     now: Callable[[], float]

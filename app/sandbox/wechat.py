@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from app.sandbox.faults import Dice, Faults
-from app.sandbox.limits import Quotas
+from app.sandbox.quotas import Quotas
 from app.sandbox.templates import PLATFORM_TEMPLATE, filled, text_of_fields
 
 REMEMBERED_SECONDS = 600.0
@@ -65,7 +65,7 @@ ERRORS = {
 
 
 @dataclass
-class Message:
+class ArrivedMessage:
     """One template message as it stands on a phone."""
 
     msgid: str
@@ -88,7 +88,7 @@ class Taken:
     code: int = 0
     text: str = ""
     msgid: int = 0
-    message: Message | None = None
+    message: ArrivedMessage | None = None
 
 
 @dataclass
@@ -98,7 +98,7 @@ class Accounts:
     template_id: str
     dice: Dice
     now: Callable[[], float]
-    messages: list[Message] = field(default_factory=list)
+    messages: list[ArrivedMessage] = field(default_factory=list)
     strangers: set[str] = field(default_factory=set)
     """Openids that don't follow (any more)."""
     refusing: set[tuple[str, str]] = field(default_factory=set)
@@ -140,7 +140,7 @@ class Accounts:
         msgid = self.dice.msgid()
         if client_msg_id:
             self._known[openid, client_msg_id] = (now, msgid)
-        message = Message(
+        message = ArrivedMessage(
             str(msgid),
             openid,
             body["template_id"],

@@ -131,7 +131,7 @@ def _redis_url(value: str) -> str:
 
 
 def _try_redis_url(value: str) -> None:
-    from app.store import open_redis  # noqa: PLC0415 (slow to import, and few have such a part)
+    from app.redis_store import open_redis  # noqa: PLC0415 (slow to import, and few have such a part)
 
     try:
         open_redis(value).connection_pool.make_connection()  # type: ignore[no-untyped-call]

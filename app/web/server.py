@@ -21,11 +21,11 @@ from app.kafka.publisher import Publisher
 from app.web.access import refusal
 from app.web.history import SAMPLE_SECONDS
 from app.web.listener import Listener
+from app.web.numbers import duration, matrix, ranges
 from app.web.recent import DeliveryLine, LetterLine, read_recent
 from app.web.view import WorkerView, counted
 from app.web.wechat_callback import add_callback_routes
 from app.web.wechat_send import add_sending_routes
-from app.web.words import duration, matrix, ranges
 from streams import metrics
 
 log = logging.getLogger(__name__)

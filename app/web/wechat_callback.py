@@ -24,7 +24,7 @@ from app.channels.wechat.callback import (
     WINDOW_SECONDS,
     Console,
     Heard,
-    Refused,
+    RefusedRequest,
     hear,
     refuse_early,
     request_name,
@@ -40,14 +40,14 @@ from app.channels.wechat.events import (
 )
 from app.channels.wechat.receipts import Receipts
 from app.channels.wechat.subscriptions import Subscriptions
+from app.redis_store import store_errors
 from app.settings import Settings
-from app.store import store_errors
 from app.web.listener import read_body
 from streams.records import Delivery, WechatEvent, encode
 from streams.times import SECOND, format_moment, parse_instant
 from streams.topics import Topics
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 PATH = "/receive/wechat/callback"
 # A repeat is refused by its timestamp once this is over.
@@ -96,7 +96,7 @@ class _Callback:
 
     async def verify(self, request: web.Request) -> web.Response:
         echo = verify_address(self._console, request.query, time.time())
-        if isinstance(echo, Refused):
+        if isinstance(echo, RefusedRequest):
             return _refusal(echo)
         # Without Redis the address can be set up all the same: it changes nothing.
         with suppress(StoreAwayError), store_errors():
@@ -114,18 +114,18 @@ class _Callback:
             return _refusal(refused)
         body = await read_body(request, MOST_BODY_BYTES)
         if body is None:
-            return _refusal(Refused("the body is longer than 64 KiB"))
+            return _refusal(RefusedRequest("the body is longer than 64 KiB"))
         heard = hear(self._console, request.query, body, now_s)
-        if isinstance(heard, Refused):
+        if isinstance(heard, RefusedRequest):
             return _refusal(heard)
         try:
             event = to_event(heard.fields, self._console.app_id, self._settings.zone)
             if not await self._handle_once(event, heard):
-                return _refusal(Refused("the signature was used for another body"))
+                return _refusal(RefusedRequest("the signature was used for another body"))
         except EventError as error:
-            return _refusal(Refused(str(error)))
+            return _refusal(RefusedRequest(str(error)))
         except (StoreAwayError, KafkaError, _BeingHandledError) as error:
-            _log.warning("a callback must be sent again by WeChat: %s", type(error).__name__)
+            log.warning("a callback must be sent again by WeChat: %s", type(error).__name__)
             return web.Response(text="try again", status=503)
         return web.Response(text="success")
 
@@ -243,6 +243,6 @@ class _Callback:
         return f"{self._settings.group}:wechat:{kind}:{digest}"
 
 
-def _refusal(refused: Refused) -> web.Response:
-    _log.info("a callback was refused: %s", refused.reason)
+def _refusal(refused: RefusedRequest) -> web.Response:
+    log.info("a callback was refused: %s", refused.reason)
     return web.Response(text="refused", status=403)

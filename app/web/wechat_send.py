@@ -26,7 +26,7 @@ from streams.records import Notification, encode
 from streams.times import format_instant
 from streams.topics import Topics
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 PATH = "/wechat/send"
 SCENARIO = "direct"
@@ -96,7 +96,7 @@ def add_sending_routes(
         except (MessageSizeTooLargeError, RecordListTooLargeError):
             return _answer(413, "the body is longer than a record of Kafka's may be")
         except (KafkaError, TimeoutError) as error:
-            _log.warning(
+            log.warning(
                 "a command could not be published: %s",
                 type(error).__name__,
                 extra={

@@ -36,14 +36,14 @@ _BUSY_WAIT_MS = 10
 _BUSY_FETCH_BYTES = 1 << 16
 _IDLE_WAIT_MS = 1000
 _IDLE_AFTER_EMPTY_POLLS = 4
-_POLL_GAP_S = 0.005
-_READ_S = 0.5
-_READ_HANGS_S = 20.0
-_START_AGAIN_S = 0.2
-_MOST_PAUSE_S = 5.0
-_SAY_AGAIN_S = 60.0
-_WATCH_GROUP_S = 1.0
-_GROUP_ANSWERS_S = 5.0
+_POLL_GAP_SECONDS = 0.005
+_READ_SECONDS = 0.5
+_READ_HANGS_SECONDS = 20.0
+_START_AGAIN_SECONDS = 0.2
+_MOST_PAUSE_SECONDS = 5.0
+_SAY_AGAIN_SECONDS = 60.0
+_WATCH_GROUP_SECONDS = 1.0
+_GROUP_ANSWERS_SECONDS = 5.0
 _FULL_POLL = 500
 """A poll that brought fewer records is followed by a short pause, so that the next brings more:
 at low rates the cost of a fetch for each record dominates."""
@@ -72,7 +72,7 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         """Start, also where the brokers went away a moment ago: they are waited for."""
         self._consumer = consumer = self._create_consumer(loop=self.thread_loop)
         self.time_started = time.monotonic()
-        next_word, pause_s = 0.0, _START_AGAIN_S
+        next_word, pause_s = 0.0, _START_AGAIN_SECONDS
         while not self.should_stop:
             try:
                 await consumer.start()
@@ -81,10 +81,10 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
                 if consumer._fetcher is not None:  # half started, which aiokafka does only once
                     raise
                 if time.monotonic() >= next_word:
-                    next_word = time.monotonic() + _SAY_AGAIN_S
+                    next_word = time.monotonic() + _SAY_AGAIN_SECONDS
                     log.warning("can't join the group yet, trying on: %r", error)
             await asyncio.sleep(pause_s)
-            pause_s = min(pause_s * 2, _MOST_PAUSE_S)
+            pause_s = min(pause_s * 2, _MOST_PAUSE_SECONDS)
 
     async def read(self, tps: set[TP], timeout_s: float) -> dict[TP, list[Any]]:
         """Return what was fetched of these partitions, whole batches."""
@@ -100,7 +100,7 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         """Go on reading at these offsets."""
         # A read that is under way would bring records of before; let it end first.
         if self._under_way is not None:
-            await asyncio.wait([self._under_way], timeout=_READ_HANGS_S)
+            await asyncio.wait([self._under_way], timeout=_READ_HANGS_SECONDS)
             if not self._under_way.done():
                 raise RuntimeError("a read hangs in aiokafka; start the worker again")
 
@@ -206,7 +206,7 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
             return not any(group[0] for group in answer.groups)
 
         try:
-            async with asyncio.timeout(_GROUP_ANSWERS_S):
+            async with asyncio.timeout(_GROUP_ANSWERS_SECONDS):
                 return bool(await self.call_thread(ask))
         except (KafkaError, TimeoutError, OSError):
             return False
@@ -262,7 +262,7 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
         """A coordination that ended would leave the worker idle, with partitions or without."""
         out_since: float | None = None
         while not self.should_stop:
-            await self.sleep(_WATCH_GROUP_S)
+            await self.sleep(_WATCH_GROUP_SECONDS)
             try:
                 await self._thread.check_group()
                 await self._thread.look_for_topics()
@@ -334,11 +334,11 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
                 self.engine.feed(reader, TP(*tp), batch)
             self._thread.note_handed_over(TP(*tp) for tp in records)
             self.engine.note_polled()
-            await asyncio.sleep(0 if count >= _FULL_POLL else _POLL_GAP_S)
+            await asyncio.sleep(0 if count >= _FULL_POLL else _POLL_GAP_SECONDS)
 
     async def _read(self, wanted: set[TP]) -> dict[TP, list[Any]]:
         try:
-            return await self._thread.read(wanted, _READ_S)
+            return await self._thread.read(wanted, _READ_SECONDS)
         except (ConsumerStoppedError, NoOffsetForPartitionError):
             return {}  # the worker is stopping; the engine is about to seek
         except OffsetOutOfRangeError as error:

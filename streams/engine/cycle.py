@@ -61,7 +61,7 @@ BULK_OUTPUTS_BESIDE_ALERTS = 250
 BESIDE_SECONDS = 1.0
 LEAST_ROOM = 50
 # So long at most the network waits for the folds: a commit is half a dozen round trips.
-_SLICE_S = 0.01
+_SLICE_SECONDS = 0.01
 _MAX_BUFFERED = 40_000
 _MIN_BUFFERED = 2_000
 _MAX_KNOWN_KEYS = 100_000
@@ -295,7 +295,7 @@ class Cycle:
             if not await self._fold_next():
                 await self._rest()
                 yielded = clock()
-            elif clock() - yielded > _SLICE_S:
+            elif clock() - yielded > _SLICE_SECONDS:
                 await asyncio.sleep(0)
                 yielded = clock()
 

@@ -64,12 +64,12 @@ _REFUSED = (
 )
 """Trying again changes nothing: the worker stops before its offsets pass what it can't write."""
 
-_FINISH_COMMIT_S = 8.0
+_FINISH_COMMIT_SECONDS = 8.0
 _PAUSE_GROWS = 1.2
-_MOST_PAUSE_S = 5.0
-_SAY_AGAIN_S = 60.0
-_RECOVER_CALMLY_S = 10.0
-_LOOK_FOR_HANGING_S = 15.0
+_MOST_PAUSE_SECONDS = 5.0
+_SAY_AGAIN_SECONDS = 60.0
+_RECOVER_CALMLY_SECONDS = 10.0
+_LOOK_FOR_HANGING_SECONDS = 15.0
 
 
 class ProduceRefusedError(Exception):
@@ -287,7 +287,7 @@ class Engine:
         reader, hanging = self._takeover.reader, self._takeover.hanging
         before: dict[TP, int] = {}
         while True:
-            await asyncio.sleep(_LOOK_FOR_HANGING_S)
+            await asyncio.sleep(_LOOK_FOR_HANGING_SECONDS)
             if self._work is None:
                 continue
             try:
@@ -318,7 +318,7 @@ class Engine:
             self._enter(Phase.STOPPED)
         await self._stop_takeover()
         if self._work is not None:
-            await self._work.cycle.commit_rest(_FINISH_COMMIT_S)
+            await self._work.cycle.commit_rest(_FINISH_COMMIT_SECONDS)
         if self._phase is Phase.STOPPING:
             self._enter(Phase.STOPPED)
         await self._until_ended()
@@ -346,7 +346,7 @@ class Engine:
                     )
                 elif type(error).__name__ != complained_of or now() >= next_word:
                     # What it says of the same may differ each time: in which order it tried.
-                    complained_of, next_word = type(error).__name__, now() + _SAY_AGAIN_S
+                    complained_of, next_word = type(error).__name__, now() + _SAY_AGAIN_SECONDS
                     log.warning("can't take partitions over yet, trying on: %r", error)
                 await self._takeover.disconnect()
             except asyncio.CancelledError:
@@ -356,7 +356,7 @@ class Engine:
                 # aiokafka leaks the ends of its own tasks; this one was not meant.
                 log.warning("can't take partitions over yet, trying on: a request was dropped")
             await asyncio.sleep(pause_s)
-            pause_s = min(pause_s * _PAUSE_GROWS, _MOST_PAUSE_S)
+            pause_s = min(pause_s * _PAUSE_GROWS, _MOST_PAUSE_SECONDS)
 
     async def _try_take_over(self, share: Share, limit: asyncio.Timeout) -> Taken:
         def on_progress() -> None:
@@ -433,7 +433,7 @@ class Engine:
             await asyncio.shield(self._ending)
 
     async def _end(self, work: _Work) -> None:
-        is_settled = await work.cycle.finish_commit(_FINISH_COMMIT_S)
+        is_settled = await work.cycle.finish_commit(_FINISH_COMMIT_SECONDS)
         await asyncio.wait([work.folding])
         if not is_settled:
             await self._takeover.end()
@@ -474,7 +474,7 @@ class Engine:
             return
         now = asyncio.get_running_loop().time()
         # Two workers of one id must not race, and what fails for good must not spin.
-        is_again = now - self._last_failure < _RECOVER_CALMLY_S
+        is_again = now - self._last_failure < _RECOVER_CALMLY_SECONDS
         self._last_failure = now
         if self._phase is Phase.STOPPING:
             self._enter(Phase.STOPPED)

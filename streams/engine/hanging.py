@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 _UNDER_WAY = {"Ongoing", "PrepareCommit", "PrepareAbort", "PrepareEpochFence"}
 _LOOK_BACK_MS = 60_000
 """A transaction's records are younger than its first one less this, in every partition."""
-_EVIDENCE_S = 20.0
+_EVIDENCE_SECONDS = 20.0
 
 
 class HangingTransactionError(Exception):
@@ -222,7 +222,7 @@ class HangingTransactions:
         others = [tp for tp in tps if tp not in hangs_in]
         said = set()
         try:
-            async with asyncio.timeout(_EVIDENCE_S):
+            async with asyncio.timeout(_EVIDENCE_SECONDS):
                 first = min([await self._first_timestamp(one) for one in opened])
                 ends = await self._reader.ends(others)
                 starts = await self._reader.offsets_at(others, first - _LOOK_BACK_MS)

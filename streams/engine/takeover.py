@@ -40,10 +40,10 @@ from streams.kafka.rights import principal_of
 
 log = logging.getLogger(__name__)
 
-_ASK_AGAIN_S = 0.02
-_PATIENCE_S = 0.5
+_ASK_AGAIN_SECONDS = 0.02
+_PATIENCE_SECONDS = 0.5
 """A live owner finishes its commit in this time; after it the owner counts as gone."""
-_END_AGAIN_S = 0.2
+_END_AGAIN_SECONDS = 0.2
 _LOOKS_FOR_TOPIC = 3
 
 Crash = Callable[[Exception], None]
@@ -498,7 +498,7 @@ async def reached(reader: LogReader, needed: Mapping[TP, int], within_s: float) 
         is_reached = all(ends[tp] >= offset for tp, offset in needed.items())
         if is_reached or asyncio.get_running_loop().time() > deadline:
             return ends
-        await asyncio.sleep(_END_AGAIN_S)
+        await asyncio.sleep(_END_AGAIN_SECONDS)
 
 
 async def end_what_is_left_open(
@@ -519,7 +519,7 @@ async def end_what_is_left_open(
         ends, before = await reader.ends(tps), await reader.stable_ends(tps)
         pending, ended = list(tps), set[str]()
         while pending:
-            await asyncio.sleep(_PATIENCE_S)
+            await asyncio.sleep(_PATIENCE_SECONDS)
             stable = await reader.stable_ends(pending)
             pending = [tp for tp in pending if stable[tp] < ends[tp]]
             # Where it moves, live workers write.
@@ -553,8 +553,8 @@ async def settle(
         waiting = [tp for tp in waiting if tp not in found]
         if not waiting:
             break
-        await asyncio.sleep(_ASK_AGAIN_S)
-        if loop.time() - began > _PATIENCE_S:
+        await asyncio.sleep(_ASK_AGAIN_SECONDS)
+        if loop.time() - began > _PATIENCE_SECONDS:
             began = loop.time()
             if await hanging.mend():  # before who left it is fenced: that hides how it ended
                 continue

@@ -14,7 +14,7 @@ from streams.kafka.producer import learn, within
 from streams.kafka.protocol import DescribeTopics, read_topic_ids
 from streams.kafka.transactions import OFFSETS_TOPIC, check_leaders
 
-_STOP_S = 3.0
+_STOP_SECONDS = 3.0
 _DELETE_TIMEOUT_MS = 5_000
 
 
@@ -57,7 +57,7 @@ class LogReader:
         self._ends = self._records = None  # whatever ends this call: what is stopped is not used
         for consumer in consumers:
             if consumer is not None:
-                await within(_STOP_S, consumer.stop())
+                await within(_STOP_SECONDS, consumer.stop())
 
     @property
     def client(self) -> AIOKafkaClient:
@@ -176,7 +176,7 @@ class LogReader:
         try:
             await consumer.start()
         except BaseException:
-            await within(_STOP_S, consumer.stop())
+            await within(_STOP_SECONDS, consumer.stop())
             raise
         return consumer
 

@@ -43,8 +43,8 @@ Wanted = bytes | re.Pattern[bytes]
 
 BEGINNING, END = -2, -1
 _FETCH_BYTES = 4 << 20
-_RETRY_S = 0.1
-_PATIENCE_S = 10.0
+_RETRY_SECONDS = 0.1
+_PATIENCE_SECONDS = 10.0
 _COMMITTED, _UNCOMMITTED = 1, 0
 _FIRST_WINDOW = 2_000
 _MOST_WINDOW = 500_000
@@ -60,7 +60,7 @@ _MARKER_TYPE_AT = _HEADER.size + 7
 _ABORT = 0
 
 
-class Batch(NamedTuple):
+class RecordBatch(NamedTuple):
     """One record batch as it lies in a fetched piece of log."""
 
     start: int
@@ -217,7 +217,7 @@ class LogScan:
     async def _retrying(self, ask: Callable[[], Awaitable[T]]) -> T:
         """Ask again while the leader moves. Raises KafkaError."""
         now = asyncio.get_running_loop().time
-        deadline = now() + _PATIENCE_S
+        deadline = now() + _PATIENCE_SECONDS
         while True:
             try:
                 return await ask()
@@ -225,7 +225,7 @@ class LogScan:
                 if not error.retriable or now() > deadline:
                     raise
                 self._cluster = None
-            await asyncio.sleep(_RETRY_S)
+            await asyncio.sleep(_RETRY_SECONDS)
 
     async def _leader(self, tp: TP) -> int:
         cluster = self._cluster or await self._learn()
@@ -265,7 +265,7 @@ def outline(raw: bytes) -> Outline:
     return Outline(starts, start, has_compressed)
 
 
-def batch_at(raw: bytes, start: int) -> Batch:
+def batch_at(raw: bytes, start: int) -> RecordBatch:
     """Return the batch that begins there, which is whole."""
     (base, size, _, _, _, attributes, last, first_at, _, producer, _, _, count) = (
         _HEADER.unpack_from(raw, start)
@@ -276,15 +276,17 @@ def batch_at(raw: bytes, start: int) -> Batch:
         and end >= start + _MARKER_TYPE_AT + 2
         and _MARKER_TYPE.unpack_from(raw, start + _MARKER_TYPE_AT)[0] == _ABORT
     )
-    return Batch(start, end, base, base + last + 1, first_at, producer, count, attributes, is_abort)
+    return RecordBatch(
+        start, end, base, base + last + 1, first_at, producer, count, attributes, is_abort
+    )
 
 
-def batches_of(raw: bytes) -> Iterator[Batch]:
+def batches_of(raw: bytes) -> Iterator[RecordBatch]:
     """Yield the whole batches of a piece of log."""
     return (batch_at(raw, start) for start in outline(raw).starts)
 
 
-def kept_of(piece: Piece, shape: Outline, wanted: Collection[Wanted]) -> Iterator[Batch]:
+def kept_of(piece: Piece, shape: Outline, wanted: Collection[Wanted]) -> Iterator[RecordBatch]:
     """Yield the committed batches in which one of the wanted texts stands; no text: all."""
     raw = piece.raw
     if not wanted or piece.aborted or shape.has_compressed:
@@ -306,7 +308,9 @@ def _hits(raw: bytes, shape: Outline, text: Wanted) -> Iterator[int]:
         at = _find(raw, text, shape.starts[number]) if number < len(shape.starts) else -1
 
 
-def committed(batches: Iterable[Batch], aborted: Iterable[tuple[int, int]]) -> Iterator[Batch]:
+def committed(
+    batches: Iterable[RecordBatch], aborted: Iterable[tuple[int, int]]
+) -> Iterator[RecordBatch]:
     """Yield the batches that a reader of committed records gets."""
     begun = sorted(aborted, key=lambda one: one[1], reverse=True)
     rejected: set[int] = set()
@@ -320,7 +324,9 @@ def committed(batches: Iterable[Batch], aborted: Iterable[tuple[int, int]]) -> I
             yield batch
 
 
-def holding(raw: bytes, batches: Iterable[Batch], wanted: Collection[Wanted]) -> Iterator[Batch]:
+def holding(
+    raw: bytes, batches: Iterable[RecordBatch], wanted: Collection[Wanted]
+) -> Iterator[RecordBatch]:
     """Yield the batches in which one of the wanted texts stands, and those that can't be looked
     into; no text: all."""
     if not wanted:
@@ -343,6 +349,6 @@ def _find(raw: bytes, text: Wanted, start: int) -> int:
     return -1 if found is None else found.start()
 
 
-def records_of(raw: bytes, batch: Batch) -> Iterator[Any]:
+def records_of(raw: bytes, batch: RecordBatch) -> Iterator[Any]:
     """Return a batch's records, as aiokafka's C parser hands them over."""
     return iter(MemoryRecords(raw[batch.start : batch.end]).next_batch())

@@ -64,18 +64,18 @@ Destination = tuple[str, int]
 ProducerRecord = tuple[bytes | None, bytes | None, Any]
 """A record to write: key, value and headers."""
 
-TRANSACTION_TIMEOUT_S = 10.0
+TRANSACTION_TIMEOUT_SECONDS = 10.0
 _TOPIC_RESOURCE = 2
-_RETRY_S = 0.005
+_RETRY_SECONDS = 0.005
 # What aiokafka waits between two transactions while the markers of the first are being written:
 # its 20 ms are most of what an alert waits for.
-sender.BACKOFF_OVERRIDE = _RETRY_S
+sender.BACKOFF_OVERRIDE = _RETRY_SECONDS
 _MAX_BATCH_BYTES = 900_000  # below the broker's message.max.bytes of 1 MiB
-_WAIT_FOR_COORDINATOR_S = 30.0
-_ABORT_S = 5.0
-_STOP_S = 3.0
-_LONG_COMMIT_S = 10.0
-_DOUBTFUL_S = 3.0
+_WAIT_FOR_COORDINATOR_SECONDS = 30.0
+_ABORT_SECONDS = 5.0
+_STOP_SECONDS = 3.0
+_LONG_COMMIT_SECONDS = 10.0
+_DOUBTFUL_SECONDS = 3.0
 """An end that takes longer may have waited for a coordinator that was started anew, and that may
 have completed the transaction without its markers."""
 
@@ -166,11 +166,11 @@ class TransactionalProducer:
         producer = AIOKafkaProducer(
             **self._client_options,
             transactional_id=self.transactional_id,
-            transaction_timeout_ms=int(TRANSACTION_TIMEOUT_S * 1000),
+            transaction_timeout_ms=int(TRANSACTION_TIMEOUT_SECONDS * 1000),
             acks="all",
             linger_ms=0,
             max_batch_size=_MAX_BATCH_BYTES,
-            retry_backoff_ms=int(_RETRY_S * 1000),
+            retry_backoff_ms=int(_RETRY_SECONDS * 1000),
             request_timeout_ms=20_000,
         )
         try:
@@ -219,7 +219,7 @@ class TransactionalProducer:
         """
         # aiokafka waits for brokers as long as it takes, and says nothing.
         impatient = asyncio.get_running_loop().call_later(
-            _LONG_COMMIT_S, log.warning, "a commit takes long: is Kafka away or slow?"
+            _LONG_COMMIT_SECONDS, log.warning, "a commit takes long: is Kafka away or slow?"
         )
         try:
             return await self._commit_or_narrow(records, offsets, membership)
@@ -296,7 +296,7 @@ class TransactionalProducer:
         began = now()
         await producer.commit_transaction()
         self._committed = list(records)
-        if now() - began > _DOUBTFUL_S:
+        if now() - began > _DOUBTFUL_SECONDS:
             await self._write_markers_again(membership.group)
         return ends
 
@@ -315,9 +315,11 @@ class TransactionalProducer:
             return
         if state is TransactionState.IN_TRANSACTION:
             began, self._committed = asyncio.get_running_loop().time(), None
-            if not await within(_ABORT_S, producer.abort_transaction()):
+            if not await within(_ABORT_SECONDS, producer.abort_transaction()):
                 log.warning("could not abort a transaction: another producer does")
-            elif asyncio.get_running_loop().time() - began < _DOUBTFUL_S and not self._has_gap:
+            elif (
+                asyncio.get_running_loop().time() - began < _DOUBTFUL_SECONDS and not self._has_gap
+            ):
                 return
         self._producer, self._is_lost, self._committed = None, False, None
         self._has_gap = False
@@ -347,7 +349,9 @@ class TransactionalProducer:
         """Abort or finish what another, dead or frozen, worker left open, and fence it."""
 
         async def ask() -> None:
-            request = InitProducerIdRequest(transactional_id, int(TRANSACTION_TIMEOUT_S * 1000))
+            request = InitProducerIdRequest(
+                transactional_id, int(TRANSACTION_TIMEOUT_SECONDS * 1000)
+            )
             answer = await self._ask_coordinator(
                 CoordinationType.TRANSACTION, transactional_id, request
             )
@@ -479,8 +483,8 @@ class TransactionalProducer:
     async def _patiently(self, ask: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Ask again while the coordinator moves, loads or is away; raise all other errors."""
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + _WAIT_FOR_COORDINATOR_S
-        pause = _RETRY_S
+        deadline = loop.time() + _WAIT_FOR_COORDINATOR_SECONDS
+        pause = _RETRY_SECONDS
         while True:
             try:
                 return await ask()
@@ -489,7 +493,7 @@ class TransactionalProducer:
                     raise
                 log.debug("asking again: %r", error)
                 if isinstance(error, ConcurrentTransactions):
-                    pause = _RETRY_S  # the markers of the transaction before are on their way
+                    pause = _RETRY_SECONDS  # the markers of the transaction before are on their way
                 else:
                     self._coordinators.clear()
                     self._is_doubtful = True
@@ -552,12 +556,12 @@ def _raise_for(error_code: int) -> None:
 async def stop_quietly(producer: AIOKafkaProducer) -> None:
     """Stop a producer within some seconds, also a fenced one and one whose broker is away, whose
     own stop can hang. Raises nothing."""
-    if not await within(_STOP_S, producer.stop()):
+    if not await within(_STOP_SECONDS, producer.stop()):
         # What it still tries would go on for as long as this process lives.
         sender = producer._sender.sender_task
         if sender is not None:
             sender.cancel()
-        await within(_STOP_S, producer.client.close())
+        await within(_STOP_SECONDS, producer.client.close())
 
 
 async def learn(client: AIOKafkaClient, topics: Iterable[str]) -> None:

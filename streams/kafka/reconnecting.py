@@ -14,19 +14,19 @@ from aiokafka.client import AIOKafkaClient
 
 log = logging.getLogger(__name__)
 
-_LEAST_PAUSE_S = 0.05
-_MOST_PAUSE_S = 1.0
+_LEAST_PAUSE_SECONDS = 0.05
+_MOST_PAUSE_SECONDS = 1.0
 _PAUSE_SHARE = 0.1
 """Of the time for which a broker has been away."""
-_SAY_AGAIN_S = 30.0
-_SAY_SELDOM_S = 300.0
+_SAY_AGAIN_SECONDS = 30.0
+_SAY_SELDOM_SECONDS = 300.0
 
 
 @dataclass
 class _Away:
     since: float
     next_word: float
-    word_every_s: float = _SAY_AGAIN_S
+    word_every_s: float = _SAY_AGAIN_SECONDS
 
 
 _away: dict[str, _Away] = {}
@@ -51,12 +51,12 @@ async def _get_conn(client: AIOKafkaClient, node_id: Any, **options: Any) -> Any
             log.info("Kafka's broker at %s is there again, after %.0f s", place, now - away.since)
         return connection
     if not place:
-        await asyncio.sleep(_LEAST_PAUSE_S)
+        await asyncio.sleep(_LEAST_PAUSE_SECONDS)
         return None
     away = _away.setdefault(place, _Away(now, now))
     if now >= away.next_word:
         away.next_word = now + away.word_every_s
-        away.word_every_s = min(away.word_every_s * 2, _SAY_SELDOM_S)
+        away.word_every_s = min(away.word_every_s * 2, _SAY_SELDOM_SECONDS)
         log.warning(
             "Kafka's broker %s doesn't answer at %s, for %.0f s now; trying on. Start it, or set "
             "its advertised.listeners to an address that leads to it from here",
@@ -65,5 +65,5 @@ async def _get_conn(client: AIOKafkaClient, node_id: Any, **options: Any) -> Any
             now - away.since,
         )
     pause_s = (now - away.since) * _PAUSE_SHARE
-    await asyncio.sleep(min(max(pause_s, _LEAST_PAUSE_S), _MOST_PAUSE_S))
+    await asyncio.sleep(min(max(pause_s, _LEAST_PAUSE_SECONDS), _MOST_PAUSE_SECONDS))
     return None

@@ -7,7 +7,7 @@ from heapq import merge
 from zoneinfo import ZoneInfo
 
 from agents.rules import Rules
-from app.analysis.logs import FileRecord, Log
+from app.analysis.partition_logs import FileRecord, PartitionLog
 from app.analysis.refold import LineWatch, Question, Watch
 from app.analysis.variants import Variant
 from streams.topics import ContractTopic, Topics
@@ -38,13 +38,13 @@ class MemoryLogs:
     def counts(self) -> dict[str, int]:
         return {topic.value: PARTITIONS for topic in ContractTopic}
 
-    def begin(self, logs: Iterable[Log]) -> int:
+    def begin(self, logs: Iterable[PartitionLog]) -> int:
         for log in logs:
             self._next[log.tp] = 0
             log.is_ended = not self._records[log.tp]
         return 0
 
-    def fill(self, hungry: list[Log]) -> None:
+    def fill(self, hungry: list[PartitionLog]) -> None:
         for log in hungry:
             begin = self._next[log.tp]
             end = self._next[log.tp] = begin + self._at_once

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from app.analysis.against import is_ours
-from app.analysis.commands import Command
+from app.analysis.commands import ToldCommand
 from tests.analysis.test_export import run
 from tests.installation import PARTITIONS, Installation, Published
 from tests.replay.test_replay import history
@@ -104,5 +104,5 @@ async def test_a_line_over_several_partitions_is_named_as_what_made_it(
 def test_which_commands_are_dialwatch_s_own(
     scenario: str, id_: str, cause: Any, headers: Any, is_one: bool
 ) -> None:
-    said = Command(id_, scenario, "acme", "inbox", "2019-01-30T15:52:10+08:00", cause=cause)
+    said = ToldCommand(id_, scenario, "acme", "inbox", "2019-01-30T15:52:10+08:00", cause=cause)
     assert is_ours(said, headers) is is_one

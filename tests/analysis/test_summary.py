@@ -1,6 +1,6 @@
 """The counts of a summary."""
 
-from app.analysis.commands import Command
+from app.analysis.commands import ToldCommand
 from app.analysis.refold import ALL
 from app.analysis.summary import COLUMNS, Summary
 from app.analysis.variants import Variant
@@ -17,7 +17,7 @@ def test_accounts_are_counted_by_scenario_and_channel_each_once() -> None:
     ):
         counts.add(
             variant,
-            Command("id", "low_balance", account, channel, "2026-11-24T09:00:00+08:00"),
+            ToldCommand("id", "low_balance", account, channel, "2026-11-24T09:00:00+08:00"),
         )
     rows = [dict(zip(COLUMNS, row, strict=True)) for row in counts.rows()]
     assert [

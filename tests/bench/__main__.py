@@ -51,7 +51,7 @@ LATENCY_SECONDS = 15
 CEILING = "aiokafka, decoding only"
 PARTITIONS = 8
 # Answering is work of the worker's too: each look costs it some milliseconds.
-_LOOK_EVERY_S = 0.1
+_LOOK_EVERY_SECONDS = 0.1
 # (accounts, calls): a million accounts, three calls each, nearly every one another account's.
 SCALES = ((1, 600_000), (10_000, 1_000_000), (100_000, 1_000_000), (1_000_000, 3_000_000))
 
@@ -128,7 +128,7 @@ def run_dialwatch(installation: Installation, count: int, accounts: int) -> Meas
             began, already, cpu_before = first
             seconds, usage = time.monotonic() - began, usage_of(pid)
             break
-        time.sleep(_LOOK_EVERY_S)
+        time.sleep(_LOOK_EVERY_SECONDS)
     time.sleep(1.5)
     asyncio.run(wait_committed(installation, count))
     usage = Usage(usage_of(pid).cpu_seconds, usage.peak_mb)

@@ -33,9 +33,9 @@ from app.ledger import RedisLedger
 from app.local.stack import Stack
 from app.local.valkey import Valkey
 from app.local.worker import WorkerProcess
+from app.redis_store import open_redis
 from app.sandbox.run import settings_for
 from app.settings import Settings, load_settings
-from app.store import open_redis
 from streams.engine.memory import MemoryRecord
 from streams.engine.outbox import OutboxRecord
 from streams.engine.state import State

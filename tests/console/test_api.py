@@ -9,10 +9,10 @@ from urllib.parse import unquote
 
 import pytest
 
-from app.operations.deliveries import Wanted, find_deliveries
+from app.operations.deliveries import DeliveryFilter, find_deliveries
 from app.operations.explain import explain_account
 from app.operations.installation import open_installation
-from app.operations.letters import Wanted as WantedLetters
+from app.operations.letters import DeliveryFilter as WantedLetters
 from app.operations.letters import find_letters
 from app.operations.state import account_state, line_state
 from tests.console.conftest import HTML, ODD, OPENID, PHONE, RUBBISH, Watched, escaped
@@ -31,7 +31,7 @@ def until(watched: Watched, path: str, is_so: Any) -> Any:
 
 async def test_the_delivery_log_is_that_of_the_command_page_by_page(watched: Watched) -> None:
     async with open_installation(watched.installation.settings()) as installation:
-        right = await find_deliveries(installation, Wanted(limit=1000))
+        right = await find_deliveries(installation, DeliveryFilter(limit=1000))
     until(watched, "/deliveries", lambda found: len(found["items"]) == len(right))
     found: list[dict[str, Any]] = []
     path = "/deliveries?limit=4"

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from app.console import schema
-from app.console.index import Chunk, Index
+from app.console.index import Index, PolledRecords
 from app.console.queries import BadCursorError, Filters, Queries, cursor_of, parse_cursor
 from app.settings import Settings, load_settings
 from streams.times import DAY, SECOND, format_instant, parse_instant
@@ -59,8 +59,8 @@ def command(number: int, title: str = "余额不足", **fields: Any) -> dict[str
     } | fields
 
 
-def chunk(holds: str, values: list[Any], first: int = 0, partition: int = 0) -> Chunk:
-    return Chunk(
+def chunk(holds: str, values: list[Any], first: int = 0, partition: int = 0) -> PolledRecords:
+    return PolledRecords(
         holds,
         holds,
         partition,
@@ -185,9 +185,13 @@ def test_what_is_unreadable_costs_itself_alone_and_is_counted(settings: Settings
     records = [Record(place, value) for place, value in enumerate(bad)]
     good = Record(99, json.dumps(delivery(1, at="2026-11-25T04:00:00Z")).encode())
     for holds in ("commands", "inbox", "letters", "marks"):
-        index.write([Chunk(holds, holds, 0, records)], {(holds, 0): 6})
-    index.write([Chunk("state", "state", 0, [Record(0, b"\xc1", b"cacme")])], {("state", 0): 1})
-    index.write([Chunk("deliveries", "deliveries", 0, [*records, good])], {("deliveries", 0): 100})
+        index.write([PolledRecords(holds, holds, 0, records)], {(holds, 0): 6})
+    index.write(
+        [PolledRecords("state", "state", 0, [Record(0, b"\xc1", b"cacme")])], {("state", 0): 1}
+    )
+    index.write(
+        [PolledRecords("deliveries", "deliveries", 0, [*records, good])], {("deliveries", 0): 100}
+    )
     queries = Queries(settings)
     assert [one.notification_id for one in queries.deliveries(Filters(), now=NOW, limit=9)] == [
         f"{1:032x}"
@@ -201,7 +205,7 @@ def test_offsets_and_rows_are_one(settings: Settings, monkeypatch: pytest.Monkey
     index = Index(settings)
     index.write([chunk("deliveries", [delivery(1)])], {("deliveries", 0): 1})
 
-    def fail(chunks: list[Chunk]) -> None:
+    def fail(chunks: list[PolledRecords]) -> None:
         raise sqlite3.OperationalError("disk full")
 
     monkeypatch.setattr(index, "_add_letters", fail)
@@ -273,8 +277,8 @@ def test_what_is_older_than_the_retention_goes(settings: Settings) -> None:
 def test_runs_and_batches_are_listed_from_the_changelog_s_last_word(settings: Settings) -> None:
     index = Index(settings)
 
-    def state(key: bytes, value: bytes | None) -> Chunk:
-        return Chunk("state", "state", 1, [Record(0, value, key)])
+    def state(key: bytes, value: bytes | None) -> PolledRecords:
+        return PolledRecords("state", "state", 1, [Record(0, value, key)])
 
     batch = Batch(10, seen=4)
     tally = Tally(run=Run(7, "first", NOW), submitted=NOW, batch=batch)

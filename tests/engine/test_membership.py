@@ -20,7 +20,7 @@ from streams.kafka.log_reader import LogReader
 from tests.engine.inprocess import InProcess, eventually
 from tests.installation import Installation
 
-SHORT_POLL_S = 1.5
+SHORT_POLL_SECONDS = 1.5
 Made = Callable[..., InProcess]
 
 
@@ -60,10 +60,10 @@ async def generation(small: Installation) -> tuple[str, int]:
 
 @pytest.mark.broker
 async def test_a_spare_worker_stays_and_takes_over(small: Installation, worker: Made) -> None:
-    busy = worker("busy", max_poll_interval_s=SHORT_POLL_S)
+    busy = worker("busy", max_poll_interval_s=SHORT_POLL_SECONDS)
     await busy.start()
     await eventually(lambda: bool(busy.engine.assigned) and busy.engine.is_ready, "assigned")
-    spare = worker("spare", max_poll_interval_s=SHORT_POLL_S)
+    spare = worker("spare", max_poll_interval_s=SHORT_POLL_SECONDS)
     await spare.start()
     await eventually(
         lambda: busy.engine.is_ready and spare.engine.is_ready, "both have their share"
@@ -73,12 +73,12 @@ async def test_a_spare_worker_stays_and_takes_over(small: Installation, worker: 
     assert (len(idle.engine.assigned), len(other.engine.assigned)) == (0, 2)
     membership = idle.engine.membership
 
-    await asyncio.sleep(3 * SHORT_POLL_S)
+    await asyncio.sleep(3 * SHORT_POLL_SECONDS)
     assert idle.engine.membership == membership  # no rebalance, nobody left
     assert await generation(small) == ("Stable", 2)
     assert idle.engine.is_ready
     consumer = idle.app._consumer
-    assert consumer.loop.time() - consumer.last_poll < SHORT_POLL_S  # /health looks at it
+    assert consumer.loop.time() - consumer.last_poll < SHORT_POLL_SECONDS  # /health looks at it
 
     await other.stop()
     await eventually(lambda: len(idle.engine.assigned) == 2 and idle.engine.is_ready, "took over")
@@ -92,12 +92,12 @@ async def test_a_takeover_may_take_longer_than_the_poll_interval(
 
     async def slowly(reader: LogReader, *args: Any) -> int:
         began.append(1)
-        await asyncio.sleep(3 * SHORT_POLL_S)
+        await asyncio.sleep(3 * SHORT_POLL_SECONDS)
         return await restore(reader, *args)
 
     restore = LogReader.restore
     monkeypatch.setattr(LogReader, "restore", slowly)
-    slow = worker("slow", max_poll_interval_s=SHORT_POLL_S)
+    slow = worker("slow", max_poll_interval_s=SHORT_POLL_SECONDS)
     await slow.start()
     await eventually(lambda: bool(slow.engine.assigned) and slow.engine.is_ready, "taken over")
     assert (len(began), slow.crashes) == (1, [])
@@ -114,10 +114,10 @@ async def test_who_is_left_out_of_a_group_that_answers_says_so_and_ends(
         """As aiokafka has it: who fetches nothing leaves, and doesn't come back."""
 
     monkeypatch.setattr(_ConsumerThread, "stay_member", never)
-    first = worker("first", max_poll_interval_s=SHORT_POLL_S, out_of_group_s=1.0)
+    first = worker("first", max_poll_interval_s=SHORT_POLL_SECONDS, out_of_group_s=1.0)
     await first.start()
     await eventually(lambda: bool(first.engine.assigned) and first.engine.is_ready, "assigned")
-    second = worker("second", max_poll_interval_s=SHORT_POLL_S, out_of_group_s=1.0)
+    second = worker("second", max_poll_interval_s=SHORT_POLL_SECONDS, out_of_group_s=1.0)
     await second.start()
     await eventually(lambda: bool(first.crashes or second.crashes), "ended")
     [idle] = [one for one in (first, second) if one.crashes]

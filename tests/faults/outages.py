@@ -33,7 +33,7 @@ CALLS = 300
 MOVES_ON_SECONDS = 120.0
 """On a machine that does other things too; 5 to 15 s where it doesn't."""
 SETTLE_SECONDS = 600.0
-LENGTHS_S = (5.0, 10.0, 20.0, 45.0, 45.0, 90.0, 180.0)
+LENGTHS_SECONDS = (5.0, 10.0, 20.0, 45.0, 45.0, 90.0, 180.0)
 BEGINS_EVERY_SECONDS = 8.0
 MOST_LINES = 60
 """That a worker says about one outage."""
@@ -88,7 +88,7 @@ async def _is_past(round_: Round, ends: dict[TopicPartition, int]) -> bool:
 
 async def of_one_broker(servers: Stack | Cluster, rng: random.Random) -> str:
     """One outage; what it was."""
-    length_s, is_slow = rng.choice(LENGTHS_S), rng.random() < 0.25
+    length_s, is_slow = rng.choice(LENGTHS_SECONDS), rng.random() < 0.25
     await away([servers.kafka], length_s, is_slow=is_slow)
     return f"{length_s:.0f} s{', started slowly' if is_slow else ''}"
 
@@ -96,7 +96,7 @@ async def of_one_broker(servers: Stack | Cluster, rng: random.Random) -> str:
 async def of_a_cluster(servers: Stack | Cluster, rng: random.Random) -> str:
     """Two of three brokers are too few for min.insync.replicas, three are all."""
     assert isinstance(servers, Cluster)
-    length_s, count = rng.choice(LENGTHS_S), rng.choice((1, 2, 3))
+    length_s, count = rng.choice(LENGTHS_SECONDS), rng.choice((1, 2, 3))
     await away(list(rng.sample(servers.brokers, count)), length_s)
     return f"{length_s:.0f} s, {count} of {len(servers.brokers)} brokers"
 

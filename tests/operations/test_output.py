@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from app.commands.output import Output, print_one, print_rows
+from app.commands.output import OutputFormat, print_one, print_rows
 from app.operations.masks import masked, shown
 
 ROWS = [
@@ -37,37 +37,37 @@ def test_whole_only_where_somebody_asks_for_it() -> None:
 
 
 def test_a_table_is_plain_text(capfd: pytest.CaptureFixture[str]) -> None:
-    print_rows(ROWS, COLUMNS, Output.TABLE)
+    print_rows(ROWS, COLUMNS, OutputFormat.TABLE)
     out = capfd.readouterr().out
     assert "<b>[red]甲[/red]�[31m��" in out
     assert "\x1b" not in out
     assert "a, b" in out
     assert "2026-02-14T10:00:00+08:00" in out  # no fraction where people read
-    print_rows(ROWS, COLUMNS, Output.TABLE, few=("is",))
+    print_rows(ROWS, COLUMNS, OutputFormat.TABLE, few=("is",))
     assert "name" not in capfd.readouterr().out
 
 
 def test_programs_get_everything_as_it_is(capfd: pytest.CaptureFixture[str]) -> None:
-    print_rows(ROWS, COLUMNS, Output.JSONL)
+    print_rows(ROWS, COLUMNS, OutputFormat.JSONL)
     assert [json.loads(line) for line in capfd.readouterr().out.splitlines()] == ROWS
-    print_rows(ROWS, COLUMNS, Output.JSON)
+    print_rows(ROWS, COLUMNS, OutputFormat.JSON)
     assert json.loads(capfd.readouterr().out) == ROWS
-    print_rows(ROWS, COLUMNS, Output.CSV)
+    print_rows(ROWS, COLUMNS, OutputFormat.CSV)
     first, second = csv.DictReader(io.StringIO(capfd.readouterr().out, newline=""))
     assert first == {
         "name": ROWS[0]["name"], "many": '["a","b"]', "none": "", "is": "true"
     }  # fmt: skip
     assert second["name"] == ROWS[1]["name"]
-    print_rows([], COLUMNS, Output.JSON)
+    print_rows([], COLUMNS, OutputFormat.JSON)
     assert json.loads(capfd.readouterr().out) == []
 
 
 def test_one_answer_has_a_line_for_each_field(capfd: pytest.CaptureFixture[str]) -> None:
     one = {"run": {"count": 3, "first": None}, "batches": []}
-    print_one(one, Output.TABLE)
+    print_one(one, OutputFormat.TABLE)
     lines = [line.split() for line in capfd.readouterr().out.splitlines() if line.strip()]
     assert lines == [["run.count", "3"], ["run.first", "–"], ["batches", "–"]]
-    print_one(one, Output.CSV)
+    print_one(one, OutputFormat.CSV)
     assert capfd.readouterr().out == "run.count,run.first,batches\n3,,[]\n"
-    print_one(one, Output.JSONL)
+    print_one(one, OutputFormat.JSONL)
     assert json.loads(capfd.readouterr().out) == one

@@ -18,7 +18,7 @@ from agents.settle import UNCERTAIN
 from app.errors import CommandError
 from app.operations.installation import open_installation
 from app.operations.letter_writer import LetterWriter
-from app.operations.letters import Wanted, find_letters, read_letter
+from app.operations.letters import LetterFilter, find_letters, read_letter
 from streams.topics import partition_of
 from tests.cli.test_commands import dialwatch
 from tests.installation import Installation
@@ -34,7 +34,7 @@ RUBBISH = b'{"half a surr\xff'
 async def listed(installation: Installation, **given: Any) -> list[dict[str, Any]]:
     """What `dlq list` says."""
     async with open_installation(installation.settings()) as connected:
-        return await find_letters(connected, Wanted(**given))
+        return await find_letters(connected, LetterFilter(**given))
 
 
 async def test_a_letter_goes_to_where_it_came_from_byte_for_byte_with_its_own_headers(
@@ -176,14 +176,14 @@ async def test_filters_choose_and_only_what_nobody_has_dealt_with(
         letter(topics.ticks, None, b"2", reason="at: is missing"),
     )
     for wanted, expected in (
-        (Wanted(topic="call-records"), {call}),
-        (Wanted(topic=topics.ticks), {tick}),
-        (Wanted(reason="PHONE"), {call}),
-        (Wanted(reason="is missing"), {call, tick}),
-        (Wanted(until=1), set()),
-        (Wanted(since=1), {call, tick}),
-        (Wanted(limit=1), {call}),
-        (Wanted(topic="accounts"), set()),
+        (LetterFilter(topic="call-records"), {call}),
+        (LetterFilter(topic=topics.ticks), {tick}),
+        (LetterFilter(reason="PHONE"), {call}),
+        (LetterFilter(reason="is missing"), {call, tick}),
+        (LetterFilter(until=1), set()),
+        (LetterFilter(since=1), {call, tick}),
+        (LetterFilter(limit=1), {call}),
+        (LetterFilter(topic="accounts"), set()),
     ):
         assert set(actions(await order(installation, wanted=wanted))) == expected, wanted
 

@@ -6,7 +6,7 @@ import pytest
 
 from app.operations.explain import explain_account
 from app.operations.installation import open_installation
-from app.operations.letters import Wanted, find_letters
+from app.operations.letters import LetterFilter, find_letters
 from app.sandbox.run import running_sandbox
 from tests.installation import Installation
 from tests.operations.letters import actions, bury, letter, order, records_of
@@ -27,7 +27,7 @@ async def test_a_command_given_up_is_sent_by_its_redrive_once_and_never_after(
         )
         (failed,) = [one for one in ends if one["status"] == "failed"]
         async with open_installation(installation.settings()) as connected:
-            (row,) = await find_letters(connected, Wanted())
+            (row,) = await find_letters(connected, LetterFilter())
             explained = await explain_account(connected, "acme")
         assert row["reason"].startswith("40249:")
         assert row["topic"] == installation.topics.notifications

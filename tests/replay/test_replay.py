@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from app.analysis.logs import Log
+from app.analysis.partition_logs import PartitionLog
 from streams.engine.memory import MemoryRecord
 from streams.engine.order import next_of
 from streams.engine.types import TP, Source
@@ -20,8 +20,8 @@ from tests.installation import PARTITIONS, Installation, Published
 from tests.samples import account, announcement, call, recharge, ticks
 
 
-def log(topic: str, order: int, *timestamps: int) -> Log:
-    made = Log(TP(topic, 0), Source(topic, lambda _: None, order, is_timed=True))
+def log(topic: str, order: int, *timestamps: int) -> PartitionLog:
+    made = PartitionLog(TP(topic, 0), Source(topic, lambda _: None, order, is_timed=True))
     made.is_ended = True
     made.add(
         [MemoryRecord(n, at, None, f"{topic}{at}".encode()) for n, at in enumerate(timestamps)]
@@ -29,7 +29,7 @@ def log(topic: str, order: int, *timestamps: int) -> Log:
     return made
 
 
-def merged(*logs: Log) -> list[str]:
+def merged(*logs: PartitionLog) -> list[str]:
     seen: list[str] = []
     while (turn := next_of(logs)) is not None:
         seen += [record.value.decode() for record in turn[0].take(100, turn[1])]

@@ -11,7 +11,7 @@ from typing import Any
 
 from agents.outcomes import Held, Outcome, Refused, Sent, TryLater, Unclear
 from app.sandbox.faults import Faults
-from app.sandbox.limits import Limits
+from app.sandbox.quotas import QuotaLimits
 from app.sandbox.server import TEMPLATE_ID, Sandbox
 
 RID = " rid: 5f6c1f1e-2d5e9a3b-1c7d8e9f"
@@ -48,7 +48,7 @@ def _faults(**faults: Any) -> Callable[[Sandbox], object]:
 
 
 def _limits(**limits: Any) -> Callable[[Sandbox], object]:
-    return lambda sandbox: setattr(sandbox.wechat.quotas, "limits", Limits(**limits))
+    return lambda sandbox: setattr(sandbox.wechat.quotas, "limits", QuotaLimits(**limits))
 
 
 OPENID = "o-customer"

@@ -6,7 +6,7 @@ import pytest
 from redis.asyncio import Redis
 
 from app.local.valkey import Valkey
-from app.store import open_redis
+from app.redis_store import open_redis
 
 
 @pytest.fixture(scope="module")

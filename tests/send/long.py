@@ -32,9 +32,9 @@ from app.http import open_http
 from app.ledger import RedisLedger
 from app.local.service import Service
 from app.local.valkey import Valkey
+from app.redis_store import open_redis
 from app.sandbox.run import callback_settings, settings_for, usual_callback
 from app.settings import Settings, load_settings
-from app.store import open_redis
 from app.web.wechat_callback import add_callback_routes
 from streams.engine.outbox import OutboxRecord
 from streams.engine.types import Output

@@ -12,7 +12,7 @@ from redis.asyncio import Redis
 from agents.channel import Bar, Claim, Entry, LaterWord, Ledger, StoreAwayError
 from app.ledger import RedisLedger
 from app.local.valkey import Valkey
-from app.store import open_redis
+from app.redis_store import open_redis
 from streams.records import Delivery
 from tests.send.fakes import MemoryLedger
 

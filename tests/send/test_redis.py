@@ -13,7 +13,7 @@ from app.channels.wechat.receipts import Receipt, Receipts
 from app.channels.wechat.subscriptions import REFUSAL_SECONDS, UNSUBSCRIBED_SECONDS, Subscriptions
 from app.ledger import KEPT_SECONDS, RedisLedger
 from app.local.valkey import Valkey
-from app.store import open_redis
+from app.redis_store import open_redis
 from streams.records import Delivery
 
 DELIVERY = Delivery("n1", "wechat", "a", "batch_completed", "sent", 1, "2019-01-30T15:52:10+08:00")

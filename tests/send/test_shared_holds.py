@@ -10,8 +10,8 @@ from agents.channel import StoreAwayError
 from agents.holds import HoldView
 from agents.outcomes import Held
 from app.local.valkey import Valkey
+from app.redis_store import open_redis
 from app.shared_holds import KEPT_SECONDS, read_holds, share_holds
-from app.store import open_redis
 from tests.send.fakes import SHANGHAI, World, notification
 from tests.send.test_send import answering
 from tests.virtual_time import run_virtually

@@ -13,8 +13,8 @@ from app.channels.wechat.receipts import Receipts
 from app.errors import CommandError
 from app.ledger import RedisLedger
 from app.local.valkey import Valkey
-from app.store import MOST_CONNECTIONS, open_redis
-from app.store_check import examine_redis, refuse_cluster, refuse_cluster_when_it_answers
+from app.redis_check import examine_redis, refuse_cluster, refuse_cluster_when_it_answers
+from app.redis_store import MOST_CONNECTIONS, open_redis
 
 
 class OtherValkey(Valkey):

@@ -14,7 +14,7 @@ from app.channels.wechat.client import WechatClient
 from app.channels.wechat.token import TOKEN_SECONDS, Tokens
 from app.channels.wechat.token_store import TokenRecord, TokenStore
 from app.local.valkey import Valkey
-from app.store import open_redis
+from app.redis_store import open_redis
 from app.web.view import counted
 from streams.times import SECOND
 

@@ -8,9 +8,9 @@ import pytest
 from agents.holds import HoldView
 from app.settings import load_settings
 from app.web.history import KEPT, History, Sample, sparkline
+from app.web.numbers import duration, matrix, ranges
 from app.web.recent import masked
 from app.web.view import STUCK_SECONDS, WorkerView
-from app.web.words import duration, matrix, ranges
 from streams.engine.phases import Phase
 
 

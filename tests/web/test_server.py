@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from app.local.worker import WorkerProcess
+from app.redis_store import open_redis
 from app.sandbox.faults import Faults
 from app.sandbox.run import running_sandbox
 from app.shared_holds import read_holds
-from app.store import open_redis
 from tests.installation import Installation
 from tests.samples import account, call
 

@@ -16,7 +16,7 @@ from collections import Counter
 from zoneinfo import ZoneInfo
 
 from app.channels.wechat import crypto
-from app.channels.wechat.callback import Console, Heard, Refused, hear
+from app.channels.wechat.callback import Console, Heard, RefusedRequest, hear
 from app.channels.wechat.events import EventError, job_error, msgid_of, to_event
 from streams.records import encode
 
@@ -134,7 +134,7 @@ def try_one(dice: random.Random) -> str:
     """Return what became of one body. Anything that isn't a refusal or an event raises."""
     console, query, body = request(dice, mutate(dice, dice.choice(SEEDS)))
     heard = hear(console, query, body, NOW)
-    if isinstance(heard, Refused):
+    if isinstance(heard, RefusedRequest):
         return heard.reason
     assert isinstance(heard, Heard)
     try:

@@ -51,7 +51,7 @@ class Console:
 
 
 @dataclass(frozen=True)
-class Refused:
+class RefusedRequest:
     """Not WeChat's, or not now: 403."""
 
     reason: str
@@ -68,17 +68,19 @@ class Heard:
     """Names what it said: under one `request` nothing else may ever be said."""
 
 
-def verify_address(console: Console, query: Mapping[str, str], now_s: float) -> str | Refused:
+def verify_address(
+    console: Console, query: Mapping[str, str], now_s: float
+) -> str | RefusedRequest:
     """Return the echostr of a GET that WeChat made to check the address."""
     refused = _check_query(console, query, now_s)
     if refused is not None:
         return refused
     if not crypto.is_signed(query.get("signature", ""), *_signed(console, query)):
-        return Refused("the signature is wrong")
+        return RefusedRequest("the signature is wrong")
     return query.get("echostr", "")
 
 
-def refuse_early(console: Console, query: Mapping[str, str], now_s: float) -> Refused | None:
+def refuse_early(console: Console, query: Mapping[str, str], now_s: float) -> RefusedRequest | None:
     """Return why a POST counts for nothing whatever its body says; None: the body must be read.
 
     An encrypted body's signature covers it, so that only its form can be seen before.
@@ -88,35 +90,37 @@ def refuse_early(console: Console, query: Mapping[str, str], now_s: float) -> Re
         return refused
     if not console.aes_keys:
         if not crypto.is_signed(query.get("signature", ""), *_signed(console, query)):
-            return Refused("the signature is wrong")
+            return RefusedRequest("the signature is wrong")
     elif not _SIGNATURE.fullmatch(query.get("msg_signature", "")):
-        return Refused("the msg_signature is missing")
+        return RefusedRequest("the msg_signature is missing")
     return None
 
 
-def hear(console: Console, query: Mapping[str, str], body: bytes, now_s: float) -> Heard | Refused:
+def hear(
+    console: Console, query: Mapping[str, str], body: bytes, now_s: float
+) -> Heard | RefusedRequest:
     """Return what a POST says, or why it counts for nothing."""
     refused = refuse_early(console, query, now_s)
     if refused is not None:
         return refused
     if len(body) > MOST_BODY_BYTES:
-        return Refused("the body is longer than 64 KiB")
+        return RefusedRequest("the body is longer than 64 KiB")
     try:
         if not console.aes_keys:
             return _hear_plain(query, body)
         return _hear_encrypted(console, query, body)
     except (EventError, crypto.CryptoError) as error:
-        return Refused(str(error))
+        return RefusedRequest(str(error))
 
 
-def _check_query(console: Console, query: Mapping[str, str], now_s: float) -> Refused | None:
+def _check_query(console: Console, query: Mapping[str, str], now_s: float) -> RefusedRequest | None:
     if console.token is None:
-        return Refused("DIALWATCH_WECHAT_CALLBACK_TOKEN is not set")
+        return RefusedRequest("DIALWATCH_WECHAT_CALLBACK_TOKEN is not set")
     timestamp = query.get("timestamp", "")
     if not (timestamp.isascii() and timestamp.isdigit()) or len(timestamp) > 12:
-        return Refused("the timestamp is missing")
+        return RefusedRequest("the timestamp is missing")
     if abs(now_s - int(timestamp)) > WINDOW_SECONDS:
-        return Refused("the timestamp is more than 300 s off")
+        return RefusedRequest("the timestamp is more than 300 s off")
     return None
 
 
@@ -124,20 +128,24 @@ def _signed(console: Console, query: Mapping[str, str]) -> tuple[str, str, str]:
     return (console.token or "", query.get("timestamp", ""), query.get("nonce", ""))
 
 
-def _hear_plain(query: Mapping[str, str], body: bytes) -> Heard | Refused:
+def _hear_plain(query: Mapping[str, str], body: bytes) -> Heard | RefusedRequest:
     fields = read_fields(body)
     if "Encrypt" in fields and "MsgType" not in fields:
-        return Refused("the body is encrypted and DIALWATCH_WECHAT_ENCODING_AES_KEY is not set")
+        return RefusedRequest(
+            "the body is encrypted and DIALWATCH_WECHAT_ENCODING_AES_KEY is not set"
+        )
     return Heard(fields, request_name(query), blake2b(body, digest_size=16).hexdigest())
 
 
-def _hear_encrypted(console: Console, query: Mapping[str, str], body: bytes) -> Heard | Refused:
+def _hear_encrypted(
+    console: Console, query: Mapping[str, str], body: bytes
+) -> Heard | RefusedRequest:
     sealed = read_fields(body).get("Encrypt")
     if not sealed:
-        return Refused("the body is in clear and a key is set")
+        return RefusedRequest("the body is in clear and a key is set")
     given = query.get("msg_signature", "")
     if not crypto.is_signed(given, *_signed(console, query), sealed):
-        return Refused("the msg_signature is wrong")
+        return RefusedRequest("the msg_signature is wrong")
     message = crypto.decrypt(console.aes_keys, console.app_id, sealed)
     # The signature covers what counts of the body, and is part of the request's name.
     return Heard(read_fields(message), f"{request_name(query)}:{given}")

@@ -43,7 +43,7 @@ from streams.records import Account, Channel, Notification, encode
 if TYPE_CHECKING:
     from app.settings import Settings
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 # WeChat guarantees ten minutes for a repeated client_msg_id; the repeat must have arrived by then.
 DOUBT_LIMIT_SECONDS = 590.0
@@ -192,7 +192,7 @@ class WechatChannel:
 def _log_refusal(answer: Answer, result: Refused | Held | TryLater, message: Message) -> None:
     # The request id is what Tencent's support asks for.
     request_id = rid((answer.body or {}).get("errmsg", ""))
-    _log.info(
+    log.info(
         "wechat answered %s (rid %s)",
         result.error_code,
         request_id,

@@ -13,7 +13,7 @@ from msgspec import Struct
 from redis.asyncio import Redis
 
 from agents.channel import Claim, LaterWord
-from app.store import store_errors
+from app.redis_store import store_errors
 
 # WeChat speaks within seconds, after review within hours.
 _RECEIPT_SECONDS = 3 * 86400

@@ -6,7 +6,7 @@ from typing import cast
 from redis.asyncio import Redis
 
 from agents.channel import Bar
-from app.store import store_errors
+from app.redis_store import store_errors
 
 # The event that takes it back may have been missed: then one message finds out.
 UNSUBSCRIBED_SECONDS = 30 * 86400

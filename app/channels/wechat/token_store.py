@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Struct
 from redis.asyncio import Redis
 
-from app.store import store_errors
+from app.redis_store import store_errors
 
 # Longer than a token request may take, so that a live owner doesn't lose it.
 LOCK_SECONDS = 30

@@ -23,7 +23,7 @@ PATIENCE_SECONDS = 5.0
 LAG_KEPT_SECONDS = 5.0
 
 
-class Kafka:
+class KafkaLookups:
     """Asked by pages. Every question ends within seconds."""
 
     def __init__(self, settings: Settings) -> None:

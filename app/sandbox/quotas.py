@@ -9,7 +9,7 @@ CLEARINGS_A_MONTH = 10
 _DAY, _MINUTE, _SHANGHAI = 86_400, 60, 8 * 3600
 
 
-class Limits(Struct, kw_only=True, forbid_unknown_fields=True):
+class QuotaLimits(Struct, kw_only=True, forbid_unknown_fields=True):
     """0: none. Only the daily one is documented; of the others users report."""
 
     daily: int = 100_000
@@ -24,7 +24,7 @@ class Quotas:
     """Counts what was accepted. `now` in seconds."""
 
     def __init__(self, now: Callable[[], float]) -> None:
-        self.limits = Limits()
+        self.limits = QuotaLimits()
         self._now = now
         self._today: tuple[int, int] = (0, 0)
         self._minute: tuple[int, int] = (0, 0)

@@ -9,8 +9,8 @@ from redis.exceptions import NoPermissionError
 
 from agents.channel import StoreAwayError
 from app.errors import CommandError
+from app.redis_store import IS_CLUSTER, store_errors
 from app.settings import variable
-from app.store import IS_CLUSTER, store_errors
 
 LOOK_SECONDS = 3.0
 

@@ -25,7 +25,7 @@ class FileRecord(msgspec.Struct, gc=False):
     headers: tuple[tuple[str, bytes], ...] = ()
 
 
-class Log:
+class PartitionLog:
     """One partition of a topic, and what was read of it. `source`: whose order it has."""
 
     def __init__(self, tp: TP, source: Source) -> None:
@@ -85,11 +85,11 @@ class Reading(Protocol):
     def counts(self) -> dict[str, int]:
         """Return how many partitions each topic has, by its real name."""
 
-    def begin(self, logs: Iterable[Log]) -> int:
+    def begin(self, logs: Iterable[PartitionLog]) -> int:
         """Read these from now on, and no others, up to the ends they have. Returns about how many
         records that is."""
 
-    def fill(self, hungry: list[Log]) -> None:
+    def fill(self, hungry: list[PartitionLog]) -> None:
         """Return when each of these has records or is ended. Raises CommandError."""
 
     def missing(self) -> list[str]:
