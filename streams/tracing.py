@@ -1,7 +1,7 @@
 """Traces, where somebody switched them on: which records carry them, and who hears of each step.
 
 Off, as usual: nothing is asked for a record, no header is written, and OpenTelemetry, of which
-only `app/tracing.py` knows, is not even imported.
+only `app/trace_export.py` knows, is not even imported.
 """
 
 from collections.abc import Iterable

@@ -134,7 +134,7 @@ def to_bytes(said: str | Bytes | None) -> bytes | None:
 
 
 class FileLogs:
-    """A `Reading` of an export."""
+    """An export's files as `Logs`."""
 
     def __init__(self, directory: Path, topics: Topics, needed: str | None = None) -> None:
         """Look at what is there; `needed`: a topic without which there is nothing to do. Raises

@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterator, Sequence
 from heapq import merge
 from typing import Any
 
-from app.analysis.partition_logs import Reading
+from app.analysis.partition_logs import Logs
 from app.analysis.refold import Question, Slice, Watch
 from app.errors import CommandError
 from app.garbage_collector import tune_memory
 
-Opening = Callable[[], Reading]
+Opening = Callable[[], Logs]
 """Opens what is read, in whichever process it is called. Travels between processes."""
 
 # So much is sent at once, and so much of a process that is ahead waits here.
@@ -24,7 +24,7 @@ _MOST_SLICES, _MOST_RECORDS = 500, 100_000
 _MOST_WAITING = 16
 
 
-def slices_of(question: Question, reading: Reading, opening: Opening, jobs: int) -> Iterator[Slice]:
+def slices_of(question: Question, reading: Logs, opening: Opening, jobs: int) -> Iterator[Slice]:
     """Yield the slices of all partitions in order, folded by so many processes. `reading`: what is
     open here, for one process. Raises CommandError."""
     partitions = range(question.topics.partitions)

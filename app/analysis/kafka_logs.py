@@ -20,7 +20,7 @@ _FETCH_BYTES = 4 << 20
 
 
 class KafkaLogs:
-    """A `Reading` of an installation's topics. Has an event loop of its own."""
+    """An installation's topics as `Logs`. Has an event loop of its own."""
 
     def __init__(self, settings: Settings) -> None:
         """Connect. Raises KafkaAwayError."""
@@ -39,7 +39,7 @@ class KafkaLogs:
         return self._counts
 
     def begin(self, logs: Iterable[PartitionLog], starts: Mapping[TP, int] | None = None) -> int:
-        """See `Reading`. `starts`: from which offset on, where that isn't the beginning."""
+        """See `Logs`. `starts`: from which offset on, where that isn't the beginning."""
         by_tp = {TopicPartition(*log.tp): log for log in logs}
         return int(self._run(self._begin(by_tp, starts or {})))
 

@@ -1,6 +1,6 @@
 """Logs as a replay reads them: each partition of a topic a head of `order`, filled when empty.
 
-Where records come from (Kafka, an export's files) is a `Reading`; what they mean isn't known here.
+`Logs` is where records come from: Kafka, or an export's files. What they mean isn't known here.
 """
 
 from bisect import bisect_right
@@ -79,7 +79,7 @@ class PartitionLog:
         return self._records[begin:end]
 
 
-class Reading(Protocol):
+class Logs(Protocol):
     """Where logs come from."""
 
     def counts(self) -> dict[str, int]:

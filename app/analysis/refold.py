@@ -20,7 +20,7 @@ import msgspec
 
 from agents.register import watching
 from agents.rules import Rules
-from app.analysis.partition_logs import PartitionLog, Reading
+from app.analysis.partition_logs import Logs, PartitionLog
 from app.analysis.variants import NEVER, AccountRuns, Lengths, Variant
 from app.errors import CommandError
 from streams.engine.memory import MemoryEngine, MemoryRecord
@@ -138,7 +138,7 @@ class Watch:
     def __init__(
         self,
         question: Question,
-        reading: Reading,
+        reading: Logs,
         partitions: Iterable[int],
         *,
         is_first: bool = True,

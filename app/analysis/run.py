@@ -15,14 +15,13 @@ from app.analysis.commands import CommandFilter, ToldCommand, decode_command, in
 from app.analysis.files import FileLogs
 from app.analysis.jobs import slices_of
 from app.analysis.kafka_logs import KafkaLogs
-from app.analysis.partition_logs import PartitionLog, Reading
+from app.analysis.partition_logs import Logs, PartitionLog
 from app.analysis.refold import ALL, LineWatch, Question, Slice
 from app.analysis.variants import Variant, variants_of
 from app.errors import CommandError, SettingsError, all_of
 from app.garbage_collector import tune_memory
-from app.kafka.topics import common_count
+from app.kafka.topic_setup import common_count
 from app.ranges import range_of
-from app.rules import rules_of
 from app.settings import Settings
 from streams.engine.order import FOREVER
 from streams.engine.types import TP, Source
@@ -61,7 +60,7 @@ def asked_for(
     has_places: bool = False,
 ) -> Asked:
     """Return what people ask for as text. Raises SettingsError, with a line for each mistake."""
-    rules = rules_of(settings)
+    rules = settings.rules
     variants, (begin, end), _ = all_of(
         lambda: variants_of(rules, run_length, window_hours),
         lambda: range_of(settings.zone, since, until),
@@ -76,7 +75,7 @@ def _check_scenarios(names: Sequence[str]) -> None:
         raise SettingsError([f"--scenario: must be one of {', '.join(SCENARIOS)}"])
 
 
-def open_reading(settings: Settings, files: Path | None) -> Reading:
+def open_reading(settings: Settings, files: Path | None) -> Logs:
     """Open what is read. Raises CommandError."""
     if files is not None:
         return FileLogs(files, settings.topics, needed=ContractTopic.CALL_RECORDS.value)
@@ -98,7 +97,7 @@ class Replay:
             self.reading.close()
             raise
         question = Question(
-            rules_of(asked.settings),
+            asked.settings.rules,
             self.topics,
             asked.variants,
             asked.has_lengths,

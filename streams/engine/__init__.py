@@ -14,7 +14,7 @@ chunks        how a Faust agent is given a chunk, and says that it is folded
 cycle         fold → produce → offsets → commit → only then the state changes
 refused       what Kafka takes never is replaced
 state         what is remembered of one partition, and what a cycle changed of it
-views         Faust's tables as views of the states, that nobody writes
+table_views   Faust's tables as views of the states, that nobody writes
 outbox        sources whose work can't be folded (HTTP)
 memory        the same folds without Kafka: replay, console, tests
 types         what these hand to each other

@@ -91,17 +91,17 @@ _RETRIABLE = (
 )
 
 
-class InvalidRecordError(KafkaError):  # type: ignore[misc]
+class KafkaInvalidRecordError(KafkaError):  # type: ignore[misc]
     """The broker, or a rule of the topic's, refuses a record; aiokafka doesn't know the code."""
 
     errno = 87
     message = "INVALID_RECORD"
 
 
-errors.kafka_errors[InvalidRecordError.errno] = InvalidRecordError
+errors.kafka_errors[KafkaInvalidRecordError.errno] = KafkaInvalidRecordError
 
 _RECORD_REFUSED = (
-    InvalidRecordError,
+    KafkaInvalidRecordError,
     InvalidTimestampError,
     MessageSizeTooLargeError,
     RecordListTooLargeError,

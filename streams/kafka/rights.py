@@ -104,7 +104,8 @@ def transactional_ids(group: str) -> str:
     return f"{group}- --resource-pattern-type prefixed"
 
 
-class _MetadataResponse(Response):  # type: ignore[misc]
+# Metadata as brokers from Kafka 2.3 on answer it; `protocol.py` has v10, which needs Kafka 2.8.
+class _TopicRightsResponse(Response):  # type: ignore[misc]
     API_KEY = 3
     API_VERSION = 8
     SCHEMA = Schema(
@@ -137,10 +138,10 @@ class _MetadataResponse(Response):  # type: ignore[misc]
     )
 
 
-class _MetadataStruct(RequestStruct):  # type: ignore[misc]
+class _TopicRightsStruct(RequestStruct):  # type: ignore[misc]
     API_KEY = 3
     API_VERSION = 8
-    RESPONSE_TYPE = _MetadataResponse
+    RESPONSE_TYPE = _TopicRightsResponse
     SCHEMA = Schema(
         ("topics", Array(_TEXT)),
         ("creates", Boolean),
@@ -149,7 +150,7 @@ class _MetadataStruct(RequestStruct):  # type: ignore[misc]
     )
 
 
-class _Metadata(Request[_MetadataStruct]):  # type: ignore[misc]
+class _TopicRights(Request[_TopicRightsStruct]):  # type: ignore[misc]
     API_KEY = 3
 
     def __init__(self, topics: Collection[str]) -> None:
@@ -209,7 +210,7 @@ async def missing_on_topics(
     client: AIOKafkaClient, wanted: Mapping[str, Collection[int]]
 ) -> list[MissingRight]:
     """Return what is missing of the operations wanted on topics. Raises KafkaError."""
-    answer = await client.send(client.get_random_node(), _Metadata(wanted.keys()))
+    answer = await client.send(client.get_random_node(), _TopicRights(wanted.keys()))
     missing = []
     for error_code, topic, _internal, _partitions, operations in answer.topics:
         if for_code(error_code) is TopicAuthorizationFailedError:

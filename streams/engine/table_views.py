@@ -126,7 +126,7 @@ class StateTable(_ReadOnly, faust.Table):  # type: ignore[misc]
         return self
 
 
-class Views(TableManager):  # type: ignore[misc]
+class TableViews(TableManager):  # type: ignore[misc]
     """Knows the declared tables, and keeps Faust from doing anything with them.
 
     Stock Faust subscribes to the changelogs, which changes what the group shares out, and
