@@ -141,7 +141,7 @@ class InboxMessage(Struct, gc=False):
 
 
 class Delivery(Struct, omit_defaults=True, gc=False):
-    """What happened to a command: sent, delivered, skipped, failed …"""
+    """What became of a command: for instance sent, skipped or failed."""
 
     notification_id: str
     channel: Channel
