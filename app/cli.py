@@ -63,7 +63,7 @@ def _topics(context: typer.Context) -> None:
 
 
 def _help_without_command(context: typer.Context) -> None:
-    """Show what there is to whom names no command: wrong usage, and no reason for one line."""
+    """Show the help where no command is named, and exit as for wrong usage."""
     if context.invoked_subcommand is None:
         print(context.get_help(), file=sys.stderr)
         raise typer.Exit(2)
@@ -103,7 +103,7 @@ def worker(
 
 
 def _logged_settings() -> Settings:
-    """Load the settings, and log as they say: of a program that others watch."""
+    """Load the settings and set up the log accordingly, for programs that run for long."""
     settings = load_settings()
     set_up_logs(is_verbose=_is_verbose, log_format=settings.log_format)
     return settings
@@ -362,7 +362,7 @@ def _run() -> int:
     except (CommandError, LocalStackError) as error:
         return _complain(str(error), code=1)
     except BrokenPipeError:
-        # Whoever read our output has had enough; the interpreter must not flush once more.
+        # The reader of our output has closed the pipe: the interpreter must not flush again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:

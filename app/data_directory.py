@@ -1,4 +1,4 @@
-"""A worker's own directory: who it is over restarts, and that nobody else is it."""
+"""A worker's own directory: keeps its id over restarts, and a lock against a second worker."""
 
 import fcntl
 import re
@@ -12,10 +12,10 @@ _WORKER_ID = re.compile(r"[0-9a-f]{12}")
 
 
 class DataDirectory:
-    """Held for as long as the worker runs."""
+    """A worker's directory, locked while the worker runs."""
 
     def __init__(self, path: Path) -> None:
-        """Raises CommandError when it can't be written or another worker holds it."""
+        """Lock it. Raises CommandError where it can't be written or another worker has it."""
         try:
             path.mkdir(parents=True, exist_ok=True)
             self._lock: IO[str] = (path / "worker.lock").open("w")
@@ -34,15 +34,15 @@ class DataDirectory:
         self._path = path
 
     def worker_id(self) -> str:
-        """Return the worker's id, made when the directory is new.
+        """Return the worker's id; a new directory gets a new one.
 
-        It names the worker's transactions, so that after a restart its own open one is ended
-        at once.
+        It is part of the transactional id, so that after a restart the worker's own open
+        transaction is ended at once.
         """
         file = self._path / "worker-id"
         try:
             known = file.read_text(errors="replace").strip() if file.exists() else ""
-            if not _WORKER_ID.fullmatch(known):  # new, or cut short when the disk was full
+            if not _WORKER_ID.fullmatch(known):  # a new file, or one cut short on a full disk
                 known = uuid.uuid4().hex[:12]
                 file.write_text(known + "\n")
         except OSError as error:
@@ -53,5 +53,5 @@ class DataDirectory:
         return known
 
     def close(self) -> None:
-        """Let another worker have it."""
+        """Release the lock."""
         self._lock.close()

@@ -1,10 +1,10 @@
-"""What travels over Kafka, as machines read it: AsyncAPI 3 and a JSON Schema for each input topic.
+"""Machine-readable descriptions of the topics: AsyncAPI 3, and a JSON Schema for each input topic.
 
     python -m app.describe docs
 
-writes `asyncapi.json` and `schemas/TOPIC.json` there; a test compares them with the records, so a
-changed record without a changed description fails. What JSON Schema can't say (a key equals a
-field, a length in bytes) stands in the descriptions; `dialwatch check` says it of records.
+writes `asyncapi.json` and `schemas/TOPIC.json` there. A test compares them with the records, so it
+fails where a record changed without its description. Rules that JSON Schema can't express (a key
+equals a field, a length in bytes) are in the descriptions; `dialwatch check` checks them.
 """
 
 import json
@@ -52,7 +52,7 @@ _FIELDS: dict[str, dict[str, Any]] = {
     "batch_index": {"description": "This number's place in the batch: below batch_size."},
     "batch_size": {"description": "Numbers in the batch; the same in all of its records."},
 }
-"""What a field's type doesn't say, by the field's name: a name means the same everywhere."""
+"""Field name → rules that the field's type doesn't express. A name means the same everywhere."""
 
 _LONGEST: dict[str, int] = {
     **dict.fromkeys(("call_id", "account_id", "line_id", "recharge_id", "announcement_id"), 512),
@@ -61,14 +61,14 @@ _LONGEST: dict[str, int] = {
     **dict.fromkeys(("phone", "openid"), 128),
     **dict.fromkeys(("name", "title", "url", "page_path"), 2048),
 }
-"""Bytes of UTF-8; a schema counts characters, of which there are never more."""
+"""The longest texts in bytes of UTF-8. A schema counts characters, which are never more."""
 _LONGEST_CONTENT = {"Announcement": 524_288, "Notification": 65_536}
 
 
 class _Described(NamedTuple):
     record: type[Struct]
     key: str
-    """In words."""
+    """What the key is, in words."""
     is_input: bool
 
 
@@ -91,11 +91,11 @@ _TOPICS: dict[ContractTopic, _Described] = {
 }
 
 RECORDS = {topic: described.record for topic, described in _TOPICS.items()}
-"""What a value of each topic is; dead letters are what they were."""
+"""Topic → the record that its values are. Dead letters keep the value that they had."""
 
 
 def schema_of(topic: ContractTopic) -> dict[str, Any]:
-    """Return the JSON Schema (2020-12) of one topic's values, whole by itself."""
+    """Return the self-contained JSON Schema (2020-12) of one topic's values."""
     described = _TOPICS[topic]
     (reference,), components = msgspec.json.schema_components(
         [described.record], ref_template="#/$defs/{name}"
@@ -175,7 +175,8 @@ def asyncapi(version: str) -> dict[str, Any]:
 
 
 def _inlined(schema: dict[str, Any]) -> dict[str, Any]:
-    """A payload can't refer into itself by `#/$defs`: put what it refers to in its place."""
+    """Return a schema with each reference replaced by its definition: in AsyncAPI a payload can't
+    refer to its own `#/$defs`."""
     definitions = schema.pop("$defs", {})
     schema.pop("$schema")
 
@@ -213,7 +214,7 @@ _DEAD_LETTER_HEADERS = {
 
 
 def files(version: str) -> dict[str, str]:
-    """Return every file of the description by its path below `docs/`."""
+    """Return the description's files: path below `docs/` → content."""
     documents = {"asyncapi.json": asyncapi(version)} | {
         f"schemas/{topic.value}.json": schema_of(topic)
         for topic, described in _TOPICS.items()
@@ -226,7 +227,7 @@ def files(version: str) -> dict[str, str]:
 
 
 def main() -> None:
-    """Write the description into the folder that the command names."""
+    """Write the files into the folder that the command line names."""
     from importlib.metadata import version  # noqa: PLC0415 (only to write)
 
     folder = Path(sys.argv[1])

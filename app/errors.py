@@ -1,7 +1,7 @@
-"""What stops a command, and with which exit code.
+"""The errors that end a command, with their exit codes.
 
-Each carries text for people: what is wrong and what to do about it, without a secret. The
-command line prints it in place of a traceback.
+Each has a text for people: what is wrong and what to do about it, without secrets. The command line
+prints it instead of a traceback.
 
     CommandError                exit 1, one line
     ├── KafkaAwayError          no broker answers
@@ -15,19 +15,20 @@ from typing import Any
 
 
 class CommandError(Exception):
-    """A failure that stops a command. Its text is one line that says what to do."""
+    """A failure that ends a command. Its text is one line that says what to do."""
 
 
 class KafkaAwayError(CommandError):
-    """No broker answered in time, or it answered only to refuse us."""
+    """No broker answered in time, or the broker refused the connection."""
 
 
 class RedisAwayError(CommandError):
-    """Redis didn't answer in time, or it answered only to refuse us."""
+    """Redis didn't answer in time, or it refused the connection."""
 
 
 class WrongTopicsError(CommandError):
-    """Topics have numbers of partitions, or a clean-up policy, that would lose or mix records."""
+    """Topics have numbers of partitions or a clean-up policy with which records would be lost or
+    mixed up."""
 
 
 class SettingsError(Exception):
@@ -39,7 +40,7 @@ class SettingsError(Exception):
 
 
 def all_of(*checks: Callable[[], Any]) -> list[Any]:
-    """Make every check and return what they return. Raises SettingsError, with the lines of all
+    """Call every check; return their results. Raises SettingsError with the lines of all checks
     that fail."""
     found: list[Any] = []
     wrong: list[str] = []

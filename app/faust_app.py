@@ -28,8 +28,8 @@ class _App(faust.App):  # type: ignore[misc]
     engine: Engine
 
     async def _on_agent_error(self, agent: AgentT, exc: BaseException) -> None:
-        # Not a fold's, which the engine has at once: the agent itself ended, and what it is given
-        # from now on nobody folds.
+        # Not an error of a fold, which goes to the engine: the agent itself has ended, and nobody
+        # would fold its chunks any more.
         self.engine.crash(exc if isinstance(exc, Exception) else RuntimeError(repr(exc)))
 
 
@@ -44,14 +44,14 @@ def create_app(
     datadir: str,
     session_timeout_s: float,
 ) -> faust.App:
-    """Return an app that reads what the engine wants and folds when it says so; start and stop it
-    as a service. To be called when the engine has all its sources and outboxes.
+    """Return a Faust app that reads for the engine; start and stop it as a service. Call this when
+    the engine has all its sources and outboxes.
 
-    `client_id`: what the broker and its tools call this worker.
+    `client_id`: this worker's name in the broker and its tools.
     """
     app = _App(
         engine.config.group,
-        # Else 80 names without a prefix (WEB_PORT, BROKER_URL, DEBUG, …) beat what is given here.
+        # Else 80 variables without a prefix (WEB_PORT, BROKER_URL, DEBUG, …) would override these.
         env={},
         broker=[f"kafka://{broker}" for broker in brokers],
         broker_client_id=client_id,
@@ -92,7 +92,7 @@ def create_app(
 
 
 def never_start(app: faust.App) -> None:
-    """Let an app be looked at only: Faust's `worker` command would start one without senders."""
+    """Make an app refuse to start: Faust's `worker` command would start one without senders."""
 
     async def refuse() -> None:
         raise RuntimeError("this app is to be looked at only: start workers by `dialwatch worker`")
@@ -101,7 +101,7 @@ def never_start(app: faust.App) -> None:
 
 
 def credentials_for(options: dict[str, Any]) -> faust.SASLCredentials | faust.SSLCredentials | None:
-    """Return aiokafka's client options as what Faust calls credentials."""
+    """Return Faust's credentials for aiokafka's client options; None: there are none."""
     context: ssl.SSLContext | None = options.get("ssl_context")
     protocol = options.get("security_protocol", "PLAINTEXT")
     if protocol.startswith("SASL"):

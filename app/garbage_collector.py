@@ -1,10 +1,10 @@
-"""The garbage collector, for commands that fold many records."""
+"""Tuning Python's garbage collector for commands that fold many records."""
 
 import gc
 
 
 def tune_memory() -> None:
-    """Look for garbage seldom: hardly any records and values go in circles."""
+    """Collect garbage seldom: records and values make hardly any reference cycles."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(200_000, 50, 1000)

@@ -1,6 +1,6 @@
-"""Is the worker of these settings well? The image's HEALTHCHECK: `python -m app.health`.
+"""The image's HEALTHCHECK, `python -m app.health`: asks the settings' worker whether it is well.
 
-By `http.client`, which heeds no proxy.
+Uses `http.client`, which ignores proxies.
 """
 
 import http.client
@@ -13,7 +13,7 @@ SECONDS = 3.0
 
 
 def main() -> int:
-    """Return 0 where it is, 1 where it isn't, doesn't answer, or the settings are wrong."""
+    """Return 0 if the worker is well; 1 if not, if it doesn't answer, or the settings are wrong."""
     try:
         address = load_settings().web_address
         connection = http.client.HTTPConnection(address, timeout=SECONDS)

@@ -1,6 +1,6 @@
 """HTTP to the providers: one client for the worker, and answers as values.
 
-What goes wrong on the way has one distinction that counts: could the provider have taken it?
+Errors on the way are told apart by one question only: may the provider have accepted the request?
 """
 
 import asyncio
@@ -21,10 +21,10 @@ from streams import tracing
 MOST_CONNECTIONS = 128
 CONNECT_SECONDS = 5.0
 READ_SECONDS = 10.0
-# An answer that drips in byte by byte never meets the read timeout.
+# The limit for a whole request: an answer that comes byte by byte never meets the read timeout.
 WHOLE_SECONDS = 20.0
 
-# Nothing was written: the provider can't have taken it.
+# Errors before anything was written: the provider can't have accepted the request.
 _BEFORE_WRITING = (
     httpx.ConnectError,
     httpx.ConnectTimeout,
@@ -35,11 +35,11 @@ _BEFORE_WRITING = (
 
 
 class Answer(Struct, frozen=True):
-    """What the provider answered."""
+    """The provider's answer."""
 
     status: int
     body: Mapping[str, object] | None = None
-    """None: no JSON object."""
+    """None: the body isn't a JSON object."""
     retry_after_s: float | None = None
 
 
@@ -77,9 +77,9 @@ async def post(
     headers: Mapping[str, str] | None = None,
     secrets: tuple[str, ...] = (),
 ) -> Answer | NoAnswer:
-    """Post a JSON body and return the answer. Raises nothing that is to be expected.
+    """Post a JSON body; return the answer. Network errors are returned, not raised.
 
-    No error names the URL, and where the answer repeats one of the `secrets` stars stand instead.
+    No error names the URL, and `secrets` that the answer repeats are replaced by stars.
     """
     traces = tracing.on()
     try:
@@ -116,8 +116,8 @@ async def post(
 
 @lru_cache(maxsize=16)
 def _parsed(url: str, params: tuple[tuple[str, str], ...]) -> httpx.URL:
-    """Return where to post. It is the same for thousands, and to parse it costs as much as all
-    else that httpx does for a request."""
+    """Return the parsed URL. Cached, because it is the same for thousands of requests, and parsing
+    costs as much as everything else that httpx does for one."""
     return httpx.URL(url, params=params) if params else httpx.URL(url)
 
 
@@ -130,7 +130,7 @@ def _json_object(content: bytes) -> Mapping[str, object] | None:
 
 
 def _seconds(retry_after: str | None) -> float | None:
-    """Return a Retry-After in seconds; one that is a date, or too long to believe, as none."""
+    """Return a Retry-After in seconds; None: it is missing, a date, or implausibly long."""
     if retry_after is None or not retry_after.isdecimal() or len(retry_after) > 4:
         return None
     return float(retry_after)

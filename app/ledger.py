@@ -1,4 +1,4 @@
-"""The sender's ledger in Redis: what was begun and how it ended, by notification id."""
+"""The sender's ledger in Redis: for each notification id, what was begun and how it ended."""
 
 import msgspec
 from redis.asyncio import Redis
@@ -6,13 +6,13 @@ from redis.asyncio import Redis
 from agents.channel import Bar, Claim, Entry, LaterWord
 from app.redis_store import Together, store_errors
 
-# Longer than any outage that people would leave standing, and than the topics' usual retention.
+# Longer than any outage that people would tolerate, and than the topics' usual retention.
 KEPT_SECONDS = 8 * 86400
 _KEPT = str(KEPT_SECONDS)
 
-# Another record's entry stands, and so does a finished one: a worker that was frozen and woke up
-# must not begin again what its successor has ended. ARGV: entry, coordinates, time, what it
-# replaces, and of a first one whose it is. KEYS: the entry, and a bar if there is one.
+# Never overwrites the entry of another record, or a finished one: a worker that was frozen and
+# wakes up must not begin again what its successor has ended. ARGV: entry, coordinates, time, the
+# entry to replace, and for a first one its owner. KEYS: the entry, and a bar if there is one.
 _WRITE = """
 local standing = redis.call('GET', KEYS[1])
 if standing then
@@ -25,8 +25,8 @@ if KEYS[2] and redis.call('EXISTS', KEYS[2]) == 1 then return 1 end
 redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[3])
 return false
 """
-# A word that came first is looked for and the claim left in one step, as in `receipts.py`: of the
-# two that meet, exactly one sees the other.
+# Looks for a word that came before and stores the claim in one step, as in `receipts.py`, so that
+# exactly one of sender and callback sees the other's record.
 _FINISH = """
 redis.call('SET', KEYS[2], ARGV[3], 'EX', ARGV[4])
 local word = redis.call('GET', KEYS[3])
@@ -49,7 +49,7 @@ class RedisLedger:
         self._prefix = prefix
 
     async def read(self, notification_id: str) -> Entry | None:
-        """Return what is known of a notification; None: nothing."""
+        """Return a notification's entry; None: there is none."""
         with store_errors():
             value = await self._ask("GET", self._key(notification_id))
         return _decode(value) if value else None
@@ -57,7 +57,7 @@ class RedisLedger:
     async def write(
         self, notification_id: str, entry: Entry, *, is_first: bool = False, bar: Bar | None = None
     ) -> Entry | Bar | None:
-        """Remember an unfinished notification; see `agents.channel.Ledger`."""
+        """Store an unfinished notification's entry; see `agents.channel.Ledger`."""
         keys = [self._key(notification_id), *([] if bar is None else [bar.key])]
         with store_errors():
             standing = await self._ask(
@@ -78,7 +78,7 @@ class RedisLedger:
     async def finish(
         self, notification_id: str, entry: Entry, claim: Claim | None = None
     ) -> LaterWord | None:
-        """Remember how a notification ended; see `agents.channel.Ledger`."""
+        """Store how a notification ended; see `agents.channel.Ledger`."""
         key, value = self._key(notification_id), _encode(entry)
         with store_errors():
             if claim is None:

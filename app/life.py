@@ -1,4 +1,4 @@
-"""A worker's life, from its start to exit 0 or to one line that says what stopped it."""
+"""Running a worker from its start to its end: exit 0, or one line that says what stopped it."""
 
 import asyncio
 import gc
@@ -39,13 +39,14 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 STOP_SECONDS = 12.0
-"""For each half of a stop: what is begun, then the group. Together less than 30 s."""
+"""The limit for each half of a stop: finishing what is begun, then leaving the group. Together less
+than 30 s."""
 
 GIVE_UP_SECONDS = 27.0
-"""After a signal the process ends by then, whatever hangs: all that counts is in Kafka."""
+"""The process ends this long after a signal, whatever hangs: all that counts is in Kafka."""
 _CANCEL_AGAIN_SECONDS = 0.5
 
-# The engine makes no cycles of garbage; looking for some in a million records costs a third.
+# The engine makes no reference cycles; looking for garbage would cost a third of the CPU time.
 _GC_THRESHOLD = 200_000
 
 
@@ -126,7 +127,7 @@ async def _run(settings: Settings, worker_id: str) -> None:
 
 
 async def _say_when_redis_is_away(redis: Redis) -> None:
-    """Only the sender needs Redis, and it waits: what is noticed meanwhile is kept in Kafka."""
+    """Log while Redis is away. Only the senders need it, and they wait; commands stay in Kafka."""
     try:
         await refuse_cluster(redis)
     except StoreAwayError as error:
@@ -136,7 +137,7 @@ async def _say_when_redis_is_away(redis: Redis) -> None:
 
 
 async def _serve(worker: Worker, end: asyncio.Future[None]) -> None:
-    """Start, wait for the end, stop. What fails while stopping can't make it hang."""
+    """Start the worker, wait for `end`, stop it. An error while stopping can't make it hang."""
     tasks: list[asyncio.Task[None]] = []
 
     def watch(work: Coroutine[Any, Any, None]) -> None:
@@ -165,21 +166,21 @@ async def _serve(worker: Worker, end: asyncio.Future[None]) -> None:
 
 
 def _crash_of(task: asyncio.Task[None], engine: Engine) -> None:
-    """A task's exception would be seen by nobody."""
+    """Stop the worker with a task's exception, which nobody would see otherwise."""
     error = None if task.cancelled() else task.exception()
     if isinstance(error, Exception):
         engine.crash(error)
 
 
 async def _unless(end: asyncio.Future[None], work: Coroutine[Any, Any, T]) -> T | None:
-    """Return what the work returns; None when the end comes first. Raises what either does."""
+    """Await `work` and return its result; None: `end` came first. Raises what either raises."""
     task = asyncio.create_task(work)
     either: set[asyncio.Future[Any]] = {task, end}
     await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
     if task.done():
         return task.result()
     while not task.done():
-        task.cancel()  # once isn't enough: aiokafka's close swallows it
+        task.cancel()  # repeatedly, because aiokafka's close swallows cancellations
         await asyncio.wait([task], timeout=_CANCEL_AGAIN_SECONDS)
     return end.result()
 
@@ -198,7 +199,7 @@ def _tick(worker: Worker) -> Coroutine[Any, Any, None]:
 
 
 async def _watch(app: faust.App, engine: Engine) -> None:
-    """Faust keeps what crashed it to itself."""
+    """Stop the worker with the error that crashed Faust, which Faust itself doesn't report."""
     await app._crashed.wait()
     engine.crash(app.crash_reason or RuntimeError("Faust's app crashed"))
 
@@ -207,14 +208,14 @@ async def _within(stopping: Awaitable[None], what: str) -> None:
     task = asyncio.ensure_future(stopping)
     await asyncio.wait([task], timeout=STOP_SECONDS)
     if not task.done():
-        task.cancel()  # which it may swallow, so nobody waits for it
+        task.cancel()  # not awaited: the task may swallow it
         log.warning("%s took longer than %.0f s and was given up", what, STOP_SECONDS)
     elif not task.cancelled() and (error := task.exception()) is not None:
         log.warning("%s failed: %r", what, error)
 
 
 def _end_process_after(seconds: float, code: int, last_words: str) -> None:
-    """End it although something hangs: a task that can't be cancelled, or a thread."""
+    """End the process after `seconds`, even if a task can't be cancelled or a thread hangs."""
 
     def end() -> None:
         log.warning("%s", last_words)
@@ -227,7 +228,7 @@ def _end_process_after(seconds: float, code: int, last_words: str) -> None:
 
 
 def _reason(error: BaseException, settings: Settings) -> str:
-    """Return one line: what stopped the worker."""
+    """Return one line that says what stopped the worker."""
     if isinstance(error, InvalidSessionTimeoutError):
         return (
             f"Kafka takes no session of {settings.session_timeout_seconds:g} s: set "

@@ -1,7 +1,7 @@
-"""A worker that is told to end while it still loads: it has begun nothing, and that is no failure.
+"""Ends a worker with exit code 0 if a signal comes while it still loads: it has begun nothing.
 
-Imported before what takes long to load. The first process of a container wouldn't even hear the
-signal: without a handler Linux keeps it from that one.
+Imported before the modules that take long to load. Without a handler the first process of a
+container wouldn't even get the signal from Linux.
 """
 
 import os
@@ -15,6 +15,6 @@ def _end(number: int, frame: FrameType | None) -> None:
 
 
 if next((word for word in sys.argv[1:] if not word.startswith("-")), "") == "worker":
-    # Until the worker, which finishes what it has begun, puts its own in their place.
+    # Later the worker replaces these handlers by its own, which finish what it has begun.
     for _number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(_number, _end)

@@ -1,7 +1,6 @@
-"""Logs on stderr, one line each, with the time and nothing secret: for people, or as JSON.
+"""The log on stderr: one line for each message, with the time and without secrets, as text or JSON.
 
-A line of JSON has what is known of a record under the field's names (`FIELDS`): who logs gives them
-as `extra`.
+A line of JSON also has the fields of a record (`FIELDS`), which the caller gives as `extra`.
 """
 
 import logging
@@ -15,7 +14,7 @@ import msgspec
 
 FIELDS = ("topic", "partition", "offset", "notification_id")
 
-# They would log whole URLs (with WeChat's token in them), or every step of a rebalance.
+# Loggers of libraries that would log whole URLs (with WeChat's token), or each step of a rebalance.
 _QUIET = {
     "httpx": logging.WARNING,
     "httpcore": logging.WARNING,
@@ -27,7 +26,7 @@ _QUIET = {
 }
 
 
-# What `streams/kafka/reconnecting.py` says in fewer words.
+# Messages for which `streams/kafka/reconnecting.py` logs fewer and shorter lines.
 _SAID_ELSEWHERE = (
     "Unable connect to",
     "Unable to update metadata",
@@ -41,7 +40,7 @@ _SERVICE = re.compile(r"\[\^-*\w+(: [^\]]*)?\]:? ")
 
 
 class _FewWords(logging.Filter):
-    """Lets each thing that a library says in a loop through once a minute."""
+    """Lets each message that a library repeats in a loop through once a minute."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -60,8 +59,8 @@ class _FewWords(logging.Filter):
 
 
 class _OwnWords(logging.Filter):
-    """Drops what Faust's services say of themselves ("[^--Consumer]: Starting..."), whose loggers
-    are ours where their classes are; of its warnings only the words are kept."""
+    """Drops the messages of Faust's services about themselves ("[^--Consumer]: Starting..."), which
+    go to our loggers where the classes are ours. Of Faust's warnings it keeps the text only."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         found = _SERVICE.match(record.getMessage())
@@ -72,7 +71,7 @@ class _OwnWords(logging.Filter):
 
 
 class _Text(logging.Formatter):
-    """One line for people, and behind it what is known, as the field writes it: `offset=7`."""
+    """Formats a line for people, with the fields behind the message: `offset=7`."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         said = {name: vars(record).get(name) for name in FIELDS}
@@ -85,7 +84,7 @@ class _Text(logging.Formatter):
 
 
 class _Json(logging.Formatter):
-    """One object a line: `time` (RFC 3339), `level`, `logger`, `message`, and what is known."""
+    """Formats a JSON object: `time` (RFC 3339), `level`, `logger`, `message`, and the fields."""
 
     def format(self, record: logging.LogRecord) -> str:
         at = datetime.fromtimestamp(record.created).astimezone()
@@ -102,7 +101,7 @@ class _Json(logging.Formatter):
 
 
 def set_up_logs(*, is_verbose: bool = False, log_format: Literal["text", "json"] = "text") -> None:
-    """Send the program's log to stderr; `is_verbose` adds the steps and tracebacks of it."""
+    """Send the program's log to stderr. `is_verbose`: with each step, and with tracebacks."""
     logging.basicConfig(
         level=logging.DEBUG if is_verbose else logging.INFO,
         stream=sys.stderr,
@@ -119,5 +118,5 @@ def set_up_logs(*, is_verbose: bool = False, log_format: Literal["text", "json"]
 
 
 def is_json() -> bool:
-    """Whether the log is JSON: then what else a program says on stderr is a line of it too."""
+    """Is the log JSON? Then everything else on stderr must be a line of JSON too."""
     return any(isinstance(one.formatter, _Json) for one in logging.getLogger().handlers)

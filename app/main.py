@@ -34,7 +34,7 @@ MOST_BULK_AT_ONCE = 8
 
 @dataclass(frozen=True)
 class Worker:
-    """Everything that runs, wired and not started."""
+    """All parts of a worker, wired and not started."""
 
     settings: Settings
     topics: Topics
@@ -46,7 +46,7 @@ class Worker:
     worker_id: str
 
     def share_holds(self) -> Coroutine[Any, Any, None]:
-        """Leave in Redis what of the channels is on hold; see `app/shared_holds.py`."""
+        """Publish the channels' holds in Redis; see `app/shared_holds.py`."""
         return share_holds(
             self.redis,
             self.settings.group,
@@ -55,7 +55,7 @@ class Worker:
         )
 
     def seconds_since_poll(self) -> float | None:
-        """Return how long ago the consumer looked for records; None: it hasn't begun."""
+        """Return how many seconds ago the consumer polled last; None: it hasn't begun."""
         consumer = self.app._consumer
         polled: float | None = getattr(consumer, "last_poll", None)
         return None if polled is None else asyncio.get_running_loop().time() - polled
@@ -70,7 +70,7 @@ def create_worker(
     publisher: Publisher,
     crash: Callable[[Exception], None],
 ) -> Worker:
-    """Wire one worker: the product on a page. `crash`: stops it, because of something."""
+    """Wire one worker: the whole product on one page. `crash`: stops it because of an error."""
     engine = _folding_engine(settings, topics, worker_id, crash)
     for topic in engine.sources:
         expect(topic)
@@ -140,8 +140,8 @@ def _app_of(settings: Settings, topics: Topics, engine: Engine) -> faust.App:
 
 
 def __getattr__(name: str) -> Any:
-    """Return as `app`, for Faust's command line, what the settings in force describe: to look at,
-    since workers are started by `dialwatch worker`."""
+    """Return the Faust app of the present settings under the name `app`, for Faust's command line.
+    It can't be started: workers are started by `dialwatch worker`."""
     if name != "app":
         raise AttributeError(f"module {__name__} has no attribute {name}")
     settings = load_settings()

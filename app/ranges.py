@@ -1,4 +1,4 @@
-"""`--since` and `--until` as people write them, and as instants.
+"""Parsing the times that people give with `--since` and `--until`.
 
 2026-02-14T10:00:00+08:00   a time with an offset, or with Z
 2026-02-14                  that day's midnight, in the zone of the settings
@@ -24,15 +24,15 @@ _EXAMPLE = "for example 2026-02-14T00:00:00+08:00, 2026-02-14, -2h, -7d or @-48h
 
 
 def range_of(zone: tzinfo, since: str | None, until: str | None) -> tuple[int | None, int | None]:
-    """Return the instants of `--since` and `--until` as they are now. Raises SettingsError."""
+    """Return the instants of `--since` and `--until` at this moment. Raises SettingsError."""
     return parse_range(since, until, zone=zone, now=int(time.time() * SECOND))
 
 
 def parse_range(
     since: str | None, until: str | None, *, zone: tzinfo, now: int
 ) -> tuple[int | None, int | None]:
-    """Return the instants of a range; None: open. Raises SettingsError, with a line for each
-    option that is wrong, and where the range is turned round."""
+    """Return the instants of a range; None: open. Raises SettingsError, with a line for each wrong
+    option, and where the range ends before it begins."""
     wrong = []
     begin = end = None
     if since is not None and since.startswith("@"):
@@ -56,8 +56,8 @@ def parse_range(
 
 
 def parse_moment(text: str, *, zone: tzinfo, now: int, after: int | None = None) -> int:
-    """Return the instant of one end. A span without a minus is counted from `after`, where there
-    is one. Raises ValueError."""
+    """Return the instant of one end of a range. A span without a minus (`1h`) is counted from the
+    instant `after`, where that is given. Raises ValueError."""
     span = _SPAN.fullmatch(text)
     if span is not None:
         length = sum(int(count) * _UNITS[unit] for count, unit in _PART.findall(span[2]))
@@ -80,7 +80,8 @@ def parse_moment(text: str, *, zone: tzinfo, now: int, after: int | None = None)
 
 
 def _halves(text: str, *, zone: tzinfo, now: int) -> tuple[str, str | None]:
-    """Return a range's two ends. Times have colons too: it is parted where both halves are ends."""
+    """Return the two ends of `@FROM:TO`. Times have colons too, so it is split at the colon where
+    both halves are valid."""
     parts = text.split(":")
     for count in range(1, len(parts)):
         first, second = ":".join(parts[:count]), ":".join(parts[count:])

@@ -1,4 +1,4 @@
-"""Is this Redis one that the sender can rely on? Asked at a worker's start, and by `doctor`."""
+"""Checks whether the sender can rely on this Redis, at a worker's start and in `doctor`."""
 
 import asyncio
 from contextlib import suppress
@@ -18,7 +18,8 @@ Verdict = Literal["ok", "warn", "fail"]
 
 
 async def refuse_cluster(redis: Redis) -> None:
-    """Raise CommandError where it is a cluster, which would break only after a message was sent.
+    """Raise CommandError where Redis is a cluster, with which errors come only after a message was
+    sent.
 
     Raises StoreAwayError.
     """
@@ -29,7 +30,7 @@ async def refuse_cluster(redis: Redis) -> None:
 
 
 async def refuse_cluster_when_it_answers(redis: Redis) -> None:
-    """Wait for a Redis that is away, and then do the same."""
+    """Like `refuse_cluster`, but wait while Redis is away."""
     while True:
         with suppress(StoreAwayError):
             await refuse_cluster(redis)
@@ -38,7 +39,7 @@ async def refuse_cluster_when_it_answers(redis: Redis) -> None:
 
 
 async def examine_redis(redis: Redis) -> list[tuple[Verdict, str]]:
-    """Return how it is, and what to do about it, the worst first."""
+    """Return verdicts, each with a line that says what to do; the worst first."""
     try:
         with store_errors():
             await redis.ping()
@@ -53,7 +54,7 @@ async def examine_redis(redis: Redis) -> list[tuple[Verdict, str]]:
             ("fail", f"it is a replica, which takes nothing: name the primary in "
              f"{variable('redis_url')}")
         )  # fmt: skip
-    # Many who run a Redis for others forbid CONFIG; INFO tells the policy too.
+    # Hosted Redis servers often forbid CONFIG; INFO has the policy too.
     policy = (await _config(redis, "maxmemory-policy")) or info.get("maxmemory_policy")
     if policy not in {"noeviction", None}:
         found.append(
@@ -73,7 +74,7 @@ async def examine_redis(redis: Redis) -> list[tuple[Verdict, str]]:
 
 
 async def _info(redis: Redis) -> dict[str, Any]:
-    """Return what it tells of itself; nothing where that is forbidden. Raises StoreAwayError."""
+    """Return the answer to INFO; empty where that is forbidden. Raises StoreAwayError."""
     with store_errors():
         try:
             return dict(await redis.info())
@@ -82,7 +83,7 @@ async def _info(redis: Redis) -> dict[str, Any]:
 
 
 async def _config(redis: Redis, name: str) -> str | None:
-    """Return a setting; None where the question is forbidden."""
+    """Return a setting of Redis; None: CONFIG is forbidden."""
     with suppress(StoreAwayError), store_errors():
         value: str | None = (await redis.config_get(name)).get(name)
         return value

@@ -1,7 +1,7 @@
-"""Redis, as dialwatch uses it: one client for the worker, and one error for "it is away".
+"""The Redis client, and the one error for "Redis is away".
 
-One Redis, or one name behind which another takes over: no cluster, whose keys lie apart, while what
-is written here in one step has several.
+Redis must be one server, or one name behind which another server takes over. A cluster doesn't
+work: it spreads keys over servers, and our scripts use several keys in one step.
 """
 
 import asyncio
@@ -30,8 +30,8 @@ IS_CLUSTER = "it is a cluster, which dialwatch can't use: name one Redis, or one
 
 
 class _Redis(Redis):
-    """Leaves a node that became a replica: the name leads to another one by now, and connections
-    made before still lead to this one."""
+    """A client that leaves a node which became a replica: the name leads to another node by then,
+    but the old connections still lead to this one."""
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
         try:
@@ -41,13 +41,14 @@ class _Redis(Redis):
             raise
 
     async def leave(self) -> None:
-        """Use none of the connections again that there are."""
+        """Drop all present connections."""
         await self.connection_pool.update_active_connections_for_reconnect()  # type: ignore[no-untyped-call]
         await self.connection_pool.disconnect(inuse_connections=False)
 
 
 def open_redis(url: str) -> Redis:
-    """Return a client for bytes. Connects when it is first used; close it with `aclose()`.
+    """Return a client whose values are bytes. It connects when it is first used; close it with
+    `aclose()`.
 
     Raises ValueError or TypeError where a part of the URL is wrong.
     """
@@ -57,15 +58,15 @@ def open_redis(url: str) -> Redis:
         timeout=TIMEOUT_SECONDS,
         socket_timeout=TIMEOUT_SECONDS,
         socket_connect_timeout=TIMEOUT_SECONDS,
-        # Once: a connection that Redis closed while it was idle is replaced at once.
+        # One retry, because Redis may have closed an idle connection.
         retry=Retry(NoBackoff(), 1),
     )
     return _Redis.from_pool(pool)
 
 
 class Together:
-    """Asks Redis what many ask at one moment in one round trip, one such trip at a time: what is
-    asked meanwhile goes with the next. Each question is answered, or fails, by itself."""
+    """Sends the commands of many callers to Redis in one round trip. One trip runs at a time;
+    commands that come meanwhile go with the next. Each command succeeds or fails by itself."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
@@ -73,11 +74,11 @@ class Together:
         self._asking: asyncio.Task[None] | None = None
 
     async def ask(self, *command: bytes | str) -> Any:
-        """Return the answer to one command. Raises what redis raises."""
+        """Send one command; return its answer. Raises what the redis package raises."""
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._waiting.append((command, answer))
         if self._asking is None or self._asking.done():
-            # Of its own: who asked first may be cancelled, and the others want their answers.
+            # In a task of its own: the first caller may be cancelled, and the others wait on.
             self._asking = asyncio.create_task(self._ask_all())
         return await answer
 
@@ -93,7 +94,7 @@ class Together:
                 is_replica = any(isinstance(answer, ReadOnlyError) for answer in answers)
                 if is_replica and isinstance(self._redis, _Redis):
                     await self._redis.leave()
-            except Exception as error:  # whatever it is, it is for those who asked
+            except Exception as error:  # whatever it is, it goes to those who wait
                 answers = [error] * len(asked)
             for (_, waiter), answer in zip(asked, answers, strict=True):
                 if waiter.done():
@@ -106,10 +107,10 @@ class Together:
 
 @contextmanager
 def store_errors() -> Iterator[None]:
-    """Turn whatever Redis or the way to it fails with into StoreAwayError.
+    """Turn every error of Redis, or of the way to it, into StoreAwayError.
 
-    Also its refusals (read only, out of memory, still loading, wrong password): each ends when
-    somebody repairs Redis, and until then nothing may be begun.
+    This includes refusals (read only, out of memory, still loading, wrong password): each lasts
+    until somebody repairs Redis, and until then nothing may be begun.
     """
     try:
         yield

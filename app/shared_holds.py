@@ -1,8 +1,8 @@
-"""The holds in force in all workers of an installation, in Redis, where anybody may look.
+"""The present holds of all workers of an installation, in Redis, for console and commands.
 
-Each worker leaves what it holds under a key of its own, which ends by itself soon after the worker
-does; one set names the workers. Readers (console, commands) need no worker: `read_holds`. What a
-hold is, and when one begins and ends, is said in `agents/holds.py`.
+Each worker writes its holds under a key of its own, which expires soon after the worker ends; one
+set has the workers' names. Readers call `read_holds`. What a hold is, and when it begins and ends,
+is in `agents/holds.py`.
 """
 
 import asyncio
@@ -19,12 +19,12 @@ from app.redis_store import store_errors
 
 LOOK_SECONDS = 1.0
 REFRESH_SECONDS = 10.0
-# Some refreshes may be late; after that the worker is gone, and its holds with it.
+# A key lives for several refreshes, of which some may be late.
 KEPT_SECONDS = 40
 _WORKERS_KEPT_SECONDS = 86400
 
-# KEYS: the worker's holds, the names of workers. ARGV: holds, this worker, two lives, prefix.
-# Workers come and go with their directories: whoever left nothing is forgotten here.
+# KEYS: the worker's holds, the names of workers. ARGV: holds, this worker, two lifetimes, prefix.
+# Also removes the names of workers that have no key any more.
 _LEAVE = """
 redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[3])
 redis.call('SADD', KEYS[2], ARGV[2])
@@ -39,17 +39,17 @@ _decode = msgspec.json.Decoder(list[dict[str, str | None]]).decode
 
 
 async def read_holds(redis: Redis, group: str) -> list[HoldView]:
-    """Return what is on hold now in any worker of the group, each hold once.
+    """Return the present holds of all workers of the group, each once.
 
-    A hold that several workers have stands since the first of them met it, until the first of
-    them tries again. Raises StoreAwayError.
+    A hold of several workers has the earliest `since` and the earliest next try. Raises
+    StoreAwayError.
     """
     with store_errors():
         workers = await cast("Awaitable[set[bytes]]", redis.smembers(_workers_key(group)))
         if not workers:
             return []
         left = await redis.mget([_key(group, worker.decode()) for worker in sorted(workers)])
-    # By name: another version's worker may say more.
+    # By field names, because a worker of another version may write more fields.
     return merged(
         HoldView._make(hold[name] for name in HoldView._fields)
         for value in left
@@ -59,7 +59,7 @@ async def read_holds(redis: Redis, group: str) -> list[HoldView]:
 
 
 def merged(views: Iterable[HoldView]) -> list[HoldView]:
-    """Return each hold once: the longest standing since, the earliest next try."""
+    """Return each hold once, with the earliest `since` and the earliest next try."""
     found: dict[tuple[str, str, str | None], HoldView] = {}
     for view in views:
         name = (view.channel, view.reason, view.scope)
@@ -77,9 +77,9 @@ async def share_holds(
     *,
     look_s: float = LOOK_SECONDS,
 ) -> None:
-    """Leave a worker's holds in Redis while it lives. Runs until cancelled, and takes them back.
+    """Write a worker's holds to Redis, again and again until cancelled; then delete them.
 
-    While Redis is away nobody is told; the next look tells.
+    While Redis is away nothing is written; the next round writes again.
     """
     loop = asyncio.get_running_loop()
     shared: list[HoldView] = []

@@ -1,7 +1,7 @@
-"""Time, as an event: the leading worker publishes a tick into every partition.
+"""The ticker: the leading worker publishes ticks to every partition.
 
-The leader is who holds partition 0 of `ticks`. Two leaders for a moment, or none, do no harm:
-ticks say what time it is, not that time passed.
+The leader is the worker that has partition 0 of `ticks`. Two leaders for a moment, or none, do no
+harm: a tick says what time it is, not how much time has passed.
 """
 
 import asyncio
@@ -28,10 +28,11 @@ async def publish_ticks(
     every_s: float,
     zone: tzinfo,
 ) -> None:
-    """Publish ticks for as long as this runs; one that fails is left out.
+    """Publish a tick to each partition every `every_s` seconds, while this worker leads; runs until
+    cancelled. A tick that fails is skipped.
 
-    Who becomes the leader publishes at once: there may have been none for a while. A partition
-    that can't be written for a while gets none, and holds up no other.
+    A new leader publishes at once, because there may have been none for a while. A partition that
+    can't be written gets no tick, and doesn't delay the others.
     """
     clock = asyncio.get_running_loop().time
     due = 0.0
@@ -47,7 +48,7 @@ async def publish_ticks(
     try:
         while True:
             for partition in [number for number, task in under_way.items() if task.done()]:
-                under_way.pop(partition).result()  # anything but Kafka's errors is a bug
+                under_way.pop(partition).result()  # any error but Kafka's is a bug
             if not is_leader():
                 due = 0.0
             elif clock() >= due:

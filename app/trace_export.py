@@ -32,8 +32,8 @@ _NS_OF_INSTANT = 1_000_000_000 // SECOND
 
 
 class _Ids(RandomIdGenerator):
-    """Ids that follow from what is told, where that is known: a cycle that is folded again tells
-    the same span, and its command has the same header."""
+    """Ids that derive from the notification where that is known: so a cycle that is folded again
+    makes the same span, and its command gets the same header."""
 
     def __init__(self) -> None:
         self.trace: str | None = None
@@ -63,7 +63,7 @@ class OpenTelemetryTraces:
     """The `streams.tracing.Traces` of a worker."""
 
     def __init__(self, processor: Any = None) -> None:
-        """`processor`: of the spans; None: what OpenTelemetry's variables name."""
+        """`processor`: gets the spans; None: the exporter that OpenTelemetry's variables name."""
         self._ids = _Ids()
         ours = Resource({SERVICE_NAME: "dialwatch", SERVICE_VERSION: version("dialwatch")})
         self._provider = TracerProvider(
@@ -75,7 +75,7 @@ class OpenTelemetryTraces:
         self._tracer = self._provider.get_tracer("dialwatch")
 
     def close(self) -> None:
-        """Send what waits. Blocks."""
+        """Send the spans that wait. Blocks."""
         self._provider.shutdown()
 
     def noticed(
@@ -119,7 +119,7 @@ class OpenTelemetryTraces:
         try:
             yield _Request(span)
         except BaseException as error:
-            # Its name alone: what it says may name a URL with a token in it.
+            # The error's class only: its text may have a URL with a token.
             span.set_attribute("error.type", type(error).__name__)
             span.set_status(Status(StatusCode.ERROR))
             raise
@@ -128,7 +128,7 @@ class OpenTelemetryTraces:
 
 
 def _context(traceparent: bytes | None) -> Context:
-    """A header that makes no sense begins a new trace."""
+    """Return the context of a traceparent. An invalid one begins a new trace."""
     text = (traceparent or b"").decode("ascii", "replace")
     return _propagator.extract({TRACEPARENT: text}, Context())
 

@@ -1,10 +1,10 @@
-"""The way out to the providers: through the proxy that the environment names, or directly.
+"""Connections to the providers: through the environment's proxy, or directly.
 
-httpx reads the same variables, but one that it can't make use of ends the program at its start,
-also where nothing ever goes out. Here such a one is told once, and stops only what needs it.
+httpx reads the same variables, but a proxy that it can't use ends the program at its start, even
+where nothing is ever sent. Here such a proxy is logged once, and only requests through it fail.
 
-The connections are aiohttp's: httpcore looks at every idle one for each request, which at 64 at
-once costs twenty times as much as the request. Only what aiohttp can't speak (SOCKS) is httpcore's.
+The connections are aiohttp's: httpcore checks every idle one for each request, which with 64 costs
+twenty times as much as the request. Only for SOCKS, which aiohttp lacks, httpcore is used.
 """
 
 import ipaddress
@@ -19,10 +19,10 @@ log = logging.getLogger(__name__)
 
 
 class WayOut(httpx.AsyncBaseTransport):
-    """Sends a request where it goes: directly to this machine and to what NO_PROXY names."""
+    """Sends a request through its proxy, or directly: to this machine and to NO_PROXY's hosts."""
 
     def __init__(self, proxies: Mapping[str, str], limits: httpx.Limits) -> None:
-        """`proxies`: by scheme, `all` and `no` among them, as `urllib` finds them."""
+        """`proxies`: as `urllib` returns them: by scheme, with `all` and `no`."""
         context = _certificates()
 
         def build(proxy: httpx.Proxy) -> httpx.AsyncBaseTransport:
@@ -43,7 +43,7 @@ class WayOut(httpx.AsyncBaseTransport):
                 try:
                     address_ = address if "://" in address else f"http://{address}"
                     made[address] = build(httpx.Proxy(address_))
-                # ImportError: of what a kind of proxy would need.
+                # ImportError: the package for this kind of proxy isn't installed.
                 except (ValueError, TypeError, httpx.InvalidURL, ImportError) as error:
                     reason = f"{variable.upper()}_PROXY can't be used ({type(error).__name__})"
                     log.warning("%s: name an http, https or socks5 proxy as URL", reason)
@@ -62,10 +62,10 @@ class WayOut(httpx.AsyncBaseTransport):
 
 
 class _Connections(httpx.AsyncBaseTransport):
-    """aiohttp's connections, kept and used again, as httpx asks for them.
+    """An httpx transport that uses aiohttp's connections, and keeps them for reuse.
 
     Its errors keep the distinction that counts: nothing was written (`ConnectError`,
-    `ConnectTimeout`, `ProxyError`), or whoever was asked may have read it (all others).
+    `ConnectTimeout`, `ProxyError`), or the provider may have read the request (all others).
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class _Connections(httpx.AsyncBaseTransport):
         self._session: aiohttp.ClientSession | None = None
 
     def _open(self) -> aiohttp.ClientSession:
-        """Return the session: made with the first request, because it needs the event loop."""
+        """Return the session. The first request makes it, because it needs the event loop."""
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(
@@ -133,7 +133,7 @@ def _auth_of(proxy: httpx.Proxy | None) -> aiohttp.BasicAuth | None:
 
 
 class _NoWay(httpx.AsyncBaseTransport):
-    """In the place of a proxy that can't be used: what would go through it, goes nowhere."""
+    """Stands for a proxy that can't be used: every request through it fails."""
 
     def __init__(self, reason: str) -> None:
         self._reason = reason
@@ -143,10 +143,10 @@ class _NoWay(httpx.AsyncBaseTransport):
 
 
 def goes_directly(host: str, no_proxy: Iterable[str]) -> bool:
-    """Whether a host is this machine, or one of those that NO_PROXY names.
+    """Is a host this machine, or one that NO_PROXY names?
 
-    A name stands for all below it too, with or without a dot or a star before it; an address may
-    have brackets, and may be a network; a port is not looked at.
+    A name in NO_PROXY also covers all names below it, with or without a dot or a star before it. An
+    address may have brackets, and may be a network. Ports are ignored.
     """
     host = host.strip("[]").lower().rstrip(".")
     address = _address(host)
@@ -180,7 +180,7 @@ def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 
 
 def _certificates() -> ssl.SSLContext:
-    """Return what HTTPS is trusted by: SSL_CERT_FILE's or SSL_CERT_DIR's, else the usual ones."""
+    """Return the certificates to trust: those of SSL_CERT_FILE or SSL_CERT_DIR, else the usual."""
     try:
         return httpx.create_ssl_context()
     except OSError as error:

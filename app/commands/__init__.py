@@ -1,1 +1,1 @@
-"""What the command line does, one command a module; `app/cli.py` is the door."""
+"""The commands, one in each module. `app/cli.py` calls them."""

@@ -1,7 +1,7 @@
 """`dialwatch check`: which records of a file the worker would call invalid, and why.
 
-The records go through the worker's own folds, in memory and in the order of the file, so that what
-needs memory (a batch whose size changed) is found too. Reads a file, opens no connection.
+The records go through the worker's own folds, in memory and in the order of the file. So errors
+that only show with earlier records (a batch whose size changed) are found too. Opens no connection.
 """
 
 import json
@@ -30,16 +30,16 @@ CHECKED: dict[ContractTopic, str | None] = {
     ContractTopic.TICKS: None,
     ContractTopic.NOTIFICATIONS: "account_id",
 }
-"""What others publish, and the field that each record's key repeats."""
+"""The topics that others publish to → the field that a record's key must equal."""
 
-_NO_TIMESTAMP = -1  # Kafka's own word for it
-# Between two seals: changes that wait for one cost memory.
+_NO_TIMESTAMP = -1  # Kafka's value for it
+# How many records are folded between two seals: unsealed changes cost memory.
 _SEAL_EVERY = 10_000
 
 
 @dataclass(slots=True)
 class _Line:
-    """A record as the folds want it; its offset is the number of its line."""
+    """A record with the fields that folds use; its offset is its line number."""
 
     offset: int
     key: bytes | None
@@ -58,14 +58,14 @@ class Invalid(NamedTuple):
 
 
 class UnreadableLineError(ValueError):
-    """A line that is no record in any of the formats."""
+    """A line isn't a record in any of the formats."""
 
 
 def run_check(file: BinaryIO, name: str, *, topic: str, rules: Rules, as_json: bool) -> int:
-    """Print what is invalid in a file, a line each; return 1 where anything is.
+    """Print a line for each invalid record of a file. Return 1 if there is any, else 0.
 
-    `topic`: of lines that don't name one, the contract's name. Raises SettingsError where it is
-    none that others publish to.
+    `topic`: the topic (contract name) of lines that don't name one. Raises SettingsError where
+    others don't publish to it.
     """
     if topic not in {one.value for one in CHECKED}:
         known = ", ".join(CHECKED)
@@ -86,7 +86,7 @@ class Checker:
     """The worker's folds over the lines of files."""
 
     def __init__(self, rules: Rules, topic: ContractTopic) -> None:
-        """`topic`: of lines that don't name one."""
+        """`topic`: the topic of lines that don't name one."""
         self.records = 0
         self._default = topic
         self._topics = Topics("", "check", 1)
@@ -96,7 +96,7 @@ class Checker:
         self._buried: list[Output] = []
 
     def invalid_of(self, lines: Iterable[bytes]) -> Iterator[Invalid]:
-        """Yield what is invalid, in the order of the lines; empty lines are nothing."""
+        """Yield the invalid records, in the order of their lines. Empty lines are ignored."""
         for number, line in enumerate(lines, 1):
             text = line.strip(b" \r\n")
             if not text:
@@ -113,7 +113,7 @@ class Checker:
                 yield Invalid(number, topic.value, key, reason)
 
     def _fold(self, topic: ContractTopic, record: _Line) -> str | None:
-        """Return why the record is invalid; None: it isn't."""
+        """Return why the record is invalid; None: it is valid."""
         tp = TP(topic.value, 0)
         records: list[Record] = [record]
         self._folds[topic.value](Chunk(tp, records, self._state, self._emit, _nothing))
@@ -131,7 +131,7 @@ class Checker:
             self._buried.append(output)
 
     def _record_of(self, number: int, line: bytes) -> tuple[ContractTopic, _Line]:
-        """Read a line: `topic<TAB>key<TAB>value`, `key<TAB>value`, a value, or an export's line."""
+        """Parse a line: `topic<TAB>key<TAB>value`, `key<TAB>value`, a value, or an exported one."""
         columns = line.split(b"\t") if line[:1] not in b"{[" else [line]
         if len(columns) == 3:
             topic = _topic_of(columns[0].decode(errors="replace"))
@@ -161,7 +161,7 @@ def _topic_of(name: str) -> ContractTopic:
 
 
 def _exported(line: bytes) -> dict[str, object] | None:
-    """Return a line of `dialwatch export`; None: it is a record's value itself."""
+    """Parse a line of `dialwatch export`; None: the line is a record's value."""
     try:
         said = json.loads(line)
     except (ValueError, RecursionError):
@@ -171,7 +171,7 @@ def _exported(line: bytes) -> dict[str, object] | None:
 
 
 def _bytes_of(column: str, said: object) -> bytes | None:
-    """Read a key or value of an export: text, `{"base64": …}` or null."""
+    """Return the bytes of an export's key or value: text, `{"base64": …}` or null."""
     match said:
         case None:
             return None
@@ -186,7 +186,7 @@ def _bytes_of(column: str, said: object) -> bytes | None:
 
 
 def _key_of(topic: ContractTopic, value: bytes) -> bytes | None:
-    """Return the key that a value's producer has to give it: what is left is the value's fault."""
+    """Return the key that a value must have, so that only errors of the value are found."""
     field = CHECKED[topic]
     try:
         said = msgspec.json.decode(value)
@@ -197,4 +197,4 @@ def _key_of(topic: ContractTopic, value: bytes) -> bytes | None:
 
 
 def _nothing() -> None:
-    """Nobody waits for a commit."""
+    """Do nothing: there is no commit to hurry."""

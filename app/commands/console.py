@@ -27,10 +27,10 @@ _GC_THRESHOLD = 100_000
 
 def run_console(settings: Settings) -> int:
     """Run until SIGTERM or SIGINT; return the exit code. Raises CommandError."""
-    # The indexer's is the only consumer of this process.
+    # This changes all consumers of the process; the indexer's is the only one.
     fetching.install()
     fetching.hand_over(_MOST_RECORDS)
-    # Rows make no cycles of garbage: looking for some among so many is for nothing.
+    # Rows make no reference cycles, so that collecting garbage among so many is useless.
     gc.set_threshold(_GC_THRESHOLD)
     with _held(settings.console_datadir):
         asyncio.run(_run(settings))
@@ -72,7 +72,7 @@ async def _run(settings: Settings) -> None:
 
 
 async def _sample_lag(indexer: Indexer, kafka: KafkaLookups) -> None:
-    """Remember now and then how far the group is behind, for the charts."""
+    """Store how far the group is behind, at intervals, for the charts."""
     while True:
         lag, at = await kafka.lag(kept_s=LAG_SECONDS / 2)
         if lag is not None and at is not None and time.time_ns() // 1000 - at < LAG_SECONDS * 1e6:
@@ -87,7 +87,7 @@ async def _sample_lag(indexer: Indexer, kafka: KafkaLookups) -> None:
 
 @contextmanager
 def _held(directory: Path) -> Iterator[None]:
-    """Hold the directory for as long as the console runs. Raises CommandError."""
+    """Lock the directory while the console runs. Raises CommandError where another has it."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
         lock = (directory / "console.lock").open("w")

@@ -1,7 +1,7 @@
-"""The whole product on one machine, once: stack, stand-in, worker, console, dialer and outcome.
+"""`dialwatch demo`: the whole product on one machine, from a simulated dialer to the phones.
 
-Longer than other files because it shows: what is done is in `app/local`, `app/sandbox` and the
-worker, which runs as its own process like in production.
+Longer than other files because of all that it shows. The parts themselves are in `app/local`,
+`app/sandbox` and the worker, which runs as a process of its own as in production.
 """
 
 import asyncio
@@ -57,14 +57,14 @@ _FINAL = ("sent", "skipped", "failed")
 
 @dataclass
 class Story:
-    """What was seen so far."""
+    """What the demo has seen so far."""
 
     published: int = 0
     folded: int = 0
     first_publish: float = 0.0
     all_folded: float = 0.0
     quiet_since: float | None = None
-    """Since when the worker has had nothing more to do, after everything was published."""
+    """Since when the worker has nothing left to do; None: it has, or publishing goes on."""
     scenarios: Counter[tuple[str, str]] = field(default_factory=Counter)
     deliveries: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     noticed: set[str] = field(default_factory=set)
@@ -73,10 +73,10 @@ class Story:
     dead_letters: Counter[str] = field(default_factory=Counter)
 
     def is_over(self) -> bool:
-        """Has every notification ended, and WeChat said what became of what it took?
+        """Has every notification ended, with WeChat's later word for each that it accepted?
 
-        What the calls gave reason for may still be on its way for a moment (a line's calls go
-        through a topic of their own), so the worker must have been quiet for a while.
+        Notifications may still be to come for a moment (a line's calls go through a topic of their
+        own), so the worker must have had nothing to do for a while.
         """
         if self.quiet_since is None or time.monotonic() - self.quiet_since < QUIET_SECONDS:
             return False
@@ -86,10 +86,10 @@ class Story:
 
 
 def run_demo(*, calls: int, seed: int, stay: bool, shown: int = SHOWN_OF_EACH) -> int:
-    """Run it, printing the first `shown` messages of each kind; return the exit code: 1
-    when something promised didn't happen."""
+    """Run the demo; print the first `shown` messages of each kind. Return the exit code: 1 where
+    something that the demo promises didn't happen."""
     console = Console(highlight=False)
-    # What is set up here for another installation must not leak into this one.
+    # Settings of another installation in this environment must not count here.
     for name in [name for name in os.environ if name.startswith(PREFIX)]:
         del os.environ[name]
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # it says goodbye as on Ctrl-C
@@ -99,7 +99,7 @@ def run_demo(*, calls: int, seed: int, stay: bool, shown: int = SHOWN_OF_EACH) -
     try:
         code = run_in(directory, console, calls=calls, seed=seed, stay=stay, shown=shown)
     except (CommandError, LocalStackError):
-        raise  # its line names a log in the directory, so that stays
+        raise  # its text names a log file in the directory, so the directory stays
     except BaseException:
         shutil.rmtree(directory, ignore_errors=True)
         raise
@@ -112,7 +112,7 @@ def run_demo(*, calls: int, seed: int, stay: bool, shown: int = SHOWN_OF_EACH) -
 def run_in(
     directory: Path, console: Console, *, calls: int, seed: int, stay: bool, shown: int
 ) -> int:
-    """Run it with all its files in `directory`, which is left as it is at the end."""
+    """Run the demo with all its files in `directory`, which is kept at the end."""
     phones = Phones(console, shown)
     with contextlib.ExitStack() as running:
         with progress_shown(console) as progress:
@@ -172,7 +172,7 @@ def run_in(
 
 
 def _callback(sandbox: Sandbox) -> dict[str, str]:
-    """Set up WeChat's callback in safe mode, with keys of this run."""
+    """Set up WeChat's callback in encrypted mode, with new keys. Return the worker's settings."""
     token = secrets.token_hex(16)
     key = base64.b64encode(secrets.token_bytes(32)).decode().rstrip("=")
     sandbox.driver.callback = Callback(token=token, encoding_aes_key=key, mode="safe")
@@ -192,7 +192,7 @@ class Phones:
         self._lock = threading.Lock()
 
     def on_arrival(self, message: ArrivedMessage | Sms) -> None:
-        """Called in the stand-in's thread."""
+        """Print a message that reached a phone. Is called in the stand-in's thread."""
         if isinstance(message, Sms):
             self._show(f"SMS to {message.phone}", message.text[:16], [message.text])
             return
@@ -202,7 +202,7 @@ class Phones:
         self._show(f"WeChat to {message.openid}", message.data.get("keyword2", ""), lines)
 
     def on_inbox(self, said: dict[str, str]) -> None:
-        """An inbox message was published."""
+        """Print an inbox message that was published."""
         lines = [said["title"], said["content"]]
         self._show(f"Inbox of {said['account_id']}", said["scenario"], lines)
 
@@ -212,7 +212,7 @@ class Phones:
             self._shown[kind] += 1
             if self._shown[kind] > self._most:
                 return
-            # In one piece, or the bars are drawn anew after each line.
+            # In one call, or the progress bars are drawn again after each line.
             message = Text(head, style=_COLOURS[head.split(maxsplit=1)[0]])
             message.append("".join(f"\n  {line}" for line in lines), style="not bold default")
             self.console.print(message, end="\n\n", soft_wrap=True)
@@ -302,7 +302,7 @@ async def _publish(brokers: str, topics: Topics, dialer: Dialer, story: Story) -
 
 
 async def _watch(brokers: str, topics: Topics, story: Story, phones: Phones) -> None:
-    """Read what comes out, as other systems do."""
+    """Read the topics that other systems read."""
     wanted = (
         topics.notifications, topics.inbox_messages, topics.deliveries, topics.dead_letters
     )  # fmt: skip
@@ -336,7 +336,7 @@ async def _watch(brokers: str, topics: Topics, story: Story, phones: Phones) -> 
 
 
 def _look(worker: WorkerProcess, topics: Topics, story: Story, *, is_all: bool) -> None:
-    """Ask the worker how many calls it has folded, and whether there is anything left to do."""
+    """Ask the worker how many calls it has folded, and whether it has anything left to do."""
     with contextlib.suppress(OSError):
         left = 0.0
         for name, value in _samples(worker.get("/metrics")[1]):
@@ -383,7 +383,7 @@ def _summarize(console: Console, story: Story, sandbox: Sandbox, calls: int) -> 
 
 
 def _table(title: str, *columns: str) -> Table:
-    """An empty table with its numbers on the right."""
+    """Return an empty table with right-aligned numbers."""
     table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
     for column in columns:
         is_number = column in {"inbox", "wechat", "sms", "messages"}

@@ -1,4 +1,4 @@
-"""`dialwatch dlq`: dead letters listed, shown, sent again and put aside."""
+"""`dialwatch dlq`: list, show, send again and put aside dead letters."""
 
 import os
 import sys
@@ -158,7 +158,8 @@ def _wanted(
 
 
 def _carry_out(order: "Order", output: OutputOption) -> int:
-    """Print what is (to be) done, and the counts; 1 where a named letter is refused."""
+    """Carry out an order, print each letter's action and the counts. Return 1 where a letter that
+    was named is refused, else 0."""
     from app.operations.redrive import carry_out  # noqa: PLC0415
     from streams.engine import fault_points  # noqa: PLC0415
 
@@ -178,5 +179,5 @@ def _carry_out(order: "Order", output: OutputOption) -> int:
 
 
 def _plain(text: str) -> str:
-    """Return a text none of whose characters steers the terminal."""
+    """Return a text without characters that control the terminal."""
     return "".join(one if one.isprintable() else "�" for one in text)

@@ -1,7 +1,7 @@
-"""`dialwatch doctor`: is everything there that a worker needs? One line each, with what to do.
+"""`dialwatch doctor`: checks all that a worker needs; a line each, with what to do.
 
-Asks, and changes nothing: it creates no topic and sends no message. One function a question,
-which makes it longer than other modules.
+It changes nothing, creates no topic and sends no message. Longer than other modules because each
+check is one function.
 """
 
 import asyncio
@@ -34,10 +34,11 @@ from streams.kafka.transactions import partitions_of
 
 KAFKA_SECONDS = 10.0
 HTTP_SECONDS = 10.0
-# WeChat's callback is refused beyond 300 s; times in messages are wrong long before.
+# The largest error of the clock. The callback refuses WeChat's requests beyond 300 s; times in
+# messages are wrong long before.
 MOST_SKEW_SECONDS = 5.0
 
-# What we write into the six fields: the shortest and the longest title and content.
+# Examples of what we write into the six fields: the shortest and longest title and content.
 _TIME = "2019-01-30 15:52:10"
 _SAMPLES = (
     (
@@ -61,7 +62,7 @@ _SAMPLES = (
 
 @dataclass(frozen=True)
 class Finding:
-    """One line: what was looked at, how it is, and what to do."""
+    """The result of one check: what was checked, the verdict, and what to do."""
 
     verdict: Verdict
     what: str
@@ -69,7 +70,7 @@ class Finding:
 
 
 def run_doctor(settings: Settings) -> int:
-    """Print the findings; return 1 where something keeps a worker from its work."""
+    """Print the findings. Return 1 where one of them prevents a worker's work, else 0."""
     return asyncio.run(_print(settings))
 
 
@@ -83,7 +84,7 @@ async def _print(settings: Settings) -> int:
 
 
 async def examine(settings: Settings) -> AsyncIterator[Finding]:
-    """Yield the findings, in the order in which things are needed."""
+    """Make all checks, in the order in which a worker needs the things; yield the findings."""
     async for finding in _kafka(settings):
         yield finding
     redis, http = open_redis(settings.redis_url), open_http()
@@ -136,7 +137,7 @@ async def _kafka(settings: Settings) -> AsyncIterator[Finding]:
 
 
 async def _hanging(settings: Settings) -> AsyncIterator[Finding]:
-    """Transactions that hang: nobody reads past them."""
+    """Check for hanging transactions, which no reader of committed records gets past."""
     topics, options = settings.topics, settings.kafka_client_options()
     names = [topic.name for topic in (*topics.contract(), *topics.internal())]
     reader = LogReader(options)
@@ -217,7 +218,7 @@ async def _template(settings: Settings, http: httpx.AsyncClient, token: str) -> 
 
 
 def _unfit(names: Sequence[str]) -> str | None:
-    """Return the first field whose kind doesn't take what we write into it; None: all do."""
+    """Return the first field whose kind doesn't accept what we write into it; None: all do."""
     for values in _SAMPLES:
         try:
             fit(fill(names, values))

@@ -1,4 +1,4 @@
-"""`dialwatch topics expand`: the plan, and with `--execute` the doing."""
+"""`dialwatch topics expand`: print the plan, and with `--execute` carry it out."""
 
 import asyncio
 import os
@@ -10,7 +10,7 @@ from streams.engine import fault_points
 
 
 def run_expand(settings: Settings, partitions: int, *, execute: bool) -> int:
-    """Print what is to be done, a line each, and do it with `execute`. Raises CommandError."""
+    """Print the steps, a line each; with `execute` do them. Raises CommandError."""
     planned = asyncio.run(plan(settings, partitions))
     old, new, is_begun = planned.expansion
     if old == new and not planned.topics:

@@ -1,7 +1,7 @@
-"""`dialwatch export`: records as they lie in Kafka, into files that notebooks and replays read.
+"""`dialwatch export`: write records unchanged into files, for notebooks and replays.
 
-One file for each partition and local day, written beside its place and renamed; what is complete
-isn't written again: the next run goes on where the last one came to.
+There is one file for each partition and local day, written under another name and then renamed.
+The next run goes on where the last one ended, without writing complete files again.
 """
 
 import fcntl
@@ -44,7 +44,8 @@ from streams.engine.types import TP, Chunk, Source
 from streams.times import local_datetime, to_instant
 from streams.topics import ContractTopic
 
-# Timestamps may go backwards, by producers' clocks: so much later a day is over.
+# Timestamps may go backwards, since producers' clocks differ: a day's file is complete this long
+# after the day.
 _LATE_MS = 24 * 3600 * 1000
 _PARTS = ".export-"
 
@@ -58,7 +59,7 @@ def run_export(
     until: str | None = None,
     format_: FileFormat = "parquet",
 ) -> int:
-    """Export topics, by contract name; return the exit code.
+    """Export topics, given by contract name; return the exit code.
 
     Raises SettingsError for a wrong argument, CommandError where Kafka, a topic or space is
     missing.
@@ -96,13 +97,13 @@ def _names(settings: Settings, topics: Sequence[str]) -> list[ContractTopic]:
 
 
 def _ms(instant: int | None) -> int | None:
-    """Kafka counts milliseconds; what is finer belongs to the next."""
+    """Return an instant as milliseconds, rounded up."""
     return None if instant is None else -(-instant // 1000)
 
 
 @contextmanager
 def _alone(directory: Path) -> Iterator[None]:
-    """Be the only one who exports into a directory; clear away what one that was cut off left."""
+    """Lock a directory for this export; delete temporary files that an interrupted one left."""
     with (directory / ".lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -156,7 +157,7 @@ def _check_same(
     wanted: TopicExport,
     format_: FileFormat,
 ) -> None:
-    """Raise SettingsError where a directory holds something that this can't go on with."""
+    """Raise SettingsError where a directory holds another export, which this one can't continue."""
     if manifest.format != format_:
         raise SettingsError([f"--format: {directory} is an export in {manifest.format}"])
     if manifest.timezone != settings.timezone:
@@ -172,16 +173,16 @@ def _check_same(
 
 
 class _DayWriter(Protocol):
-    """Takes a day's records and makes its file."""
+    """Collects a day's records and writes its file."""
 
     def add(self, records: list[Any]) -> None: ...
 
     def end(self, file: Path, before: Path, keep: int) -> None:
-        """`keep`: how many records of the file before go first."""
+        """Write `file`: the first `keep` records of the file `before`, then those collected."""
 
 
 class _TopicWriter:
-    """One topic on its way into files."""
+    """Exports one topic."""
 
     def __init__(
         self,
@@ -203,13 +204,13 @@ class _TopicWriter:
 
     @property
     def held(self) -> int:
-        """How many records the files hold."""
+        """The number of records in the files."""
         return sum(
             day.records for log in self._topic.partitions.values() for day in log.days.values()
         )
 
     def run(self, shown: Progress | None) -> int:
-        """Export up to the present ends. Returns how many records were written."""
+        """Export up to the logs' present ends. Return the number of records written."""
         count = self._kafka.counts().get(self._real)
         if count is None:
             raise CommandError(
@@ -229,7 +230,7 @@ class _TopicWriter:
             writers = {tp: _LogWriter(self, tp.partition, parts) for tp in tps}
             open_logs = [log for log in logs.values() if not log.is_ended]
             while open_logs:
-                # One partition at once: what is open of it is small, and the others' fetches wait.
+                # One partition at a time: then few files are open, and the others' fetches wait.
                 log = open_logs[0]
                 self._kafka.fill([log])
                 if log.at is not None:
@@ -247,7 +248,7 @@ class _TopicWriter:
         return self.written
 
     def _starts(self, tps: list[TP], bounds: dict[TP, tuple[int, int]]) -> dict[TP, int]:
-        """Return from where on each partition is read, and note it."""
+        """Return the first offset to read of each partition, and note it in the manifest."""
         since = self._topic.since
         at = self._kafka.offsets_at(tps, max(since, 0)) if since is not None else {}
         starts = {}
@@ -268,18 +269,18 @@ class _TopicWriter:
                     "the topic was made anew; export into another directory"
                 )
             for day in [day for day in known.days if not self._file(tp.partition, day).exists()]:
-                # Somebody deleted it, a broken one perhaps: it is written again.
+                # A file that somebody has deleted, perhaps a broken one, is written again.
                 known.next = min(known.next, known.days.pop(day).first)
             known.end = end
             starts[tp] = known.next
         return starts
 
     def day_of(self, timestamp: int) -> tuple[str, int, int]:
-        """Return the local day of a timestamp, and where it begins and ends (ms)."""
+        """Return the local day of a timestamp (ms), and the timestamps of its begin and end."""
         return _day_of(timestamp, self._zone)
 
     def in_range(self, records: list[Any]) -> list[Any]:
-        """Return those that were asked for."""
+        """Return the records in the range that was asked for."""
         since, until = self._topic.since, self._topic.until
         if since is not None:
             records = [one for one in records if one.timestamp >= since]
@@ -295,7 +296,7 @@ class _TopicWriter:
         return self._topic.partitions[str(partition)]
 
     def day_writer(self, parts: Path, partition: int) -> "_DayWriter":
-        """Return what takes a day's records."""
+        """Return the writer of a day's file."""
         if self._manifest.format == "parquet":
             return _ParquetDay(parts, self._name.value, partition)
         return _LinesDay(parts, self._name.value, partition)
@@ -306,8 +307,8 @@ class _TopicWriter:
     def put_away(
         self, partition: int, day: str, writer: "_DayWriter", before: DayFile | None
     ) -> None:
-        """Make a day's file, or lengthen it. One that was cut off before the manifest was written
-        may hold more than that knows, which comes again now."""
+        """Write a day's file, or extend it. After an interruption the file may hold more than the
+        manifest says; those records are read again now."""
         file = self._file(partition, day)
         file.parent.mkdir(parents=True, exist_ok=True)
         beside = file.with_name(f".{file.name}.part")
@@ -326,7 +327,7 @@ class _TopicWriter:
 
 
 class _LogWriter:
-    """One partition on its way into its days' files."""
+    """Exports one partition into its days' files."""
 
     def __init__(self, topic: _TopicWriter, partition: int, parts: Path) -> None:
         self._topic = topic
@@ -335,10 +336,10 @@ class _LogWriter:
         self._known = topic.log_export(partition)
         self._position = self._known.next
         self._open: dict[str, tuple[_DayWriter, DayFile, int]] = {}
-        """By day: what takes its records, what its file will hold, when it is over."""
+        """Day → its writer, the manifest's entry for its file, and when it is complete (ms)."""
 
     def take(self, records: list[Any]) -> bool:
-        """Take what was read. Is everything that was asked for behind us?"""
+        """Write records that were read. Return whether the end of the range was reached."""
         self._position = records[-1].offset + 1
         latest = records[-1].timestamp
         wanted = self._topic.in_range(records)
@@ -358,7 +359,7 @@ class _LogWriter:
         return self._topic.until is not None and latest >= self._topic.until + _LATE_MS
 
     def end(self, log_end: int) -> None:
-        """Make the files of what is open."""
+        """Write the files of all days that are still open."""
         if self._known.next >= log_end and not self._open:
             return
         for day in list(self._open):
@@ -369,7 +370,7 @@ class _LogWriter:
     def _add(self, day: str, end: int, records: list[Any]) -> None:
         before = self._known.days.get(day)
         if before is not None:
-            # What was put away reaches further than what is sure of the whole partition.
+            # A day's file may hold later records than the offset up to which all were exported.
             records = [one for one in records if one.offset > before.last]
             if not records:
                 return
@@ -483,4 +484,4 @@ def _day_of(timestamp: int, zone: tzinfo) -> tuple[str, int, int]:
 
 
 def _fold_nothing(_: Chunk) -> None:
-    """Records are written as they are."""
+    """Do nothing: records are exported unchanged."""

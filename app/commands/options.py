@@ -1,4 +1,4 @@
-"""Options that several commands have, spelled once."""
+"""Options that several commands share."""
 
 import asyncio
 import sys
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 MOST_ROWS = 100_000
-"""No command prints more."""
+"""The most rows that a command prints."""
 _MOMENT_SECONDS = 2.0
 
 OutputOption = Annotated[
@@ -42,7 +42,7 @@ def _is_until(until: str | None) -> str | None:
 
 
 def _is_limit(limit: int | None) -> int | None:
-    """Return a number of rows that may be asked for. Raises SettingsError."""
+    """Check `--limit`. Raises SettingsError."""
     if limit is None or 1 <= limit <= MOST_ROWS:
         return limit
     raise SettingsError(
@@ -50,7 +50,8 @@ def _is_limit(limit: int | None) -> int | None:
     )
 
 
-# What can't be a time in any zone is said with all else that is wrong; the range comes of both.
+# The check here only finds texts that are no time in any zone, so that it is reported together with
+# other wrong options. `range_of` makes the range of both options.
 SinceOption = Annotated[
     str | None,
     typer.Option(
@@ -65,14 +66,14 @@ RevealOption = Annotated[bool, typer.Option("--reveal", help="Openids and phones
 
 
 class Language(StrEnum):
-    """What `--language` takes."""
+    """The values of `--language`."""
 
     ZH = "zh"
     EN = "en"
 
 
 def ask(question: Callable[["Installation"], Awaitable[T]]) -> T:
-    """Connect to the installation of the settings, and return what the question finds there."""
+    """Connect to the settings' installation; call `question` with it and return its result."""
     from app.operations.installation import open_installation  # noqa: PLC0415
 
     settings = load_settings()
@@ -90,7 +91,7 @@ def ask(question: Callable[["Installation"], Awaitable[T]]) -> T:
 
 
 async def _say_that_it_takes_long() -> None:
-    """Move something on a terminal while an answer takes longer than a moment."""
+    """Show a spinner on a terminal while an answer takes longer than a moment."""
     await asyncio.sleep(_MOMENT_SECONDS)
     if sys.stderr.isatty():
         from rich.console import Console  # noqa: PLC0415
@@ -100,7 +101,7 @@ async def _say_that_it_takes_long() -> None:
 
 
 def checked_id(option: str, text: str) -> str:
-    """Return an id that something can have. Raises SettingsError."""
+    """Return the id that an option gives. Raises SettingsError where no id can be like that."""
     try:
         if text.encode():
             return text
@@ -110,7 +111,7 @@ def checked_id(option: str, text: str) -> str:
 
 
 def id_of(option: str) -> Callable[[str | None], str | None]:
-    """Return the check of an option that takes an id."""
+    """Return the callback that checks an option with an id."""
     return lambda text: None if text is None else checked_id(option, text)
 
 

@@ -1,6 +1,6 @@
-"""How commands print what they found: tables for people, JSON, JSON lines or CSV for programs.
+"""Printing results: tables for people; JSON, JSON lines or CSV for programs.
 
-Data on stdout and nothing else; no decoration where it isn't a terminal.
+Only data goes to stdout, without decoration where that isn't a terminal.
 """
 
 import csv
@@ -14,16 +14,16 @@ from typing import Any
 
 import msgspec
 
-# Nobody folds what goes through a pipe.
+# The width of tables in a pipe, where lines needn't fit a terminal.
 _PIPE_WIDTH = 240
-# Longer entries of a list get a line each.
+# Entries of a list that are longer than this get a line each.
 _SHORT = 20
-# Of a second: nobody reads it in a table.
+# Fractions of a second are left out in tables.
 _FRACTION = re.compile(r"^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)\.\d+(?=[+Z-])")
 
 
 class OutputFormat(StrEnum):
-    """What `--output` takes."""
+    """The values of `--output`."""
 
     TABLE = "table"
     JSON = "json"
@@ -32,7 +32,7 @@ class OutputFormat(StrEnum):
 
 
 def chosen(output: OutputFormat | None) -> OutputFormat:
-    """Return the output that was asked for, else a table on a terminal and JSON lines in a pipe."""
+    """Return the format asked for; None: a table on a terminal, JSON lines in a pipe."""
     return output or (OutputFormat.TABLE if sys.stdout.isatty() else OutputFormat.JSONL)
 
 
@@ -43,8 +43,8 @@ def print_rows(
     *,
     few: Sequence[str] = (),
 ) -> None:
-    """Print a list. `columns`: of CSV, in their order; `few`: those that a terminal has room for,
-    none: the same."""
+    """Print rows. `columns`: the columns of CSV, in order; `few`: those of a table on a terminal,
+    which has less room (empty: the same)."""
     match output:
         case OutputFormat.TABLE:
             shown = few or columns
@@ -59,7 +59,7 @@ def print_rows(
 
 
 def print_one(one: Mapping[str, Any], output: OutputFormat) -> None:
-    """Print a single answer; a table of it has a line for each field."""
+    """Print a single object; its table has a line for each field."""
     match output:
         case OutputFormat.TABLE:
             _print_table([[name, _cell(value)] for name, value in _flat(one)], ())
@@ -73,7 +73,7 @@ def print_one(one: Mapping[str, Any], output: OutputFormat) -> None:
 
 
 def language_of(environment: Mapping[str, str] = os.environ) -> str:
-    """Return the language that the environment asks for, as far as we speak it."""
+    """Return the language that the environment asks for, if it is one of ours; else English."""
     for name in ("LC_ALL", "LC_MESSAGES", "LANG"):
         if environment.get(name):
             return "zh" if environment[name].lower().startswith("zh") else "en"
@@ -81,7 +81,7 @@ def language_of(environment: Mapping[str, str] = os.environ) -> str:
 
 
 def _print_table(rows: Iterable[Sequence[str]], columns: Sequence[str]) -> None:
-    # Slow to import, and programs don't ask for it.
+    # Slow to import, and needed for tables only.
     from rich.box import SIMPLE_HEAD  # noqa: PLC0415
     from rich.console import Console  # noqa: PLC0415
     from rich.table import Table  # noqa: PLC0415
@@ -91,7 +91,7 @@ def _print_table(rows: Iterable[Sequence[str]], columns: Sequence[str]) -> None:
     for name in columns or ("", ""):
         table.add_column(name, overflow="fold")
     for row in rows:
-        # Text: what customers call themselves is no markup.
+        # Text, not str: customers' names must not be read as markup.
         table.add_row(*(Text(cell) for cell in row))
     console = Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
     console.print(table)
@@ -113,7 +113,7 @@ def _plain(value: Any) -> Any:
 
 
 def _cell(value: Any) -> str:
-    """Return a value as a table shows it: none of its characters may steer the terminal."""
+    """Return a value as text for a table, without characters that control the terminal."""
     if value is None:
         return "–"
     if isinstance(value, list):

@@ -1,7 +1,7 @@
 """`dialwatch replay`: fold the topics, or an export of them, again; send and write nothing.
 
-What is asked is checked here and put together from `app/analysis`: the commands themselves, what
-they come to (`--summary`, `--report`), or how they differ from what was told (`--against`).
+Checks the options, and prints what `app/analysis` finds: the commands themselves, their counts
+(`--summary`, `--report`), or their differences from those really sent (`--against`).
 """
 
 import sys
@@ -46,7 +46,7 @@ def run_replay(
     jobs: int = 1,
     sms_price: float | None = None,
 ) -> int:
-    """Answer what is asked; return the exit code.
+    """Run a replay and print its results; return the exit code.
 
     Raises SettingsError for wrong arguments, CommandError where Kafka, a topic or a file is
     missing.
@@ -164,7 +164,7 @@ def _print_differences(run: Replay, output: Format, to: Path | None) -> None:
 
 
 def _said_of(run: Replay, against: Against, number: int) -> Iterator[str]:
-    """Yield the count, and where there are differences what made them."""
+    """Yield a line with the counts of differences, and lines with their reasons."""
     kinds = counted(against.differences(number))
     yield ", ".join(f"{kinds[kind]} {kind}" for kind in ("both", "only_replay", "only_sent"))
     seen = run.seen

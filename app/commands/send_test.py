@@ -1,4 +1,4 @@
-"""`dialwatch send-test`: one real WeChat message through the whole path, and what became of it.
+"""`dialwatch send-test`: send one real WeChat message the whole way, and print what becomes of it.
 
 The command goes into `notifications` like any other; a running worker sends it.
 """
@@ -27,7 +27,7 @@ _FINAL = {"sent": 0, "skipped": 1, "failed": 1}
 def run_send_test(settings: Settings, *, account: str, timeout_s: float) -> int:
     """Print each `deliveries` record of the message as a JSON line.
 
-    Returns 0 when WeChat took it, 1 when it was skipped or failed. Raises CommandError when no
+    Return 0 when WeChat accepted it, 1 when it was skipped or failed. Raises CommandError when no
     worker answers in time.
     """
     try:
@@ -69,7 +69,7 @@ async def _send(settings: Settings, account: str, timeout_s: float) -> int:
 
 
 async def _follow(consumer: AIOKafkaConsumer, notification_id: str, timeout_s: float) -> int:
-    """Print what is said of a notification: how it ended, and WeChat's later word."""
+    """Print a notification's deliveries: how it ended, and WeChat's later word."""
     code: int | None = None
     with suppress(TimeoutError):
         async with asyncio.timeout(timeout_s) as limit:
@@ -83,7 +83,7 @@ async def _follow(consumer: AIOKafkaConsumer, notification_id: str, timeout_s: f
                 code = _FINAL[said["status"]]
                 if code:
                     return code
-                # WeChat's word comes only where the callback is set up.
+                # WeChat's later word comes only where the callback is set up.
                 limit.reschedule(asyncio.get_running_loop().time() + RECEIPT_SECONDS)
     if code is None:
         raise CommandError(

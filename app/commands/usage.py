@@ -1,6 +1,6 @@
-"""Wrong usage, said whole: a line for every flag that is wrong, as for every variable.
+"""Commands that report every wrong flag, with a line each, where Typer stops at the first one.
 
-Typer ends at the first one. Only what can be judged by the command line alone is judged here.
+Only what the command line alone shows to be wrong is found here.
 """
 
 from collections.abc import Callable
@@ -15,10 +15,10 @@ from app.errors import SettingsError
 
 
 class CliCommand(TyperCommand):
-    """A command that names everything wrong in how it was called."""
+    """A Typer command that reports everything that is wrong with its arguments."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Take the flags. Raises SettingsError, with a line for each that is wrong."""
+        """Parse the arguments. Raises SettingsError, with a line for each that is wrong."""
         given = list(args)
         try:
             return super().parse_args(ctx, args)
@@ -38,7 +38,7 @@ class CliCommand(TyperCommand):
                 if not places:
                     return wrong
                 del given[places[0]]
-        # What followed an unknown flag is no argument.
+        # What follows an unknown flag may be its value, and then is no argument.
         may_be_its_value = bool(wrong)
         for param in self.get_params(ctx):
             try:
@@ -51,7 +51,7 @@ class CliCommand(TyperCommand):
 
 
 class Program(typer.Typer):
-    """A Typer whose commands are such."""
+    """A Typer application whose commands are `CliCommand`s."""
 
     def command(
         self, name: str | None = None, **options: Any
@@ -61,7 +61,7 @@ class Program(typer.Typer):
 
 
 def lines_of(error: TyperException | SettingsError) -> list[str]:
-    """Return what is said of wrong usage."""
+    """Return an error's lines for people."""
     if isinstance(error, SettingsError):
         return list(error.lines)
     return [f"{error.format_message()} (--help shows what there is)"]

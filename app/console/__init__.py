@@ -1,4 +1,4 @@
 """The console: one web server for the whole installation, and the index that it reads.
 
-Kafka stays the truth: the index may be deleted at any time and is built again.
+The index is a copy of what is in Kafka: it may be deleted at any time, and is built again.
 """

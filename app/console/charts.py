@@ -1,4 +1,4 @@
-"""Small charts as SVG, drawn by the server: right without JavaScript, and under a strict policy."""
+"""Small charts as SVG, drawn by the server: they need no JavaScript and no inline styles."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +10,8 @@ _ORDER = ("sent", "delivered", "skipped", "undelivered", "failed")
 
 
 def bars(points: Sequence[dict[str, Any]], label: str, none: str) -> Markup:
-    """Return stacked bars of `{"at", "statuses": {status: count}}`, oldest at the left."""
+    """Return stacked bars; a point is `{"at", "statuses": {status: count}}`, oldest first. `none`:
+    the text where there are no points."""
     totals = [sum(point["statuses"].values()) for point in points]
     most = max(totals, default=0)
     if not most:
@@ -37,7 +38,7 @@ def bars(points: Sequence[dict[str, Any]], label: str, none: str) -> Markup:
 
 
 def steps(points: Sequence[dict[str, Any]], label: str, none: str) -> Markup:
-    """Return a line over `{"at", "lag"}` with its area; gaps where there was no sample."""
+    """Return a line chart with its area; a point is `{"at", "lag"}`. A lag of null makes a gap."""
     lags = [point["lag"] for point in points]
     if all(lag is None for lag in lags):
         return _empty(label, none)
@@ -60,7 +61,7 @@ def steps(points: Sequence[dict[str, Any]], label: str, none: str) -> Markup:
 
 
 def peak(points: Sequence[dict[str, Any]]) -> int:
-    """Return the highest value of a chart's points."""
+    """Return the highest value among a chart's points."""
     values = [
         sum(one["statuses"].values()) if "statuses" in one else one["lag"] or 0 for one in points
     ]

@@ -1,6 +1,6 @@
-"""Records into the index: what a poll brought, and the offsets it reached, in one transaction.
+"""Writing the index: the records of a poll and the offsets reached, in one transaction.
 
-One thread writes. What can't be read costs that record alone. Nothing here knows a Kafka client.
+One thread writes. A record that can't be read is skipped. No Kafka client is used here.
 """
 
 import logging
@@ -41,11 +41,11 @@ _ADD_ONE = """INSERT INTO {table} VALUES (?, ?, ?)
 V = TypeVar("V")
 
 Place = tuple[int, int, int]
-"""Of a delivery in time: instant, partition, offset. Newest first is the order of lists."""
+"""A delivery's (instant, partition, offset). Lists are in this order, newest first."""
 
 
 class PolledRecords(NamedTuple):
-    """What a poll brought of one partition."""
+    """The records of one partition that a poll brought."""
 
     holds: str
     """`commands`, `deliveries`, `inbox`, `letters`, `marks` or `state`."""
@@ -55,7 +55,7 @@ class PolledRecords(NamedTuple):
 
 
 class Kind(NamedTuple):
-    """What deliveries have in common: few combinations, each stored once."""
+    """The fields that many deliveries have in common: there are few combinations, stored once."""
 
     scenario: str
     channel: str
@@ -97,19 +97,19 @@ class _Message(Struct):
 
 
 def packed(notification_id: str) -> str | bytes:
-    """Return an id as it is stored: half as long where it is a hash."""
+    """Return an id as the index stores it: as bytes, half as long, where it is a hash."""
     if _HEXADECIMAL.fullmatch(notification_id):
         return bytes.fromhex(notification_id)
     return notification_id
 
 
 def unpacked(stored: str | bytes) -> str:
-    """Return the id that was packed."""
+    """The inverse of `packed`."""
     return stored.hex() if isinstance(stored, bytes) else stored
 
 
 class Recent(Generic[V]):
-    """What was put in last: `most` to twice as many values. Cheap, for it forgets by halves."""
+    """A cache of the values put in last: between `most` and twice as many. Drops half at a time."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -131,7 +131,7 @@ class Recent(Generic[V]):
 
 
 class Index:
-    """The writing side. All methods block, and belong to one thread at a time."""
+    """Writes the index. All methods block. Only one thread at a time may use it."""
 
     def __init__(self, settings: Settings, *, segment_rows: int = schema.SEGMENT_ROWS) -> None:
         self._settings = settings
@@ -140,7 +140,7 @@ class Index:
         self._db = schema.open_writer(settings.console_datadir, identity)
         self._retention = settings.console_retention_days * DAY
         self.unreadable = 0
-        """Records that were passed over since the start."""
+        """How many records were skipped since the start."""
         self._commands = msgspec.json.Decoder(_IndexedCommand).decode
         self._deliveries = msgspec.json.Decoder(_Delivery).decode
         self._messages = msgspec.json.Decoder(_Message).decode
@@ -149,24 +149,24 @@ class Index:
         self._kinds: dict[Kind, int] = {}
         self._titles: Recent[str] = Recent(_MOST_TITLES)
         self._orphans: Recent[list[tuple[int, Place, Kind]]] = Recent(_MOST_ORPHANS)
-        """Deliveries that came before their commands: a title is theirs too, once it is known."""
+        """Deliveries that came before their commands, which have the title."""
         self._segments: dict[str, list[int]] = {}
         self._filled: dict[int, int] = {}
         self._load_segments()
 
     def close(self) -> None:
-        """Put everything into the one file."""
+        """Close the database; all its content is then in its main file."""
         self._db.close()
 
     def offsets(self) -> dict[tuple[str, int], int]:
-        """Return where reading goes on, by topic and partition."""
+        """Return the next offset to read, by topic and partition."""
         rows = self._db.execute("SELECT topic, partition, next FROM offsets")
         return {(topic, partition): offset for topic, partition, offset in rows}
 
     def write(self, chunks: Iterable[PolledRecords], positions: dict[tuple[str, int], int]) -> None:
-        """Index what was read, and remember the offsets reading goes on at; all of it or nothing.
+        """Index records and store the next offsets to read, as one transaction.
 
-        Commands go before the deliveries of the same poll, whose titles they know.
+        Commands are indexed before the deliveries of the same poll, which need their titles.
         """
         by_kind: dict[str, list[PolledRecords]] = {}
         for chunk in chunks:
@@ -195,21 +195,21 @@ class Index:
             raise
 
     def add_lags(self, at: int, lags: Iterable[tuple[str, int, float | None]]) -> None:
-        """Remember how far the group was behind: (topic, records, seconds)."""
+        """Store how far the group was behind: (topic, records, seconds)."""
         with self._db:
             self._db.executemany(
                 "INSERT OR REPLACE INTO lags VALUES (?, ?, ?, ?)", [(at, *lag) for lag in lags]
             )
 
     def mark(self, letters: Iterable[tuple[int, int]], handled: str) -> None:
-        """Note at once what became of dead letters; Kafka says the same a moment later."""
+        """Mark dead letters as handled at once; the mark in Kafka is read a moment later."""
         self._db.executemany(
             "UPDATE letters SET handled = ? WHERE (p, o) = (?, ?) AND handled IS NULL",
             [(handled, *letter) for letter in letters],
         )
 
     def forget(self, now: int) -> None:
-        """Drop what is older than the retention: whole segments, else row by row."""
+        """Delete what is older than the retention: whole segments where possible, else rows."""
         floor = now - self._retention
         for number, holds, last in self._db.execute(
             "SELECT id, holds, last_at FROM segments WHERE first_at < ?", (floor,)
@@ -297,7 +297,7 @@ class Index:
         )
 
     def _adopt(self, orphans: list[tuple[int, Place, Kind]], title: str) -> None:
-        """Give deliveries the title of the command that came after them."""
+        """Set the title of deliveries whose command came after them."""
         for segment, place, kind in orphans:
             before, after = self._kind(kind), self._kind(kind._replace(title=title))
             self._db.execute(
@@ -357,7 +357,7 @@ class Index:
         self._match_marks(places)
 
     def _match_marks(self, places: Iterable[tuple[int, int]]) -> None:
-        # By its time too: another letter may have got the place when the topic was made anew.
+        # The time must match too: in a topic made anew another letter may have the same offset.
         self._db.executemany(
             "UPDATE letters SET handled = (SELECT handled FROM marks WHERE (marks.p, marks.o, "
             "marks.written) = (letters.p, letters.o, letters.written)) WHERE (p, o) = (?, ?)",
@@ -365,7 +365,7 @@ class Index:
         )
 
     def _add_state(self, chunks: list[PolledRecords]) -> None:
-        """Only the last value of each key, in the order of the keys: that is what disks like."""
+        """Store only the last value of each key, in the order of keys, which disks do fastest."""
         latest: dict[tuple[int, bytes], bytes | None] = {}
         for chunk in chunks:
             for record in chunk.records:
@@ -381,7 +381,8 @@ class Index:
         )
 
     def _listed(self, key: bytes, value: bytes) -> tuple[int | None, int | None, int | None]:
-        """Return a run's count, a batch's instant, and whether calls of it are missing."""
+        """Return a run's count, a batch's instant, and whether calls of the batch are missing; None
+        for what a value isn't."""
         prefix = key[:1]
         batch: Batch | None
         try:
@@ -408,7 +409,7 @@ class Index:
             return
         number = self._segment(holds)
         marks = ", ".join("?" * len(rows[0]))
-        # In the order of the table's key, or each row would look for its page.
+        # In the order of the table's key, so that neighbouring rows go to the same page.
         rows.sort(key=lambda row: row[:3] if holds == "deliveries" else row[:2])
         self._db.executemany(f"INSERT OR IGNORE INTO {holds}_{number} VALUES ({marks})", rows)
         self._db.execute(
@@ -431,7 +432,7 @@ class Index:
         return number
 
     def _title(self, stored: str | bytes) -> str | None:
-        """Return the title of a notification; None: its command isn't known (yet)."""
+        """Return the title of a notification; None: its command isn't indexed (yet)."""
         known = self._titles.get(stored)
         if known is not None:
             return known
@@ -466,7 +467,7 @@ class Index:
         return number
 
     def _forget_what_is_cached(self) -> None:
-        """After a transaction that wasn't: what it made is gone."""
+        """Clear the caches after a failed transaction: they may hold rows that it didn't write."""
         self._kinds.clear()
         self._titles = Recent(_MOST_TITLES)
         self._orphans = Recent(_MOST_ORPHANS)
@@ -483,7 +484,7 @@ class Index:
 
 
 def _letter_row(settings: Settings, letter: Letter) -> tuple[Any, ...]:
-    """Return a dead letter as it is stored: as lists show it, its key masked where it must be."""
+    """Return the row of a dead letter: as lists show it, with its key masked if necessary."""
     said = describe(settings, letter)
     return (
         letter.tp.partition,

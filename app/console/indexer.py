@@ -1,6 +1,6 @@
-"""Follows the topics into the index: read committed, without a group, from where it stood.
+"""Reads the topics into the index: committed records, without a group, from the stored offsets.
 
-Joining no group it disturbs no worker, and any number of consoles may run side by side.
+Without a group it doesn't disturb workers, and any number of consoles may run side by side.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ _AHEAD_MS = 2_000
 
 
 class IndexIsStaleError(Exception):
-    """The topics aren't those that the index was made from."""
+    """The topics aren't the ones that the index was made from."""
 
 
 class Indexer:
@@ -47,20 +47,21 @@ class Indexer:
         self.directory = settings.console_datadir
         self._reads_marks = False
         self.topics: Topics | None = None
-        """With their real partitions; None until Kafka told them."""
+        """The topics with their real partitions; None: not known yet."""
         self.why_not_ready: str | None = "starting"
         self._index: Index | None = None
-        # One thread: SQLite takes one writer, and it mustn't hold the pages up.
+        # SQLite allows one writer. It has a thread of its own so that pages needn't wait for it.
         self._thread = ThreadPoolExecutor(1, "index")
         self._polled = time.monotonic()
 
     @property
     def is_stuck(self) -> bool:
-        """Whether nothing was read for so long that only a restart may help."""
+        """Was nothing read for so long that only a restart may help?"""
         return time.monotonic() - self._polled > STUCK_SECONDS
 
     async def open(self) -> None:
-        """Open the index; what isn't ours is made anew. Raises CommandError."""
+        """Open the index; make it anew where it is of another version or installation. Raises
+        CommandError."""
         await self._open(is_anew=False)
 
     async def _open(self, *, is_anew: bool) -> None:
@@ -79,7 +80,7 @@ class Indexer:
         self._thread.shutdown()
 
     async def run(self) -> None:
-        """Follow the topics for ever; Kafka may be away for as long as it likes."""
+        """Read the topics until cancelled. While Kafka is away, wait for it."""
         while True:
             try:
                 await self._follow()
@@ -95,16 +96,17 @@ class Indexer:
             await asyncio.sleep(RETRY_SECONDS)
 
     async def mark(self, letters: Iterable[tuple[int, int]], handled: str) -> None:
-        """Note what became of dead letters before Kafka says so."""
+        """See `Index.mark`."""
         chosen = list(letters)
         await self._write(lambda: self._opened().mark(chosen, handled))
 
     async def add_lags(self, at: int, lags: list[tuple[str, int, float | None]]) -> None:
-        """Remember how far the group was behind."""
+        """See `Index.add_lags`."""
         await self._write(lambda: self._opened().add_lags(at, lags))
 
     def _take(self, *, is_anew: bool) -> None:
-        """Open the index, in its own thread, as one job: whoever writes next meets a whole one."""
+        """Open the index. Runs in the index's thread as one job, so that the next writer finds it
+        complete."""
         if is_anew:
             if self._index is not None:
                 self._index.close()
@@ -132,7 +134,7 @@ class Indexer:
             looked_at = time.monotonic()
             while True:
                 await self._step(reading)
-                # An older installation's first redrive makes the topic of marks.
+                # In an older installation the topic of marks is created by the first redrive.
                 if not self._reads_marks and time.monotonic() - looked_at > NEW_TOPIC_SECONDS:
                     looked_at = time.monotonic()
                     if "marks" in (await self._partitions()).values():
@@ -161,7 +163,7 @@ class Indexer:
             await self._write(partial(index.forget, time.time_ns() // 1000))
 
     async def _partitions(self) -> dict[TopicPartition, str]:
-        """Return what is read, and what each holds. Waits for the topics."""
+        """Return the partitions to read, and what each holds. Waits until the topics exist."""
         settings = self._settings
         while True:
             async with open_admin(settings, timeout_s=RETRY_SECONDS) as admin:
@@ -202,19 +204,19 @@ class Indexer:
 
 
 class _Reading:
-    """One connection's way through the logs."""
+    """Reading the logs over one connection."""
 
     def __init__(self, consumer: AIOKafkaConsumer, partitions: dict[TopicPartition, str]) -> None:
         self._consumer = consumer
         self._holds = partitions
         self._ends: dict[TopicPartition, int] = {}
-        """As they stood at the start: to be reached before the console is ready."""
+        """The logs' ends at the start, which must be reached before the console is ready."""
         self._positions: dict[TopicPartition, int] = {}
         self._clocks: dict[TopicPartition, int] = {}
         self.forgot_at = time.monotonic()
 
     async def seek(self, known: dict[tuple[str, int], int]) -> None:
-        """Go to where reading goes on. Raises IndexIsStaleError where a log ends before that."""
+        """Seek to the stored offsets. Raises IndexIsStaleError where a log ends before its one."""
         consumer, tps = self._consumer, list(self._holds)
         consumer.assign(tps)
         begins = await consumer.beginning_offsets(tps)
@@ -223,30 +225,31 @@ class _Reading:
             position = known.get((tp.topic, tp.partition), 0)
             if position > self._ends[tp]:
                 raise IndexIsStaleError(f"{tp.topic} was made anew")
-            # What retention took while the console was away can't be shown.
+            # Records that retention deleted while the console was away are skipped.
             self._positions[tp] = max(position, begins[tp])
             consumer.seek(tp, self._positions[tp])
 
     async def poll(self) -> tuple[list[PolledRecords], dict[tuple[str, int], int]]:
-        """Return what came, and where each partition of it goes on."""
+        """Return the records that came, and the next offset of each of their partitions."""
         got = await self._consumer.getmany(*self._wanted(), timeout_ms=_POLL_MS)
         chunks, positions = [], {}
         for tp, records in got.items():
             chunks.append(PolledRecords(self._holds[tp], tp.topic, tp.partition, records))
             self._clocks[tp] = records[-1].timestamp
         for tp in self._holds:
-            # Also without records: a marker of a transaction is an offset too.
+            # Even without new records: a transaction's marker takes an offset too.
             position = await self._consumer.position(tp)
             if position != self._positions[tp]:
                 self._positions[tp] = positions[tp.topic, tp.partition] = position
         return chunks, positions
 
     def left(self) -> int:
-        """Return how many offsets are between here and the ends that stood at the start."""
+        """Return how many offsets are left to the ends at the start."""
         return sum(max(end - self._positions[tp], 0) for tp, end in self._ends.items())
 
     def _wanted(self) -> list[TopicPartition]:
-        """While a backlog is read, deliveries wait for the commands whose titles they have."""
+        """Return the partitions to read now. In a backlog deliveries wait for their commands, which
+        have the titles."""
         commands = [self._clocks.get(tp, 0) for tp in self._behind("commands")]
         if not commands:
             return list(self._holds)

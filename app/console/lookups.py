@@ -1,6 +1,6 @@
-"""What the console asks Kafka for when somebody looks: single records, and the group's lag.
+"""Looking things up in Kafka when a page needs them: single records, and the group's lag.
 
-One connection for all pages, made again when it is lost. No group, nothing is written.
+One connection serves all pages, and is made again when it is lost. No group; writes nothing.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ LAG_KEPT_SECONDS = 5.0
 
 
 class KafkaLookups:
-    """Asked by pages. Every question ends within seconds."""
+    """Looks things up in Kafka. Every method returns or raises within seconds."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -59,7 +59,7 @@ class KafkaLookups:
             return self._installation
 
     async def record(self, topic: str, partition: int, offset: int) -> Any:
-        """Return a committed record; None: it is gone, or never was. Raises KafkaAwayError."""
+        """Return a committed record; None: there is none (any more). Raises KafkaAwayError."""
         installation = await self.installation()
         if not partition < installation.counts.get(topic, 0):
             return None
@@ -79,9 +79,10 @@ class KafkaLookups:
     async def lag(
         self, kept_s: float = LAG_KEPT_SECONDS
     ) -> tuple[dict[str, Any] | None, int | None]:
-        """Return what `dialwatch lag` prints, and when it was so; None: it isn't known."""
+        """Return what `dialwatch lag` prints, at most `kept_s` seconds old, and its instant; None:
+        it isn't known."""
         async with self._asking:
-            # Away it is asked as seldom as otherwise: each question may take seconds then.
+            # Also while Kafka is away, ask no more often: each question may take seconds then.
             if self._asked_at is None or time.monotonic() - self._asked_at > kept_s:
                 self._lag = self._lag_instant = None
                 try:
@@ -90,7 +91,7 @@ class KafkaLookups:
                         self._lag = await group_lag(installation)
                     self._lag_instant = time.time_ns() // 1000
                     if self._settings.topics.changelog not in installation.counts:
-                        await self.close()  # its topics are to be made yet
+                        await self.close()  # the installation's topics don't exist yet
                 except (KafkaError, CommandError, OSError, TimeoutError) as error:
                     log.debug("no lag: %r", error)
                     await self.close()

@@ -1,4 +1,4 @@
-"""What the console counts of itself. Labels only from closed sets, never an account."""
+"""The console's own metrics. Labels are from closed sets only, never an account."""
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.process_collector import ProcessCollector

@@ -1,4 +1,4 @@
-"""From JSON to pages: templates, links, languages, colours and small charts. Looks nothing up."""
+"""Renders JSON as pages: templates, links, languages, colours, small charts. Looks nothing up."""
 
 import json
 import re
@@ -71,7 +71,7 @@ class Pages:
         query = dict(request.query)
 
         def link(**changes: str | None) -> str:
-            """This page with other parameters; None takes one away."""
+            """Return a link to this page with changed parameters; None removes one."""
             left = {name: value for name, value in (query | changes).items() if value is not None}
             return f"{request.rel_url.raw_path}?{urlencode(left)}" if left else (
                 request.rel_url.raw_path
@@ -103,7 +103,8 @@ class Pages:
         )
 
     def language(self, request: web.Request) -> Language:
-        """Return the language of an answer: `lang` in the URL, the cookie, the browser's."""
+        """Return the language of an answer: of `lang` in the URL, else the cookie, else the
+        browser's."""
         chosen = request.query.get("lang") or request.cookies.get("lang")
         accepted = request.headers.get("Accept-Language", "")
         return "zh" if chosen_language(chosen, accepted) == "zh" else "en"
@@ -119,7 +120,7 @@ def _number(value: float | None) -> str:
 
 
 def _when(text: str | None) -> Markup | str:
-    """Return a time of the JSON for people; its zone is said once, at the foot of the page."""
+    """Return a time of the JSON for people, without its zone, which is at the foot of the page."""
     if not text:
         return "–"
     shown = text[:19].replace("T", " ")
@@ -127,12 +128,12 @@ def _when(text: str | None) -> Markup | str:
 
 
 def _spoken(sentence: str) -> str:
-    """Return a sentence with its times as the page writes them."""
+    """Return a sentence with its times written as the page writes times."""
     return _TIME.sub(r"\1 \2", sentence)
 
 
 def _pretty(value: Any) -> str:
-    """Return JSON, and text that is JSON, in lines; any other text as it is."""
+    """Return a value, or a text that is JSON, as indented JSON; any other text unchanged."""
     if isinstance(value, str):
         text = value
         try:

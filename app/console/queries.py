@@ -1,6 +1,6 @@
-"""Questions to the index. Blocks for milliseconds; each thread has a connection of its own.
+"""Reading the index. Blocks for milliseconds; each thread has a connection of its own.
 
-Lists are newest first and come in pages: a page ends with a cursor, the place of its last row.
+Lists are newest first and come in pages. A page's cursor is the place of its last row.
 """
 
 import re
@@ -22,7 +22,7 @@ _AFTER_ALL: Place = (1 << 62, 0, 0)
 
 
 class BadCursorError(ValueError):
-    """A cursor that no page ended with."""
+    """A text isn't a cursor of any page."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,11 @@ class Filters:
     since: int | None = None
     until: int | None = None
     q: str | None = None
-    """In the title or the error, or an id's beginning."""
+    """Text to find in the title or the error, or at the beginning of an id."""
 
 
 class Delivered(NamedTuple):
-    """A delivery as the index has it."""
+    """A delivery in the index."""
 
     place: Place
     notification_id: str
@@ -58,7 +58,7 @@ class Delivered(NamedTuple):
 
 
 class CommandRow(NamedTuple):
-    """Where a command lies, and whose it is."""
+    """A command's place in Kafka, and its main fields."""
 
     partition: int
     offset: int
@@ -71,7 +71,7 @@ class CommandRow(NamedTuple):
 
 
 class LetterRow(NamedTuple):
-    """A dead letter without its bytes."""
+    """A dead letter in the index, without its bytes."""
 
     partition: int
     offset: int
@@ -88,7 +88,7 @@ class LetterRow(NamedTuple):
 
 
 class Listed(NamedTuple):
-    """A value of the state that is in a list, and its number there."""
+    """A value of the state in a list, and the number by which the list is sorted."""
 
     partition: int
     key: bytes
@@ -97,7 +97,7 @@ class Listed(NamedTuple):
 
 
 class Queries:
-    """The reading side of the index."""
+    """Reads the index."""
 
     def __init__(self, settings: Settings) -> None:
         self._directory = settings.console_datadir
@@ -108,7 +108,7 @@ class Queries:
     def deliveries(
         self, wanted: Filters, *, now: int, limit: int, before: Place | None = None
     ) -> list[Delivered]:
-        """Return the newest deliveries that are as wanted, older than `before`."""
+        """Return the newest wanted deliveries, older than `before` where that is given."""
         db = self._db()
         floor = max(now - self._retention, wanted.since or 0)
         top = before or _AFTER_ALL
@@ -117,17 +117,17 @@ class Queries:
         found: list[tuple[Any, ...]] = []
         for plan in self._plans(db, wanted):
             found += self._search(db, plan, floor, top, limit)
-        # The same row may be wanted for its title and for its id.
+        # The same row may be found by its title and by its id.
         newest = sorted(set(found), reverse=True)[:limit]
         return self._described(db, newest)
 
     def deliveries_of(self, notification_id: str) -> list[Delivered]:
-        """Return what became of one notification, oldest first."""
+        """Return the deliveries of one notification, oldest first."""
         found = self.deliveries(Filters(notification=notification_id), now=0, limit=MOST_ROWS)
         return found[::-1]
 
     def command(self, notification_id: str) -> CommandRow | None:
-        """Return where the first command of an id lies."""
+        """Return the first command of a notification id; None: there is none."""
         commands = self._commands(self._db(), "id = ?", packed(notification_id), limit=1)
         return commands[0] if commands else None
 
@@ -148,7 +148,7 @@ class Queries:
         return None
 
     def counts(self, since: int) -> list[tuple[str, str, str, int]]:
-        """Return how many deliveries of (scenario, channel, status) there were since then."""
+        """Return (scenario, channel, status, number of deliveries) since an instant."""
         rows = self._db().execute(
             "SELECT scenario, channel, status, sum(row_count) FROM minutes "
             "JOIN kinds ON kinds.id = kind WHERE minute >= ? GROUP BY 1, 2, 3 "
@@ -158,7 +158,8 @@ class Queries:
         return rows.fetchall()
 
     def rates(self, since: int, step: int) -> dict[int, dict[str, int]]:
-        """Return deliveries by status for each step (in microseconds) since then, where any."""
+        """Return, since an instant, begin of a step → status → number of deliveries. `step`: its
+        length in microseconds; steps without any are left out."""
         rows = self._db().execute(
             "SELECT minute / ?1 * ?1, status, sum(row_count) FROM minutes "
             "JOIN kinds ON kinds.id = kind WHERE minute >= ?2 GROUP BY 1, 2",
@@ -170,7 +171,7 @@ class Queries:
         return found
 
     def lags(self, since: int) -> list[tuple[int, str, int, float | None]]:
-        """Return (at, topic, records, seconds) since then, oldest first."""
+        """Return samples (instant, topic, records, seconds) since an instant, oldest first."""
         return (
             self._db()
             .execute("SELECT at, topic, lag, seconds FROM lags WHERE at >= ? ORDER BY at", (since,))
@@ -188,7 +189,7 @@ class Queries:
         until: int | None = None,
         handled_too: bool = False,
     ) -> list[LetterRow]:
-        """Return the newest dead letters that are as wanted."""
+        """Return the newest wanted dead letters."""
         top = min(before or _AFTER_ALL, (_AFTER_ALL[0] if until is None else until, -1, -1))
         conditions = ["(at, p, o) < (?, ?, ?)", "at >= ?"]
         values: list[Any] = [*top, since or 0]
@@ -208,12 +209,12 @@ class Queries:
         return [LetterRow(*row) for row in rows]
 
     def letters_waiting(self) -> int:
-        """Return how many letters nobody has dealt with."""
+        """Return the number of letters that aren't handled."""
         row = self._db().execute("SELECT count(*) FROM letters WHERE handled IS NULL").fetchone()
         return int(row[0])
 
     def letter_counts(self) -> list[tuple[str, str, int]]:
-        """Return what waits of the newest letters: (topic, the field that is wrong, count)."""
+        """Count those of the newest letters that aren't handled: (topic, wrong field, count)."""
         rows = self._db().execute(
             "SELECT topic, CASE WHEN instr(reason, ':') THEN substr(reason, 1, instr(reason, ':') "
             "- 1) ELSE substr(reason, 1, 40) END, count(*) FROM (SELECT topic, reason FROM letters "
@@ -223,7 +224,7 @@ class Queries:
         return rows.fetchall()
 
     def values(self, partition: int, keys: Iterable[bytes]) -> list[tuple[bytes, bytes]]:
-        """Return what is remembered under keys of the changelog."""
+        """Return (key, value) of keys of the changelog, where there is a value."""
         db = self._db()
         found = []
         for key in keys:
@@ -235,10 +236,11 @@ class Queries:
         return found
 
     def values_named_by_instant(self, partition: int, prefix: bytes) -> list[tuple[bytes, bytes]]:
-        """Return what is remembered under a prefix, an id, and an instant of eight bytes.
+        """Return (key, value) of the keys that are `prefix` and an instant of eight bytes. `prefix`
+        ends with an id.
 
-        An instant begins with a zero byte, or 255 before 1970; no id goes on with either, so that
-        ids which begin alike aren't walked through.
+        An instant begins with a zero byte, or with 255 before 1970. No id goes on with either, so
+        that longer ids with the same beginning aren't read.
         """
         found: list[tuple[bytes, bytes]] = []
         for first, last in ((b"\0", b"\x01"), (b"\xff", b"\xff" * 9)):
@@ -263,7 +265,7 @@ class Queries:
     def batches(
         self, *, limit: int, after: tuple[int, int, bytes] | None, only_open: bool
     ) -> list[Listed]:
-        """Return batches, oldest first; those in progress alone, or all that are remembered."""
+        """Return batches, oldest first: all that are remembered, or those in progress only."""
         bottom = after or (-(1 << 62), 0, b"")
         condition = "is_open = 1" if only_open else "batch IS NOT NULL"
         rows = self._db().execute(
@@ -274,12 +276,12 @@ class Queries:
         return [Listed(*row) for row in rows]
 
     def open_batch_count(self) -> int:
-        """Return how many batches are in progress."""
+        """Return the number of batches in progress."""
         row = self._db().execute("SELECT count(*) FROM state WHERE is_open = 1").fetchone()
         return int(row[0])
 
     def _plans(self, db: sqlite3.Connection, wanted: Filters) -> list["_Plan"]:
-        """Return ways that together find all that is wanted."""
+        """Return plans that together find all wanted deliveries."""
         kinds = _kinds(db, wanted)
         plan = _Plan(kinds)
         if wanted.account is not None:
@@ -391,14 +393,14 @@ _LETTER = "p, o, at, topic, partition, source_offset, reason, key, size, attempt
 
 
 class _Plan(NamedTuple):
-    """How deliveries are looked for in one segment."""
+    """One way to look for deliveries in a segment."""
 
     kinds: set[int] | None
     """None: any."""
     conditions: tuple[str, ...] = ()
     values: tuple[Any, ...] = ()
     by: str | None = None
-    """SQLite would rather walk through all that is in the right order than sort a few."""
+    """The index to use. Without it SQLite would rather read all rows in order than sort a few."""
 
     def narrowed(self, condition: str, values: list[Any], by: str) -> "_Plan":
         return _Plan(self.kinds, (*self.conditions, condition), (*self.values, *values), by)
@@ -407,7 +409,8 @@ class _Plan(NamedTuple):
 def _search_segment(
     db: sqlite3.Connection, number: int, plan: _Plan, floor: int, top: Place, limit: int
 ) -> list[tuple[Any, ...]]:
-    """Few kinds are looked up one by one in their index; many are common, and found by walking."""
+    """Return the rows that a plan finds in a segment, newest first. Few kinds are looked up one by
+    one in their index; many kinds are common, so reading in order finds them soon."""
     table = f"deliveries_{number}"
     within = "at >= ? AND (at, p, o) < (?, ?, ?)"
     order = f"ORDER BY at DESC, p DESC, o DESC LIMIT {limit}"
@@ -436,7 +439,7 @@ def _search_segment(
 
 
 def _kinds(db: sqlite3.Connection, wanted: Filters, q: str | None = None) -> set[int] | None:
-    """Return the kinds that are as wanted; None: all of them are."""
+    """Return the numbers of the wanted kinds; None: all are wanted."""
     conditions, values = [], []
     for name in ("scenario", "channel", "status"):
         value = getattr(wanted, name)
@@ -460,7 +463,7 @@ def _like(text: str) -> str:
 
 
 def _id_ranges(q: str) -> list[tuple[str | bytes, str | bytes]]:
-    """Return between what ids lie that begin with a text, in each way they are stored."""
+    """Return the ranges of stored ids that begin with a text, one for each way of storing ids."""
     if not _ID_PREFIX.fullmatch(q):
         return []
     ranges: list[tuple[str | bytes, str | bytes]] = [(q, f"{q}\U0010ffff")]
@@ -471,7 +474,7 @@ def _id_ranges(q: str) -> list[tuple[str | bytes, str | bytes]]:
 
 
 def cursor_of(place: Place) -> str:
-    """Return a place as it stands in a URL."""
+    """Return the cursor of a place, for a URL."""
     return ".".join(map(str, place))
 
 
@@ -484,12 +487,12 @@ def parse_cursor(text: str) -> Place:
 
 
 def listed_cursor(one: Listed) -> str:
-    """Return the place of a run or a batch as it stands in a URL."""
+    """Return the cursor of a run or a batch, for a URL."""
     return f"{one.number}.{one.partition}.{one.key.hex()}"
 
 
 def parse_listed(text: str) -> tuple[int, int, bytes]:
-    """Return the place of a run or a batch. Raises BadCursorError."""
+    """Return the place of a cursor of a run or a batch. Raises BadCursorError."""
     match = re.fullmatch(r"(-?\d{1,18})\.(\d{1,9})\.((?:[0-9a-f]{2}){1,1024})", text, re.ASCII)
     if match is None:
         raise BadCursorError("is no cursor: take `next` of the page before")

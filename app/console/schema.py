@@ -1,8 +1,8 @@
-"""The index's tables: one SQLite file, made anew where it isn't exactly what this version writes.
+"""The index's tables in one SQLite file, which is made anew where another version wrote it.
 
-Deliveries, commands and inbox messages lie in *segments*, tables of their own of half a million
-rows each: an index by a random key grows slow once it no longer fits in the cache, and what is
-too old goes by dropping a table. Nothing here knows Kafka.
+Deliveries, commands and inbox messages are in *segments*: tables of half a million rows each. So an
+index by a random key fits in the cache, and old rows are deleted by dropping a table. Kafka isn't
+known here.
 """
 
 import logging
@@ -12,7 +12,7 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 
 VERSION = 1
-"""Of the tables below. Another one found in the file, older or newer: it is built again."""
+"""The version of the tables below. A file with any other version is built again."""
 
 FILE = "console.db"
 SEGMENT_ROWS = 500_000
@@ -78,8 +78,8 @@ _SEGMENTS = {
 def open_writer(directory: Path, identity: str) -> sqlite3.Connection:
     """Open the index to write; make it anew where it isn't this version's of this installation.
 
-    `identity`: what it is an index of. Raises OSError or sqlite3.OperationalError where the disk
-    doesn't take it.
+    `identity`: identifies what is indexed. Raises OSError or sqlite3.OperationalError where the
+    file can't be written.
     """
     path = directory / FILE
     is_new = not path.exists()
@@ -99,13 +99,13 @@ def open_writer(directory: Path, identity: str) -> sqlite3.Connection:
     with connection:
         connection.executescript(_TABLES)
         connection.execute("INSERT INTO meta VALUES ('identity', ?)", (identity,))
-        # Last: a file that is half made counts as none.
+        # Last, so that a file which is only half made is made again.
         connection.execute(f"PRAGMA user_version = {VERSION}")
     return connection
 
 
 def open_reader(directory: Path) -> sqlite3.Connection:
-    """Open the index to look things up. For one thread at a time."""
+    """Open the index for reading. One thread at a time may use it."""
     connection = sqlite3.connect(directory / FILE, isolation_level=None, check_same_thread=False)
     connection.execute("PRAGMA query_only = 1")
     connection.execute("PRAGMA busy_timeout = 5000")
@@ -120,7 +120,7 @@ def remove(directory: Path) -> None:
 
 
 def create_segment(connection: sqlite3.Connection, number: int, holds: str) -> None:
-    """Create the tables of a segment, inside the transaction that is open."""
+    """Create the tables of a segment, in the open transaction."""
     for statement in _SEGMENTS[holds].format(n=number).split(";"):
         if statement.strip():
             connection.execute(statement)
@@ -130,7 +130,7 @@ def create_segment(connection: sqlite3.Connection, number: int, holds: str) -> N
 def _connect(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     connection.execute("PRAGMA journal_mode = WAL")
-    # What a power cut takes is read from Kafka again: the offsets went with it.
+    # What a power failure loses is read from Kafka again, since the offsets are lost with it.
     connection.execute("PRAGMA synchronous = NORMAL")
     connection.execute("PRAGMA busy_timeout = 5000")
     connection.execute("PRAGMA cache_size = -65536")

@@ -1,7 +1,7 @@
 """The console's web server: pages and JSON under the same paths, health, readiness, metrics.
 
-A page is the JSON of its path, rendered. Only what the access rule lets through is looked up; a
-wrong question gets one clear line, as a page or as JSON.
+A page is the JSON of its path, rendered. The access rule is checked before anything is looked up. A
+wrong request gets one clear line, as a page or as JSON.
 """
 
 import asyncio
@@ -60,11 +60,11 @@ _STATUSES = ("sent", "delivered", "undelivered", "skipped", "failed")
 
 
 class WrongRequestError(Exception):
-    """A question that can't be answered as it is put: its text says what is wrong with it."""
+    """The request's parameters are wrong; the text says how."""
 
 
 class NotFoundError(Exception):
-    """There is nothing of that name."""
+    """There is nothing with that name."""
 
 
 class ConsoleServer:
@@ -114,7 +114,7 @@ class ConsoleServer:
         return f"http://{await self._listener.start()}/"
 
     async def stop(self) -> None:
-        """Let go of the port; requests under way are finished first."""
+        """Finish the requests under way, then close the port."""
         await self._listener.stop()
 
     # -- what everybody may ask ---------------------------------------------------------------
@@ -164,7 +164,7 @@ class ConsoleServer:
         )
 
     async def _runs(self, request: web.Request) -> dict[str, Any]:
-        _flag(request, "near")  # the closest come first in any case
+        _flag(request, "near")  # checked only: those close to their alert come first anyway
         return await self._views.runs(limit=_limit(request), before=_listed(request))
 
     async def _letters(self, request: web.Request) -> dict[str, Any]:
@@ -194,7 +194,7 @@ class ConsoleServer:
     # -- downloads, search, preferences ----------------------------------------------------------
 
     async def _download(self, request: web.Request) -> web.StreamResponse:
-        """All that the filters let through, page by page: it is never in memory whole."""
+        """Send all rows that match the filters, page by page, so that memory stays small."""
         wanted = self._filters(request)
         left = _limit(request, most=1 << 40, usual=1 << 40)
         is_csv = request.path.endswith(".csv")
@@ -247,9 +247,9 @@ class ConsoleServer:
         return self._pages.render(request, "search.html", {"items": found}, q=text)
 
     async def _preferences(self, request: web.Request) -> web.StreamResponse:
-        """Keep a choice of language or colours in a cookie, and go back."""
+        """Store a choice of language or colours in a cookie, and redirect back."""
         back = request.query.get("to", "/")
-        # Only to a page of this server: `//host` would be another's.
+        # Redirect only to this server: `//host` would be another one.
         is_ours = back.startswith("/") and not back.startswith(("//", "/\\"))
         response = web.HTTPSeeOther(back if is_ours and back.isprintable() else "/")
         for name, choices in (("lang", ("en", "zh")), ("theme", ("light", "dark", "auto"))):
@@ -261,7 +261,7 @@ class ConsoleServer:
     # -- orders ----------------------------------------------------------------------------------
 
     async def _handle_letters(self, request: web.Request) -> web.Response:
-        """Plan, or carry out, what is to be done with dead letters."""
+        """Plan or carry out an order on dead letters."""
         if not _is_from_here(request):
             return _json({"code": 403, "msg": "refused: the request comes from another page"}, 403)
         if request.content_type != "application/json":
@@ -296,7 +296,7 @@ class ConsoleServer:
         except (WrongRequestError, BadCursorError) as error:
             return self._sorry(request, 400, str(error))
         except SettingsError as error:
-            # The same words as the command line's, whose options are named with dashes.
+            # These errors are the command line's too, where options begin with dashes.
             return self._sorry(request, 400, "; ".join(error.lines).replace("--", ""))
         except NotFoundError as error:
             return self._sorry(request, 404, str(error))
@@ -337,7 +337,7 @@ class ConsoleServer:
         return Filters(
             account=_text(request, "account"),
             notification=_text(request, "notification"),
-            scenario=_text(request, "scenario"),  # other systems have their own
+            scenario=_text(request, "scenario"),  # unchecked: other systems have their own ones
             channel=_one_of(request, "channel", _CHANNELS),
             status=_one_of(request, "status", _STATUSES),
             since=since,
@@ -363,7 +363,7 @@ def _as_json(
 
 def _json(body: Any, status: int = 200) -> web.Response:
     text = json.dumps(body, ensure_ascii=False)
-    # Half a surrogate pair, which a record may hold escaped, is no UTF-8.
+    # Half a surrogate pair, which a record may hold escaped, can't be UTF-8.
     return web.Response(
         body=text.encode("utf-8", "backslashreplace"),
         status=status,
@@ -379,7 +379,7 @@ def _id(request: web.Request) -> str:
 
 @contextmanager
 def _not_found() -> Iterator[None]:
-    """A letter's name that is none, and a letter that isn't there, are both not found."""
+    """Raise NotFoundError for a wrong name of a letter, and for a letter that doesn't exist."""
     try:
         yield
     except KafkaAwayError:
@@ -389,13 +389,13 @@ def _not_found() -> Iterator[None]:
 
 
 def _text(request: web.Request, name: str) -> str | None:
-    """Return a parameter; an empty one is none."""
+    """Return a parameter; None: it is missing or empty."""
     text: str | None = request.query.get(name)
     return text or None
 
 
 def _time(request: web.Request, name: str) -> str | None:
-    """Return a time. A `+` that nobody escaped has come as a space."""
+    """Return a parameter that is a time. An unescaped `+` in it has become a space."""
     text = _text(request, name)
     return None if text is None else text.strip().replace(" ", "+")
 
@@ -408,7 +408,7 @@ def _one_of(request: web.Request, name: str, known: tuple[str, ...]) -> str | No
 
 
 def _flag(request: web.Request, name: str) -> bool:
-    """A bare parameter, `name=` and `name=1` are the same."""
+    """Return a parameter that is a flag: `name`, `name=` and `name=1` are all true."""
     text: str | None = request.query.get(name)
     if text is None or text in {"0", "false", "no"}:
         return False
@@ -446,7 +446,8 @@ def _listed(request: web.Request) -> tuple[int, int, bytes] | None:
 
 
 def _order(body: bytes, verb: str) -> tuple[list[str], str | None, bool]:
-    """Return letters, why and execute. Raises WrongRequestError."""
+    """Parse the body of an order; return its letters, `why` and `execute`. Raises
+    WrongRequestError."""
     try:
         said = json.loads(body)
     except (ValueError, RecursionError):
@@ -468,9 +469,9 @@ def _order(body: bytes, verb: str) -> tuple[list[str], str | None, bool]:
 
 
 def _is_from_here(request: web.Request) -> bool:
-    """Whether an order comes from a page of this server, or from no page at all.
+    """Does an order come from a page of this server, or from a program and so from no page?
 
-    The scheme isn't compared: where TLS ends before this server, it can't know its own.
+    The scheme isn't compared: where TLS ends at a proxy, this server doesn't know its own.
     """
     if request.headers.get("Sec-Fetch-Site", "same-origin") not in {"same-origin", "none"}:
         return False
@@ -485,7 +486,7 @@ def _csv(rows: list[list[Any]]) -> bytes:
 
 
 def _cell(value: Any) -> Any:
-    """Return a value that no spreadsheet takes for a formula."""
+    """Return a value for CSV that no spreadsheet reads as a formula."""
     if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
         return f"'{value}"
     return value

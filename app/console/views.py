@@ -1,7 +1,7 @@
-"""What the console shows, as JSON: each path of the contract is one function here.
+"""What the console shows, as JSON: one function for each path of the contract.
 
-Openids and phones are masked; whole they are only where somebody looks at one notification or one
-letter. Nothing here knows HTML.
+Openids and phones are masked, except where one notification or one letter is shown. HTML isn't
+known here.
 """
 
 import asyncio
@@ -59,7 +59,7 @@ _INPUTS = ("calls", "recharges", "accounts", "announcements", "ticks")
 
 
 class Views:
-    """Everything that may be asked, answered from the index, Kafka and Redis."""
+    """Answers all requests for data from the index, Kafka and Redis."""
 
     def __init__(self, settings: Settings, indexer: Indexer, kafka: KafkaLookups) -> None:
         self._settings = settings
@@ -70,11 +70,11 @@ class Views:
         self._handling = asyncio.Lock()
 
     def close(self) -> None:
-        """Finish the questions that are being answered."""
+        """Finish the queries under way."""
         self._threads.shutdown()
 
     async def overview(self) -> dict[str, Any]:
-        """How the installation is."""
+        """Return the state of the whole installation."""
         now = _now()
         hour, day, rates_hour, rates_day, lags, letters = await asyncio.gather(
             self._ask(self._queries.counts, now - HOUR),
@@ -117,7 +117,7 @@ class Views:
     async def deliveries(
         self, wanted: Filters, *, limit: int, before: Place | None = None
     ) -> dict[str, Any]:
-        """The delivery log, a page of it."""
+        """Return one page of the deliveries."""
         found = await self._ask(
             partial(self._queries.deliveries, wanted, now=_now(), limit=limit + 1, before=before)
         )
@@ -129,7 +129,7 @@ class Views:
     async def notification(
         self, notification_id: str, language: Language = "en"
     ) -> dict[str, Any] | None:
-        """One notification from its cause to the receipt; None: there is none of that id."""
+        """Return one notification, from its cause to the receipt; None: there is none."""
         command, deliveries, inbox = await asyncio.gather(
             self._ask(self._queries.command, notification_id),
             self._ask(self._queries.deliveries_of, notification_id),
@@ -155,7 +155,7 @@ class Views:
         }
 
     async def account(self, account_id: str, language: Language = "en") -> dict[str, Any] | None:
-        """One account; None: there is nothing of it."""
+        """Return one account; None: nothing is known of it."""
         partition, remembered = await self._remember(account_id)
         found = await self._ask(
             partial(
@@ -178,7 +178,7 @@ class Views:
         }
 
     async def line(self, line_id: str) -> dict[str, Any] | None:
-        """One line; None: nothing is remembered of it."""
+        """Return one line; None: nothing is remembered of it."""
         key = line_id.encode()
         partition = partition_of(key, self._partitions())
         state = State(partition)
@@ -192,7 +192,7 @@ class Views:
     async def batches(
         self, *, only_open: bool, limit: int, after: tuple[int, int, bytes] | None
     ) -> dict[str, Any]:
-        """Batches, oldest first."""
+        """Return one page of batches, oldest first."""
         return await self._ask(self._batches, only_open, limit, after)
 
     def _batches(
@@ -219,7 +219,7 @@ class Views:
         return {"items": items, "next": _next(found, limit)}
 
     async def runs(self, *, limit: int, before: tuple[int, int, bytes] | None) -> dict[str, Any]:
-        """Accounts and lines with a run that is going on, the closest to its alert first."""
+        """Return one page of accounts and lines with an unfinished run, longest first."""
         return await self._ask(self._runs, limit, before)
 
     def _runs(self, limit: int, before: tuple[int, int, bytes] | None) -> dict[str, Any]:
@@ -250,7 +250,7 @@ class Views:
         until: int | None,
         handled_too: bool,
     ) -> dict[str, Any]:
-        """Dead letters, newest first."""
+        """Return one page of dead letters, newest first."""
         found = await self._ask(
             partial(
                 self._queries.letters,
@@ -270,22 +270,22 @@ class Views:
         }
 
     async def letter(self, name: str) -> dict[str, Any]:
-        """One dead letter with its bytes. Raises CommandError where there is none."""
+        """Return one dead letter with its bytes. Raises CommandError where there is none."""
         found = await self._read_letter(name)
         headers = [{"key": key, "value": text_of(value)} for key, value in found.headers]
         said = describe_letter(self._settings, found)
         return {**said, "value": text_of(found.value), "headers": headers}
 
     async def letter_bytes(self, name: str) -> bytes:
-        """A dead letter's value, byte for byte. Raises CommandError where there is none."""
+        """Return a dead letter's value, byte for byte. Raises CommandError where there is none."""
         return (await self._read_letter(name)).value or b""
 
     async def handle(
         self, verb: Verb, letters: list[str], *, why: str | None, execute: bool
     ) -> dict[str, Any]:
-        """Redrive or discard dead letters, or plan it; see `app/operations/redrive.py`.
+        """Redrive or discard dead letters, or only plan it; see `app/operations/redrive.py`.
 
-        One at a time: the later of two would cut the earlier off.
+        One order at a time: of two at once the later would end the earlier.
         """
         order = Order(verb=verb, letters=letters, why=why, execute=execute)
         async with self._handling:
@@ -298,7 +298,7 @@ class Views:
 
     @staticmethod
     def now() -> int:
-        """This instant."""
+        """Return the present instant."""
         return _now()
 
     async def _read_letter(self, name: str) -> Letter:
@@ -321,7 +321,7 @@ class Views:
         }
 
     async def search(self, text: str) -> list[tuple[str, str, str]]:
-        """Return what a text may be: (what, id, more about it) of each."""
+        """Return what a text may be the id of: (kind, id, description) of each."""
         found: list[tuple[str, str, str]] = []
         command, deliveries, known, line, of_call, prefixed = await asyncio.gather(
             self._ask(self._queries.command, text),
@@ -384,9 +384,10 @@ class Views:
         return await self._kafka.record(topic, command.partition, command.offset)
 
     async def _cause(self, record: Any) -> tuple[dict[str, Any], Any] | None:
-        """Return the record that caused a command, as JSON and as it lies; None: it is gone.
+        """Return the record that caused a command, as JSON and as a record; None: it is gone.
 
-        Other systems may write commands too: only what the installation reads is looked up.
+        Other systems may write commands too, so only topics that the installation reads are
+        looked up.
         """
         headers = dict(record.headers) if record else {}
         said = (headers.get("dialwatch.cause") or b"").decode(errors="replace")
@@ -429,7 +430,7 @@ class Views:
             if one.attempts > 1:
                 parts.append(f"{t('attempts')}: {one.attempts}")
             steps.append((one.place[0], 3, " · ".join(parts)))
-        # What happened first comes first; a cause before all, whenever it was written.
+        # In the order of time; but the cause comes first, whenever it was written.
         steps.sort(key=lambda step: (step[1] > 0, step[0], step[1]))
         return [{"at": self._time(at), "what": what} for at, _, what in steps]
 
@@ -488,7 +489,7 @@ class Views:
     def _lags(
         self, found: list[tuple[int, str, int, float | None]], since: int, until: int, step: int
     ) -> list[dict[str, Any]]:
-        """The worst sample of each step, all topics together; null where none was taken."""
+        """Return the highest lag in each step, over all topics; null where there is no sample."""
         sampled: dict[int, int] = {}
         for at, _, lag, _ in found:
             sampled[at] = sampled.get(at, 0) + lag
@@ -515,7 +516,7 @@ class Views:
 
 
 class _Clocks(dict[int, int]):
-    """The latest tick of each partition, looked up when it is asked for."""
+    """Partition → its latest tick, looked up when it is first needed."""
 
     def __init__(self, queries: Queries) -> None:
         super().__init__()
@@ -557,7 +558,7 @@ def _next(found: list[Listed], limit: int) -> str | None:
 
 
 def _json(value: bytes | None) -> Any:
-    """Return JSON as it is, and what isn't JSON as text."""
+    """Return the parsed JSON of a value; where it isn't JSON, its text."""
     try:
         return msgspec.json.decode(value or b"null")
     except (msgspec.DecodeError, RecursionError):

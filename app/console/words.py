@@ -1,6 +1,6 @@
-"""The words of the pages, in English and Chinese: English is the key, Chinese is looked up.
+"""The pages' words in English and Chinese: the English text is the key.
 
-A test holds that every word of a page has both. Texts of records are shown as they are.
+A test checks that every text of a page has both. Texts of records are shown unchanged.
 """
 
 from collections.abc import Callable
@@ -251,7 +251,7 @@ ZH = {
 
 
 def translator(language: str) -> Callable[[str], str]:
-    """Return a function that says a word of a page, or names a value of a record, in a language."""
+    """Return a function that translates a page's text, or the name of a record's value."""
     place = LANGUAGES.index(language) if language in LANGUAGES else 0
 
     def say(text: str) -> str:
@@ -264,7 +264,7 @@ def translator(language: str) -> Callable[[str], str]:
 
 
 def chosen_language(cookie: str | None, accepted: str) -> str:
-    """Return the language somebody chose, else the one their browser asks for first."""
+    """Return the language of the cookie, else the one that the browser prefers."""
     if cookie in LANGUAGES:
         return str(cookie)
     for part in accepted.lower().split(","):

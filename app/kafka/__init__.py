@@ -1,1 +1,1 @@
-"""Kafka from the outside: topics and groups looked at and made, single records published."""
+"""Kafka outside of the engine: administration of topics and groups, publishing single records."""

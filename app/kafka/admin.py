@@ -1,6 +1,6 @@
-"""The few questions and orders that dialwatch has for a Kafka cluster, each with clear failures.
+"""The few requests that dialwatch makes to administer a Kafka cluster, with clear errors.
 
-What Kafka answers is returned as plain values; which topics there should be is not known here.
+Answers are returned as plain values. Which topics there should be isn't known here.
 """
 
 import asyncio
@@ -57,9 +57,9 @@ _AWAY = (KafkaError, OSError, TimeoutError)
 async def open_admin(
     settings: Settings, *, timeout_s: float | None
 ) -> AsyncIterator["ClusterAdmin"]:
-    """Connect, waiting for Kafka while it is away and saying so in the log.
+    """Connect. While Kafka is away, wait for it and log that.
 
-    Raises KafkaAwayError after `timeout_s`; None waits for ever.
+    Raises KafkaAwayError after `timeout_s` seconds; None: wait for ever.
     """
     client = await _connect(settings, timeout_s)
     try:
@@ -86,14 +86,14 @@ async def _connect(settings: Settings, timeout_s: float | None) -> AIOKafkaAdmin
             except _AWAY as error:
                 await client.close()
                 reason = _plain(complaints[-1] if complaints else repr(error)) or "no answer"
-        is_hopeless = "AuthenticationFailed" in reason  # a command needn't wait for a right
+        is_hopeless = "AuthenticationFailed" in reason  # no use in waiting
         if timeout_s is not None and (is_hopeless or now() - begun >= timeout_s):
             raise KafkaAwayError(
                 f"Kafka doesn't answer at {settings.kafka_bootstrap_servers} ({reason}): "
                 f"start it, or set {_BROKERS} and the security settings beside it"
                 f"{_hint(settings.kafka_security_protocol, reason)}"
             )
-        # A command that gives up soon says so once; a person at a terminal wants to know before.
+        # A command that gives up soon logs it only at the end, except for a person at a terminal.
         if now() >= next_word and (timeout_s is None or sys.stderr.isatty()):
             log.warning(
                 "Kafka doesn't answer at %s (%s); waiting for it%s",
@@ -106,7 +106,7 @@ async def _connect(settings: Settings, timeout_s: float | None) -> AIOKafkaAdmin
 
 
 def _hint(protocol: str, reason: str) -> str:
-    """Return what to look at where a port may speak another protocol than ours; else nothing."""
+    """Return a hint where the port may speak another protocol than ours; else an empty text."""
     if "refused" in reason or "AuthenticationFailed" in reason or "resolve" in reason:
         return ""
     if "SSL" in protocol:
@@ -122,19 +122,19 @@ def _hint(protocol: str, reason: str) -> str:
 
 
 def _plain(complaint: str) -> str:
-    """Return what is wrong without the clients' way of saying it: "Connection refused"."""
+    """Return the cause in an error's text without the client's words: "Connection refused"."""
     found = re.search(r"\[Errno (-?\d+)\] ([^'\"]*)", complaint)
     if found is None:
         return re.sub(r'^Unable connect to "[^"]*": ?(\[Error \d+\] )?', "", complaint)
-    number = int(found[1])  # below zero: the resolver's, which has its own words
+    number = int(found[1])  # below zero: an error of the resolver, with texts of its own
     return os.strerror(number) if number > 0 else found[2].strip(" ()")
 
 
 @contextmanager
 def _bootstrap_complaints() -> Iterator[list[str]]:
-    """Collect what aiokafka logs while it connects, in place of the log.
+    """Collect aiokafka's log lines while it connects, and keep them out of the log.
 
-    Its exception says only that it couldn't; why (refused, wrong password, no TLS) is logged.
+    Its exception says only that it failed; the reason (refused, wrong password, no TLS) is logged.
     """
     complaints: list[str] = []
     logger = logging.getLogger("aiokafka")
@@ -155,21 +155,21 @@ def _bootstrap_complaints() -> Iterator[list[str]]:
 
 
 class ClusterAdmin:
-    """A connected cluster. Every method raises KafkaAwayError when it goes away meanwhile."""
+    """A connected cluster. Every method raises KafkaAwayError where Kafka has gone away."""
 
     def __init__(self, client: AIOKafkaAdminClient, brokers: str, principal: str) -> None:
-        """`principal`: the user, as Kafka's ACLs name him."""
+        """`principal`: the user's name in Kafka's ACLs."""
         self._client = client
         self._brokers = brokers
         self._principal = principal
 
     @property
     def client(self) -> Any:
-        """The connected AIOKafkaClient, for requests that are made nowhere else."""
+        """The connected AIOKafkaClient, for other requests."""
         return self._client._client
 
     async def partition_counts(self) -> dict[str, int]:
-        """Return how many partitions every topic of the cluster has that we may see."""
+        """Return topic → number of partitions, for all topics that this user may see."""
         return {
             topic["topic"]: len(topic["partitions"])
             for topic in await self._describe()
@@ -179,7 +179,7 @@ class ClusterAdmin:
     async def topic_configs(
         self, names: Iterable[str], keys: Sequence[str]
     ) -> dict[str, dict[str, str]]:
-        """Return settings of topics by Kafka's names; a topic we may not ask about is missing."""
+        """Return topic → setting → value, without topics whose settings this user may not see."""
         resources = [
             ConfigResource(ConfigResourceType.TOPIC, name, dict.fromkeys(keys)) for name in names
         ]
@@ -197,7 +197,7 @@ class ClusterAdmin:
         }
 
     async def set_configs(self, configs: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
-        """Set settings of topics and leave their others; return why, for each that is refused."""
+        """Change settings of topics; other settings stay. Return refused topic → why."""
         if not configs:
             return {}
         with self._away():
@@ -209,8 +209,8 @@ class ClusterAdmin:
         }
 
     async def missing_rights(self, settings: Settings, topics: Topics) -> list[str]:
-        """Return a line for each thing that Kafka forbids and a worker needs; of what an older
-        Kafka can't tell, none."""
+        """Return a line for each right that a worker needs and doesn't have, as far as this version
+        of Kafka can say."""
         deadline = asyncio.get_running_loop().time() + REQUEST_SECONDS
         with self._away():
             while True:
@@ -219,14 +219,14 @@ class ClusterAdmin:
                 except (IncompatibleBrokerVersion, NotImplementedError):
                     return []
                 except KafkaError as error:
-                    # A coordinator that moves, or is there for the first time.
+                    # The coordinator moves, or is just being chosen.
                     if not error.retriable or asyncio.get_running_loop().time() > deadline:
                         raise
                 await asyncio.sleep(RETRY_SECONDS / 4)
 
     async def session_trouble(self, settings: Settings) -> str | None:
-        """Return what is wrong with the session's length for the brokers; None: nothing, or they
-        may not be asked."""
+        """Return why the brokers would refuse the session timeout; None: they accept it, or this
+        user may not ask."""
         keys = ("group.min.session.timeout.ms", "group.max.session.timeout.ms")
         node = self.client.get_random_node()
         resource = ConfigResource(ConfigResourceType.BROKER, str(node), dict.fromkeys(keys))
@@ -248,7 +248,7 @@ class ClusterAdmin:
         )
 
     async def members(self, group: str) -> list[tuple[str, str, str, bytes]]:
-        """Return a group's members: member id, client id, host, and the assignment's bytes."""
+        """Return a group's members as (member id, client id, host, assignment's bytes)."""
         with self._away():
             (answer,) = await _patiently(lambda: self._client.describe_consumer_groups([group]))
         (described,) = answer.to_object()["groups"]
@@ -258,7 +258,7 @@ class ClusterAdmin:
         ]
 
     async def committed_offsets(self, group: str) -> dict[TP, int]:
-        """Return what a group has committed, by partition."""
+        """Return a group's committed offsets by partition."""
         with self._away():
             offsets = await _patiently(lambda: self._client.list_consumer_group_offsets(group))
         return {
@@ -270,8 +270,8 @@ class ClusterAdmin:
     async def create(
         self, topics: Sequence[Topic], replication_factor: int, *, is_trial: bool = False
     ) -> None:
-        """Create topics and return when they can be used. One that somebody else created
-        meanwhile is left as it is. `is_trial`: only let Kafka say whether it would.
+        """Create topics; return when they can be used. A topic that another program created
+        meanwhile is left unchanged. `is_trial`: only validate, create nothing.
         """
         if not topics:
             return
@@ -316,7 +316,7 @@ class ClusterAdmin:
         raise CommandError(f"Kafka refuses to create {name} ({reason}): {what_to_do}")
 
     async def add_partitions(self, counts: Mapping[str, int]) -> None:
-        """Give topics more partitions, up to these numbers, and return when they can be used."""
+        """Add partitions to topics, up to these numbers; return when they can be used."""
         if not counts:
             return
         with self._away():
@@ -336,7 +336,7 @@ class ClusterAdmin:
     async def _wait_until_visible(
         self, names: set[str], counts: Mapping[str, int] | None = None
     ) -> None:
-        """A topic that was created has leaders, and is known to every broker, a little later."""
+        """Wait until every broker knows new topics or partitions, and all have leaders."""
         deadline = asyncio.get_running_loop().time() + VISIBLE_SECONDS
         while True:
             ready = {
@@ -356,7 +356,7 @@ class ClusterAdmin:
             await asyncio.sleep(0.1)
 
     async def _describe(self) -> list[Mapping[str, Any]]:
-        # Of all topics: a question about one by name may create it, with the broker's defaults.
+        # Ask for all topics: a question for one by name might create it, with default settings.
         with self._away():
             topics: list[Mapping[str, Any]] = await self._client.describe_topics()
         return topics
@@ -374,8 +374,8 @@ class ClusterAdmin:
 
 
 async def _patiently(ask: Callable[[], Awaitable[Any]]) -> Any:
-    """Ask again while the group's coordinator is chosen or moves: of a new cluster's first group
-    it takes a moment. Raises KafkaError."""
+    """Repeat a request while the group's coordinator is chosen or moves. In a new cluster the first
+    one takes a moment. Raises KafkaError."""
     now = asyncio.get_running_loop().time
     deadline = now() + REQUEST_SECONDS
     while True:

@@ -1,4 +1,5 @@
-"""Single records from outside the engine: ticks, callbacks, the sending service."""
+"""Publishing single records outside of the engine: ticks, WeChat's events, the sending service's
+commands."""
 
 import asyncio
 import logging
@@ -14,24 +15,24 @@ from streams.kafka.rights import forbidden
 
 log = logging.getLogger(__name__)
 
-# An idempotent producer tries again by itself: the longer it is waited for, the fewer are those of
-# whom nobody knows whether Kafka has them.
+# How long to wait for a record. An idempotent producer tries again by itself, so that the longer it
+# has, the fewer records end without anybody knowing whether Kafka has them.
 PUBLISH_SECONDS = 30.0
-# What is still being sent gets half of it.
+# Half of it is for the records that are still being sent.
 CLOSE_SECONDS = 6.0
 
 
 class Publisher:
     """An idempotent producer that connects when it is first needed.
 
-    After any failed record a new one: the old one's sequence may have a gap, and then Kafka refuses
-    whatever it sends.
+    After a failed record it makes a new one: the old one's sequence may have a gap, and then Kafka
+    would refuse all further records.
     """
 
     def __init__(self, client_options: dict[str, Any]) -> None:
         self._options = client_options
         self._producer: AIOKafkaProducer | None = None
-        # Callbacks come many at once; each would start a producer of its own.
+        # Shared, because many callbacks may come at once and each would start a producer.
         self._starting: asyncio.Task[AIOKafkaProducer] | None = None
         self._stopping: set[asyncio.Task[None]] = set()
         self._next_word = 0.0
@@ -39,15 +40,16 @@ class Publisher:
     async def publish(
         self, topic: str, key: bytes | None, value: bytes, partition: int | None = None
     ) -> None:
-        """Return when Kafka has the record on all in-sync replicas. Bounded; raises KafkaError.
+        """Publish a record; return when all in-sync replicas have it. Takes bounded time; raises
+        KafkaError.
 
-        A KafkaTimeoutError, and whoever is cancelled, leaves it unknown whether Kafka will have it.
+        After a KafkaTimeoutError or a cancellation it is unknown whether Kafka gets the record.
         """
         try:
             async with asyncio.timeout(PUBLISH_SECONDS):
                 producer = await self._started()
                 sent = await producer.send(topic, value, key=key, partition=partition)
-                # Looked at also when nobody waits for it any more.
+                # Called even where the caller doesn't wait any more.
                 sent.add_done_callback(lambda done: self._on_sent(producer, done))
                 await asyncio.shield(sent)
         except TimeoutError:
@@ -57,14 +59,14 @@ class Publisher:
             raise
 
     def _tell_what_is_forbidden(self, error: KafkaError) -> None:
-        """Callers know neither the right nor the user."""
+        """Log which right is missing for which user: the callers know neither."""
         told, now = forbidden(error, self._options, operation="Write"), time.monotonic()
         if told is not None and now >= self._next_word:
             self._next_word = now + SAY_AGAIN_SECONDS
             log.error("%s", told)
 
     async def close(self) -> None:
-        """Send what is under way and disconnect. Bounded: Kafka may be away."""
+        """Send what is under way and disconnect, within bounded time even if Kafka is away."""
         ending: set[asyncio.Task[Any]] = set(self._stopping)
         if self._starting is not None and not self._starting.done():
             self._starting.cancel()
@@ -80,7 +82,7 @@ class Publisher:
             return
         if self._producer is producer:
             self._producer = None
-            # What others gave it is still sent, where that is possible.
+            # Records that other callers gave it are still sent if possible.
             stopping = asyncio.create_task(stop_quietly(producer))
             self._stopping.add(stopping)
             stopping.add_done_callback(self._stopping.discard)
@@ -89,7 +91,7 @@ class Publisher:
         if self._producer is None:
             if self._starting is None or self._starting.done():
                 self._starting = asyncio.create_task(self._start())
-                # Whoever waits for it may be gone by the time it fails.
+                # Nobody may be waiting any more when it fails: take note of its exception.
                 self._starting.add_done_callback(lambda done: done.cancelled() or done.exception())
             return await asyncio.shield(self._starting)
         return self._producer
@@ -105,7 +107,7 @@ class Publisher:
         try:
             await producer.start()
         except AssertionError:
-            # Of a broker that was away, aiokafka asserts that it knows of one.
+            # After a broker was away, an assertion of aiokafka may fail (it knows no broker).
             await stop_quietly(producer)
             raise KafkaConnectionError("Kafka doesn't answer") from None
         except BaseException:

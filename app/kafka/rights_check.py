@@ -1,4 +1,4 @@
-"""Whether the settings' user may do what a worker does: asked of Kafka, changing nothing."""
+"""Checks, without changing anything, whether Kafka allows the settings' user what a worker does."""
 
 from collections.abc import Mapping
 
@@ -15,7 +15,7 @@ _A_WORKER = "000000000000"
 
 
 async def find_missing(client: AIOKafkaClient, settings: Settings, topics: Topics) -> list[str]:
-    """Return a line for each thing that keeps a worker from its work. Raises KafkaError."""
+    """Return a line for each right that a worker lacks. Raises KafkaError."""
     missing: list[MissingRight] = await rights.missing_on_topics(client, _wanted(topics))
     lines = []
     try:

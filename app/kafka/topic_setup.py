@@ -1,8 +1,8 @@
-"""Which topics there must be, and bringing the cluster to it. Nothing is ever deleted.
+"""Creating the topics that are needed, and checking those that exist. Nothing is ever deleted.
 
-`dialwatch topics create` wants exactly what the settings say, and changes no topic that stands. A
-worker takes the topics as they stand, as long as they fit together: what is missing is created to
-fit, and the settings of the group's own topics are brought to what keeps their records.
+`dialwatch topics create` wants exactly what the settings say, and changes no existing topic. A
+worker accepts existing topics if they fit together: it creates the missing ones to fit, and
+corrects settings of the group's own topics that would lose records.
 """
 
 import asyncio
@@ -25,10 +25,10 @@ MOST_PAUSE_SECONDS = 5.0
 async def create_topics(
     settings: Settings, *, timeout_s: float = CREATE_TIMEOUT_SECONDS
 ) -> list[Topic]:
-    """Create what is missing of all topics, and return that.
+    """Create the missing topics; return these.
 
-    Raises WrongTopicsError, and creates nothing, when one stands with another number of
-    partitions than the settings say; KafkaAwayError when Kafka is away for `timeout_s`.
+    Raises WrongTopicsError, and creates nothing, where one exists with another number of partitions
+    than the settings say; KafkaAwayError where Kafka is away for `timeout_s` seconds.
     """
     wanted = [*settings.topics.contract(), *settings.topics.internal()]
     async with open_admin(settings, timeout_s=timeout_s) as admin:
@@ -48,14 +48,14 @@ async def create_topics(
 async def ensure_topics(settings: Settings) -> Topics:
     """Make sure that a worker can work on its topics; return them with their real partitions.
 
-    1. Wait for Kafka for as long as it takes, saying so.
-    2. The number of partitions is that of the co-partitioned topics which stand, else the
-       settings'. They differ: WrongTopicsError.
-    3. Internal topics that stand must have that number, else WrongTopicsError: the group's state
-       was partitioned otherwise.
-    4. What a worker needs and Kafka forbids: CommandError.
-    5. Create what is missing with that number. Other workers may be doing the same.
-    6. Set what the group's own topics need; lacking the right, say so.
+    1. Wait for Kafka as long as it takes, and log that.
+    2. The number of partitions is that of the existing co-partitioned topics, else the settings'.
+       Where the existing ones differ, raise WrongTopicsError.
+    3. Existing internal topics must have that number, else raise WrongTopicsError: the group's
+       state was partitioned differently.
+    4. Where Kafka forbids something that a worker needs, raise CommandError.
+    5. Create the missing topics with that number. Other workers may be doing the same.
+    6. Correct the settings of the group's own topics; where the right is missing, log that.
     """
     now, pause_s, next_word = asyncio.get_running_loop().time, FIRST_PAUSE_SECONDS, 0.0
     while True:
@@ -88,7 +88,7 @@ async def _ensure(settings: Settings) -> Topics:
         await admin.create(
             [topic for topic in wanted if topic.name not in standing], settings.replication_factor
         )
-        # Somebody may have created the same ones at the same moment, with other settings.
+        # Another program may have created the same topics at this moment, with other settings.
         standing = await admin.partition_counts()
         common_count(topics, standing)
         check_internal(topics, standing)
@@ -98,7 +98,7 @@ async def _ensure(settings: Settings) -> Topics:
 
 
 def wrong_counts(wanted: Iterable[Topic], standing: Mapping[str, int]) -> list[str]:
-    """Return a phrase for each topic that stands with another number of partitions."""
+    """Return a phrase for each topic that exists with another number of partitions."""
     return [
         f"{topic.name} has {standing[topic.name]} partitions, not {topic.partitions}"
         for topic in wanted
@@ -107,9 +107,10 @@ def wrong_counts(wanted: Iterable[Topic], standing: Mapping[str, int]) -> list[s
 
 
 def common_count(topics: Topics, standing: Mapping[str, int]) -> int:
-    """Return the number of partitions of the co-partitioned topics.
+    """Return the number of partitions of the existing co-partitioned topics; that of `topics` where
+    none exists.
 
-    That of those which stand, else of `topics`. Raises WrongTopicsError when they differ.
+    Raises WrongTopicsError where they differ.
     """
     counts = {name: standing[name] for name in topics.co_partitioned() if name in standing}
     if len(set(counts.values())) > 1:
@@ -123,7 +124,8 @@ def common_count(topics: Topics, standing: Mapping[str, int]) -> int:
 
 
 def check_internal(topics: Topics, standing: Mapping[str, int]) -> None:
-    """Raise WrongTopicsError where an internal topic doesn't go with the co-partitioned ones."""
+    """Raise WrongTopicsError where an internal topic has another number of partitions than the
+    co-partitioned ones."""
     wrong = wrong_counts(topics.internal(), standing)
     if wrong:
         raise WrongTopicsError(
@@ -134,7 +136,8 @@ def check_internal(topics: Topics, standing: Mapping[str, int]) -> None:
 
 
 async def _bring_to_order(admin: ClusterAdmin, internal: list[Topic]) -> None:
-    """Set what internal topics need: time must take nothing from them, nor they grow for ever."""
+    """Correct the settings of internal topics: Kafka must not delete their records by age, and they
+    must not grow for ever."""
     keys = sorted({key for topic in internal for key in topic.configs()})
     standing = await admin.topic_configs((topic.name for topic in internal), keys)
     wrong = {}
@@ -179,7 +182,7 @@ def _is_as_good(key: str, stands: str | None, needed: str) -> bool:
 
 
 async def _warn_of_policies(admin: ClusterAdmin, wanted: list[Topic]) -> None:
-    """Say which topics forget what they must keep, or keep only the last of what they carry."""
+    """Log which topics are not compacted but must be, or are compacted but mustn't be."""
     key = "cleanup.policy"
     standing = await admin.topic_configs((topic.name for topic in wanted), [key])
     for topic in wanted:
