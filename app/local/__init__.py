@@ -1,5 +1,5 @@
 """A whole installation on one machine: Kafka, Valkey, a worker and a simulated dialer."""
 
 LEAST_CALLS = 10_000
-"""With fewer the dialer may give no reason for some scenario: one customer needs 300 to be low on
-money and to pay, another a hundred in a row that nobody answers, and there are twelve."""
+"""With fewer calls some scenarios might not occur: of twelve customers one needs 300 calls until
+the balance is low and a recharge comes, and another a hundred unanswered calls in a row."""

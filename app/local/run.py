@@ -16,8 +16,8 @@ from app.local.stack import Stack
 
 CHECK_SECONDS = 1.0
 
-# Something that runs beside the stack, as long as the context is open; it gives the settings
-# with which dialwatch finds it.
+# Something that runs beside the stack while the context is open. The context's value is the
+# settings with which dialwatch finds it.
 Companion = Callable[[Stack], AbstractContextManager[Mapping[str, str]]]
 
 
@@ -54,7 +54,7 @@ def run_local(
                 environment |= running.enter_context(companion(stack))
             for name, value in environment.items():
                 print(f"{name}={value}", flush=True)
-            # Not by the console: interrupted at the wrong moment, it says a thing twice.
+            # Not with rich's console: interrupted at a wrong moment, it prints a line twice.
             print(
                 f"Running, with its data in {stack.directory}. Ctrl-C ends it.",
                 file=sys.stderr,
@@ -71,7 +71,7 @@ def run_local(
 
 @contextmanager
 def progress_shown(console: Console) -> Iterator[Progress]:
-    """Bars for the download, when there is one, and for the start; nothing without a terminal."""
+    """Show progress bars for the download, if any, and the start; nothing without a terminal."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

@@ -1,4 +1,4 @@
-"""A server as a child process: start and wait until it serves, stop, kill, freeze, start again.
+"""A server as a child process: start it and wait until it serves; stop, kill, freeze, restart it.
 
 Knows nothing of Kafka or Valkey. A child never outlives this program, however that ends.
 """
@@ -22,10 +22,10 @@ HOST = "127.0.0.1"
 PORTS = range(20_000, 30_000)
 POLL_SECONDS = 0.05
 
-# Waits for the end of this program: then its end of the pipe is closed and `read` returns. The
-# children are in sessions of their own, so Ctrl-C ends this program first and lets it say goodbye
-# to them in order. PR_SET_PDEATHSIG would do on Linux only, and it fires when the *thread* ends
-# that started the child.
+# Kills the child when this program ends: then its end of the pipe is closed, and `read` returns.
+# Children are in sessions of their own, so that Ctrl-C reaches this program only, which stops them
+# in order. PR_SET_PDEATHSIG exists on Linux only, and fires when the *thread* ends that started the
+# child.
 WATCHDOG = 'read -r _; kill -9 "$1"'
 
 
@@ -37,10 +37,10 @@ class Service(ABC):
     stop_seconds = 15.0
     needed_bytes = 100_000_000
     environment: dict[str, str] | None = None
-    """Of the process; None: this program's."""
+    """The process's environment; None: this program's own."""
 
     def __init__(self, directory: Path, port: int = 0) -> None:
-        """`port` 0: any free one, the same for the life of this object."""
+        """`port` 0: any free port, which stays the same for the life of this object."""
         self.directory = directory.absolute()
         self.port = port or free_port()
         self._process: subprocess.Popen[bytes] | None = None
@@ -48,20 +48,20 @@ class Service(ABC):
 
     @abstractmethod
     def command(self) -> list[str]:
-        """What to run. Called at each start, in an existing `directory`."""
+        """Return the command to run. Called at each start, when `directory` exists."""
 
     @abstractmethod
     def is_serving(self) -> bool:
-        """Whether a client that connects now is served. May raise OSError."""
+        """Would a client that connects now be served? May raise OSError."""
 
     @property
     def log(self) -> Path:
-        """What the server said, of all its starts."""
+        """The server's log file, of all its starts."""
         return self.directory / f"{self.name.lower()}.log"
 
     @property
     def pid(self) -> int | None:
-        """The process id while it runs, frozen or not."""
+        """The process id; None: it doesn't run. A frozen process runs."""
         return self._process.pid if self._process and self._process.poll() is None else None
 
     def start(self) -> None:
@@ -93,7 +93,7 @@ class Service(ABC):
             raise LocalStackError(f"{self.name} has ended: {self.last_words()}")
 
     def stop(self) -> None:
-        """Let it end in its own order; kill it when that takes too long."""
+        """Ask it to end; kill it when that takes too long."""
         if self.pid is not None and self._process:
             self.resume()
             self._process.terminate()
@@ -102,14 +102,14 @@ class Service(ABC):
         self.kill()
 
     def kill(self) -> None:
-        """SIGKILL: what a crash of the machine does to it."""
+        """Kill it with SIGKILL, as a crash of the machine would."""
         if self.pid is not None and self._process:
             self._process.kill()
             self._process.wait()
         self._bury()
 
     def pause(self) -> None:
-        """Freeze it: connections stay open and nobody answers."""
+        """Freeze it: its connections stay open, but it doesn't answer."""
         self._signal(signal.SIGSTOP)
 
     def resume(self) -> None:
@@ -140,7 +140,7 @@ class Service(ABC):
         )
 
     def _bury(self) -> None:
-        """Dismiss the watchdog of a process that has ended, before its id is another's."""
+        """End the watchdog of a process that has ended, before another process gets its id."""
         if self._watchdog:
             self._watchdog.kill()
             self._watchdog.wait()
@@ -164,7 +164,7 @@ class Service(ABC):
             time.sleep(POLL_SECONDS)
 
     def last_words(self) -> str:
-        """The last line of the log that tells of an error, else the last one."""
+        """Return the last line of the log that is about an error, else the last line."""
         lines = self.log.read_text(encoding="utf-8", errors="replace").split("\n")[-200:]
         said = [line.strip() for line in lines if line.strip()]
         errors = [line for line in said if re.search("ERROR|FATAL|rror:", line)]
@@ -172,14 +172,14 @@ class Service(ABC):
 
 
 def connect(port: int) -> socket.socket:
-    """A connection to a local server, given up after a second."""
+    """Return a connection to a local server. Gives up after a second."""
     connection = socket.create_connection((HOST, port), timeout=1.0)
     connection.settimeout(1.0)
     return connection
 
 
 def free_port() -> int:
-    """A port that nobody listens on. Another process may take it before its server starts."""
+    """Return a port that is free now. Another process may take it before the server starts."""
     ports = random.Random(f"{os.getpid()} {time.monotonic_ns()}")
     while not is_free(port := ports.choice(PORTS)):
         pass
@@ -187,9 +187,9 @@ def free_port() -> int:
 
 
 def is_free(port: int) -> bool:
-    """Whether a server could listen on the port now."""
+    """Could a server listen on the port now?"""
     with socket.socket() as probe:
-        # As servers do: connections of a predecessor that linger are no obstacle.
+        # Servers set this too: lingering connections of a predecessor are no obstacle.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((HOST, port))

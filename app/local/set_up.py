@@ -2,8 +2,8 @@
 
     python3 -m app.local.set_up .venv
 
-Runs before anything is installed, so it imports the standard library only. What goes wrong is one
-line that says what to do; all that pip said is kept beside it.
+Runs before anything is installed, so it imports the standard library only. An error is one line
+that says what to do; pip's whole output is kept in a file beside the environment.
 """
 
 import re
@@ -16,18 +16,18 @@ from pathlib import Path
 LOCK = Path("requirements.lock")
 STAMP = ".set-up"
 LOG = "set-up.log"
-# What pip says once for each package of the lock file, needed here or not.
+# The line that pip prints once for each package of the lock file, needed here or not.
 _LOOKED_AT = re.compile(r"(Collecting|Ignoring|Requirement already satisfied:) ")
 
 
 class SetUpError(Exception):
-    """One line: what is wrong and what to do."""
+    """The text is one line: what is wrong and what to do."""
 
 
 def set_up(environment: Path, lock: Path = LOCK, python: str = sys.executable) -> None:
-    """Create or complete `environment`, and stamp it when it is whole. Raises SetUpError.
+    """Create or complete `environment`; mark it when it is complete. Raises SetUpError.
 
-    `python` is what makes a new one.
+    `python`: the interpreter that creates a new one.
     """
     if not _works(environment):
         _create(environment, python)
@@ -41,7 +41,7 @@ def set_up(environment: Path, lock: Path = LOCK, python: str = sys.executable) -
 
 
 def _works(environment: Path) -> bool:
-    """Whether there is one with a pip: a Python that was updated leaves a broken one behind."""
+    """Is there an environment with a working pip? An update of Python may have broken it."""
     try:
         command = [_python(environment), "-m", "pip", "--version"]
         return subprocess.run(command, capture_output=True, check=False).returncode == 0
@@ -66,7 +66,7 @@ def _create(environment: Path, python: str) -> None:
 
 
 def _pip(environment: Path, arguments: Sequence[str], count: int) -> None:
-    """Install; with a `count` of packages, show on a terminal how many were looked at."""
+    """Run pip. `count`: the number of packages, to show progress on a terminal; 0: show none."""
     command = [_python(environment), "-m", "pip", "install", "--no-input"]
     command += ["--disable-pip-version-check", "--progress-bar", "off", *arguments]
     said = []
@@ -92,9 +92,9 @@ def _pip(environment: Path, arguments: Sequence[str], count: int) -> None:
 
 
 def _last(lines: Iterable[str]) -> str:
-    """The line that tells most: what the system said, else the last error.
+    """Return the most useful line of pip's output: the system's error, else pip's last one.
 
-    Without a network pip's own last word is that there are no such packages.
+    Without a network pip's last error is that there are no such packages.
     """
     said = [" ".join(line.split()) for line in lines if line.strip()]
     causes = re.findall(r"\[Errno -?\d+\] ([\w ]+)", "\n".join(said))
@@ -107,7 +107,7 @@ def _python(environment: Path) -> str:
 
 
 class _Counter:
-    """How far pip is, on a terminal; nothing elsewhere."""
+    """Shows pip's progress on a terminal; nothing elsewhere."""
 
     def __init__(self, count: int) -> None:
         self._count = count if sys.stderr.isatty() else 0
@@ -131,7 +131,7 @@ class _Counter:
 
 
 def main() -> int:
-    """Set up the environment that is named."""
+    """Set up the environment that the command line names."""
     environment = Path(sys.argv[1])
     print(f"Installing what {LOCK} names into {environment}", flush=True)
     try:

@@ -1,4 +1,4 @@
-"""Kafka and Valkey together, for `with`: what `dialwatch local`, the demo and the tests run on."""
+"""Kafka and Valkey together, for `with`: `dialwatch local`, the demo and the tests use them."""
 
 import shutil
 import tempfile
@@ -12,10 +12,10 @@ from app.local.valkey import Valkey
 
 
 class Stack:
-    """Both servers on the loopback address. Start, stop and the rest block until done.
+    """Both servers on the loopback address. All methods block until done.
 
-    Without a `directory` the data live in a temporary one and end with the stack; with one they
-    are found again at the next start. A port of 0 is any free one.
+    Without a `directory` the data are in a temporary one, which is deleted at the end; with one
+    they are kept for the next start. Port 0: any free one.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Stack:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The settings with which every dialwatch command finds this stack."""
+        """Return the settings with which dialwatch's commands find this stack."""
         return {
             "DIALWATCH_KAFKA_BOOTSTRAP_SERVERS": self.bootstrap_servers,
             "DIALWATCH_REDIS_URL": self.redis_url,
@@ -59,14 +59,14 @@ class Stack:
         return self
 
     def check(self) -> None:
-        """Raises LocalStackError when one of them has ended by itself."""
+        """Raise LocalStackError where one of them has ended by itself."""
         self.valkey.check()
         self.kafka.check()
 
     def stop(self) -> None:
         """Stop both, and remove the data when they were temporary."""
         if self._temporary:
-            # Nobody reads these data again, so there is nothing to put in order.
+            # Nobody needs these data again, so Kafka needn't stop in order.
             self.kafka.kill()
             self.valkey.kill()
             shutil.rmtree(self.directory, ignore_errors=True)

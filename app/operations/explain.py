@@ -1,5 +1,5 @@
-"""Why an account was told something, or wasn't: the pure explanations of `tables/`, given what
-they need of Kafka and Redis."""
+"""Explaining why an account was told something, or wasn't: reads Kafka and Redis for the pure
+explanations of `tables/`."""
 
 import asyncio
 from typing import Any
@@ -14,7 +14,7 @@ from tables.explanations import Outside, Settled, explain_all
 from tables.remembered import Remembered
 
 _MOST_DELIVERIES = 200
-# What an account was told long ago explains nothing, and an answer must not wait for it.
+# How many offsets to search for deliveries: old ones explain nothing, and the answer must be quick.
 _MOST_BACK = 100_000
 
 
@@ -40,7 +40,7 @@ async def explain_account(
 def describe(
     settings: Settings, known: Remembered, outside: Outside, language: Language
 ) -> list[dict[str, Any]]:
-    """Return the JSON of all explanations."""
+    """Return all explanations as JSON."""
     return [
         {
             "scenario": scenario,
@@ -53,7 +53,7 @@ def describe(
 
 
 def settled_by(settings: Settings) -> Settled:
-    """Return what explanations need of the settings."""
+    """Return the settings that explanations need."""
     rules = settings.rules
     return Settled(
         zone=settings.zone,

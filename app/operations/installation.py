@@ -1,4 +1,4 @@
-"""One installation as an operator's command sees it: its settings, its topics, its logs."""
+"""One installation for operators' commands: its settings, topics and logs."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -19,13 +19,13 @@ CONNECT_SECONDS = 15.0
 
 @dataclass(frozen=True)
 class Installation:
-    """Connected to Kafka for reading. Nothing of it is shared with a worker."""
+    """A connection to Kafka for reading. It shares nothing with workers."""
 
     settings: Settings
     topics: Topics
-    """With the partitions that the co-partitioned topics really have."""
+    """The topics with the real number of partitions of the co-partitioned ones."""
     counts: dict[str, int]
-    """Partitions of every topic that stands, by real name."""
+    """Existing topic (real name) → number of partitions."""
     admin: ClusterAdmin
     logs: LogScan
 
@@ -34,7 +34,7 @@ class Installation:
         return [TP(topic, number) for number in range(self._count(topic))]
 
     def partition(self, topic: str, key: bytes) -> TP:
-        """Return where a key of a topic lies. Raises the same."""
+        """Return the partition of a key. Raises CommandError where there is no such topic."""
         return TP(topic, partition_of(key, self._count(topic)))
 
     def _count(self, topic: str) -> int:

@@ -1,7 +1,7 @@
-"""How far the group is behind, and who reads what.
+"""The group's lag, and which member reads what.
 
-An end of log is no measure: markers and what was aborted are never read, and what stands behind
-somebody's open transaction waits. So what lies between is looked at, batch by batch.
+Lag can't be computed from the logs' ends alone: markers and aborted records are never read, and
+records behind an open transaction must wait. So the batches in between are counted.
 """
 
 import asyncio
@@ -26,17 +26,18 @@ from streams.kafka.log_scan import (
 )
 from streams.topics import Topics
 
-# Further behind than this, the offsets between are taken for records.
+# Where the lag is larger than this, offsets are counted instead of records.
 _MOST_COUNTED = 200_000
-# What an outbox has left undone is written again with each message that ends.
+# How far back to look for the last record of what an outbox has not finished: a new one is written
+# with each message that ends.
 _MOST_BACK = 100_000
 WORKER_CLIENT = "dialwatch-"
 """What a worker's client id begins with; its own id follows."""
 
 
 class Behind(NamedTuple):
-    """How many records of a partition a reader still gets or waits for, and the first one's
-    timestamp in milliseconds."""
+    """How many records of a partition a reader has not got yet, and the first one's timestamp
+    (ms)."""
 
     records: int
     since: int | None
@@ -50,7 +51,7 @@ def read_topics(topics: Topics) -> list[str]:
 
 
 def outboxes(topics: Topics) -> tuple[str, ...]:
-    """Return the topics whose records are worked off in any order."""
+    """Return the topics whose records finish in any order."""
     return (
         topics.wechat_outbox,
         topics.wechat_bulk_outbox,
@@ -103,8 +104,8 @@ async def group_lag(installation: Installation) -> dict[str, Any]:
 
 
 async def _behind(installation: Installation, tp: TP, begin: int, end: int) -> Behind:
-    """Return how far a partition is behind; of an outbox, without what was finished out of order:
-    its offset stays before the first that isn't."""
+    """Return how far a partition is behind. In an outbox, whose offset stays before the first
+    unfinished record, later records that are finished aren't counted."""
     logs = installation.logs
     found = await behind_of(logs, tp, begin, end)
     if not found.records or tp.topic not in outboxes(installation.topics):
@@ -119,8 +120,8 @@ async def _behind(installation: Installation, tp: TP, begin: int, end: int) -> B
 
 
 async def _unfinished(installation: Installation, tp: TP) -> tuple[int, list[int]]:
-    """Return up to which offset an outbox has begun, and which of them aren't finished, as the
-    state last said; -1: nothing is known of it."""
+    """Return, from the state, the last offset that an outbox has begun (-1: unknown) and the
+    offsets up to it that aren't finished."""
     logs, changelog = installation.logs, TP(installation.topics.changelog, tp.partition)
     key = UNFINISHED.prefix + tp.topic.encode()
     ends = await logs.offsets([changelog], END)
@@ -134,7 +135,7 @@ async def _unfinished(installation: Installation, tp: TP) -> tuple[int, list[int
 
 
 async def behind_of(logs: LogScan, tp: TP, begin: int, end: int) -> Behind:
-    """Return what a reader of committed records at `begin` still gets or waits for."""
+    """Return what a reader of committed records, at offset `begin`, has not got yet."""
     if begin >= end:
         return Behind(0, None)
     count, since = 0, None
@@ -155,8 +156,8 @@ async def behind_of(logs: LogScan, tp: TP, begin: int, end: int) -> Behind:
 
 
 async def _waiting(logs: LogScan, tp: TP, begin: int) -> Behind:
-    """Return what stands behind an open transaction: its own records, and all others but markers
-    and what was aborted."""
+    """Return the records behind an open transaction's beginning: its own and others, without
+    markers and aborted records."""
     count, since = 0, None
     pending: defaultdict[int, int] = defaultdict(int)
     async for piece in logs.pieces(tp, begin, is_committed=False):
@@ -176,7 +177,7 @@ async def _waiting(logs: LogScan, tp: TP, begin: int) -> Behind:
 
 
 def _from(raw: bytes, batch: RecordBatch, begin: int) -> tuple[int, int | None]:
-    """Return how many records of a batch stand at an offset or later, and the first one's time."""
+    """Return how many records of a batch are at `begin` or later, and the first one's timestamp."""
     if batch.base_offset >= begin:
         return batch.size, batch.timestamp if batch.size else None
     timestamps = [one.timestamp for one in records_of(raw, batch) if one.offset >= begin]
@@ -184,7 +185,7 @@ def _from(raw: bytes, batch: RecordBatch, begin: int) -> tuple[int, int | None]:
 
 
 def _assigned(assignment: bytes, names: Iterable[str]) -> dict[str, list[int]]:
-    """Return what the group's leader gave a member; nothing while it is being given."""
+    """Return a member's partitions by topic; empty during a rebalance."""
     if not assignment:
         return {}
     given = dict(ConsumerProtocolMemberAssignment.decode(assignment).assignment)

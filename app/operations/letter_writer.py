@@ -1,5 +1,5 @@
-"""One transaction at a time, under one transactional id of the group: whoever opened last is the
-only one who handles letters. A letter's record and its mark are in one transaction."""
+"""Writing what becomes of dead letters: a letter's record and its mark in one transaction. All
+writers of a group share one transactional id, so the one opened last fences the others."""
 
 import asyncio
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ Verb = Literal["redrive", "discard"]
 
 
 class LetterWriter:
-    """One transaction at a time. Whoever opened last is the only one."""
+    """Handles letters, one transaction at a time. The one opened last fences all others."""
 
     def __init__(self, installation: Installation) -> None:
         self._installation = installation
@@ -36,21 +36,21 @@ class LetterWriter:
         self._marks: Marks = {}
 
     async def open(self) -> None:
-        """Fence whoever was here before, and end what they left open."""
+        """Fence earlier writers, and end the transactions that they left open."""
         self._producer = await open_producer(self._installation.settings, "dead-letters")
-        # Only now nobody else can add to them.
+        # Read only now, when nobody else can write marks.
         self._marks = await read_marks(self._installation)
 
     async def close(self) -> None:
-        """Disconnect; what is open is aborted by whoever opens next, or by time."""
+        """Disconnect. An open transaction is aborted by the next writer, or times out."""
         producer, self._producer = self._producer, None
         await close_producer(producer)
 
     async def handle(
         self, verb: Verb, why: str | None, letters: Sequence[Letter]
     ) -> dict[str, str]:
-        """Handle letters as one; where Kafka doesn't take one of them, each by itself. Return why
-        some were not handled: also those that somebody else was faster with."""
+        """Handle letters in one transaction; where Kafka refuses one, each in its own. Return
+        letter → why it wasn't handled, also those that another writer has handled already."""
         refused = {
             letter.name: "another command handled it meanwhile"
             for letter in letters
@@ -62,7 +62,7 @@ class LetterWriter:
         try:
             await self._commit(verb, why, letters)
         except (MessageSizeTooLargeError, RecordListTooLargeError, UnknownError) as error:
-            # aiokafka can't abort after a failed send: the next producer's start does.
+            # aiokafka can't abort after a failed send; the start of the next producer does.
             await self.close()
             await self.open()
             if len(letters) == 1:
@@ -73,7 +73,7 @@ class LetterWriter:
         return refused
 
     async def forget_marks(self) -> None:
-        """Delete the marks of letters that retention took."""
+        """Delete the marks of letters that retention has deleted."""
         producer, installation = self._producer, self._installation
         tps = installation.partitions(installation.topics.dead_letters)
         begins = await installation.logs.offsets(tps, BEGINNING)
@@ -137,6 +137,6 @@ class LetterWriter:
 
 
 def _note(done: "asyncio.Future[Any]") -> None:
-    """Look at what a send came to: where the next one raises first, nobody else does."""
+    """Take note of a send's exception: nobody awaits the send where an earlier one raised."""
     if not done.cancelled():
         done.exception()

@@ -1,7 +1,7 @@
-"""Dead letters: found, read whole, and what became of them.
+"""Dead letters: finding and reading them, and the marks of those that were handled.
 
-What was done with a letter stands in a compacted topic of the group, a mark for each letter that
-was handled: the letters themselves are others' to read, and are never changed.
+A compacted topic of the group has a mark for each letter that was handled. The letters themselves
+are never changed, because other systems read them too.
 """
 
 import asyncio
@@ -36,13 +36,13 @@ class Mark(msgspec.Struct, omit_defaults=True):
     handled: str
     """`redriven` or `discarded`."""
     letter_at: int
-    """The letter's own timestamp: another letter may get its place when the topic is made anew."""
+    """The letter's own timestamp (ms): in a topic made anew another letter may have its offset."""
     at: str = ""
     why: str | None = None
 
 
 Marks = dict[TP, dict[int, Mark]]
-"""By the partition and the offset of the letters."""
+"""Partition → offset of the letter → its mark."""
 
 _encode_mark = msgspec.json.Encoder().encode
 _decode_mark = msgspec.json.Decoder(Mark).decode
@@ -50,12 +50,12 @@ _decode_mark = msgspec.json.Decoder(Mark).decode
 
 @dataclass(frozen=True)
 class Letter:
-    """One dead letter as it lies in Kafka."""
+    """One dead letter in Kafka."""
 
     tp: TP
     offset: int
     timestamp: int
-    """Milliseconds."""
+    """Milliseconds since the epoch."""
     key: bytes | None
     value: bytes | None
     headers: list[tuple[str, bytes]]
@@ -66,13 +66,14 @@ class Letter:
         return letter_name(self.tp, self.offset)
 
     def said(self, header: str) -> str | None:
-        """Return what a header of ours says; the last one, because own ones stand before."""
+        """Return the text of one of our headers; None: it is missing. The last one of that name
+        counts, because the record's own headers come first."""
         found = [value for name, value in self.headers if name == header]
         return found[-1].decode(errors="replace") if found else None
 
     @property
     def topic(self) -> str:
-        """Real name of where it came from; empty where the letter doesn't say."""
+        """The real name of the topic that it came from; empty: unknown."""
         return self.said("dialwatch.topic") or ""
 
     @property
@@ -81,7 +82,7 @@ class Letter:
 
     @property
     def origin(self) -> int:
-        """Its offset where it came from."""
+        """Its offset in the topic that it came from."""
         return _number(self.said("dialwatch.offset"))
 
     @property
@@ -90,7 +91,7 @@ class Letter:
 
     @property
     def attempts(self) -> int:
-        """How often it was a dead letter, with this time."""
+        """How often the record has become a dead letter, this time included."""
         return attempts_of(self.headers) or 1
 
     @property
@@ -99,7 +100,7 @@ class Letter:
 
     @property
     def at(self) -> int:
-        """When it became one, as an instant."""
+        """The instant at which it became a dead letter."""
         try:
             return parse_instant(self.said("dialwatch.at") or "")
         except ValueError:
@@ -108,8 +109,8 @@ class Letter:
 
 @dataclass(frozen=True)
 class LetterFilter:
-    """Which letters. `topic`: its real or its contract name; `reason`: a part of it, in any case;
-    `since` and `until` are instants."""
+    """Which letters are wanted. `topic`: real or contract name; `reason`: a part of the text, upper
+    or lower case; `since`, `until`: instants."""
 
     topic: str | None = None
     reason: str | None = None
@@ -119,7 +120,7 @@ class LetterFilter:
     with_handled: bool = False
 
     def has(self, letter: Letter, prefix: str) -> bool:
-        """Whether a letter is one of them. `prefix`: of the installation's topics."""
+        """Is a letter wanted? `prefix`: the prefix of the installation's topic names."""
         if not self.with_handled and letter.handled is not None:
             return False
         if self.topic is not None and letter.topic not in {self.topic, f"{prefix}{self.topic}"}:
@@ -177,7 +178,7 @@ async def find_letters(
 
 
 async def read_letter(installation: Installation, name: str, marks: Marks | None = None) -> Letter:
-    """Return one letter with its bytes, handled or not. `marks`: where they are read already.
+    """Return one letter with its bytes, handled or not. `marks`: if they were read already.
     Raises SettingsError where `name` is no
     letter's, CommandError where there is none, or none any more."""
     tp, offset = place_of(installation, name)
@@ -198,12 +199,13 @@ async def read_letter(installation: Installation, name: str, marks: Marks | None
 
 
 def letter_name(tp: TP, offset: int) -> str:
-    """Return what a letter is called: `0:17`."""
+    """Return a letter's name, `PARTITION:OFFSET`, such as `0:17`."""
     return f"{tp.partition}:{offset}"
 
 
 def place_of(installation: Installation, name: str) -> tuple[TP, int]:
-    """Return where a letter lies. Raises SettingsError, CommandError where there can't be one."""
+    """Return the partition and offset of a letter's name. Raises SettingsError where it is none,
+    CommandError where there is no such partition."""
     partition, _, offset = name.partition(":")
     if not all(
         part.isascii() and part.isdigit() and len(part) <= 18 for part in (partition, offset)
@@ -220,14 +222,14 @@ def place_of(installation: Installation, name: str) -> tuple[TP, int]:
 async def letters_between(
     installation: Installation, tp: TP, begin: int, end: int, marks: Marks
 ) -> AsyncIterator[Letter]:
-    """Yield a partition's letters in their order."""
+    """Yield a partition's letters between two offsets, in order."""
     async for records in installation.logs.scan(tp, begin, end):
         for record in records:
             yield letter_of(tp, record, marks)
 
 
 def letter_of(tp: TP, record: Any, marks: Marks) -> Letter:
-    """Return a record of the dead letters as a letter."""
+    """Return the letter of a record of `dead-letters`."""
     mark = marks.get(tp, {}).get(record.offset)
     is_its = mark is not None and mark.letter_at == record.timestamp
     return Letter(
@@ -242,7 +244,7 @@ def letter_of(tp: TP, record: Any, marks: Marks) -> Letter:
 
 
 async def read_marks(installation: Installation) -> Marks:
-    """Return what was done with letters, by partition and offset of these."""
+    """Read and return all marks."""
     topic, dead = installation.topics.handled_letters, installation.topics.dead_letters
     if topic not in installation.counts:
         return {}
@@ -265,7 +267,7 @@ async def read_marks(installation: Installation) -> Marks:
 
 
 def is_handled(letter: Letter, marks: Marks) -> bool:
-    """Whether a letter has a mark of its own."""
+    """Does a letter have a mark, with its own timestamp?"""
     mark = marks.get(letter.tp, {}).get(letter.offset)
     return mark is not None and mark.letter_at == letter.timestamp
 
@@ -276,7 +278,7 @@ def mark_record(letter: Letter, mark: Mark) -> tuple[bytes, bytes]:
 
 
 def text_of(raw: bytes | None) -> str | dict[str, str] | None:
-    """Return bytes as JSON may carry them: text where they are UTF-8, else Base64."""
+    """Return bytes for JSON: text where they are UTF-8, else `{"base64": …}`."""
     if raw is None:
         return None
     try:
@@ -286,7 +288,7 @@ def text_of(raw: bytes | None) -> str | dict[str, str] | None:
 
 
 def _shown_key(topics: Topics, letter: Letter, *, reveal: bool) -> Any:
-    """Return a letter's key. That of a command may be an openid: whole only if it isn't."""
+    """Return a letter's key for JSON. The key of a command may be an openid, and then is masked."""
     key = text_of(letter.key)
     is_account = letter.topic in {
         topics.calls, topics.recharges, topics.accounts, topics.announcements, topics.ticks

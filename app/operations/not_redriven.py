@@ -1,5 +1,5 @@
-"""Which letters aren't sent again, and why: what came from nowhere, would undo something younger,
-or might tell a customer twice. Looks at the topics that say so, and writes nothing."""
+"""Which letters aren't sent again, and why: their topic is unknown, they would undo a later record,
+or a customer might be told twice. Reads the topics that show this, and writes nothing."""
 
 import asyncio
 from collections.abc import AsyncIterator, Collection, Iterable, Sequence
@@ -28,18 +28,18 @@ class Refusal(NamedTuple):
 
 
 class Candidate(NamedTuple):
-    """A letter without its value: a hundred thousand are looked at before anything is done."""
+    """A letter without its value, since a hundred thousand may be in memory at once."""
 
     letter: Letter
     row: dict[str, Any]
     command: str | None
-    """The notification id of a valid command."""
+    """The notification id, if the letter is a valid command."""
 
 
 async def refusals_of(
     installation: Installation, found: Sequence[Candidate], *, force: bool
 ) -> dict[str, Refusal]:
-    """Return, by letter, why it isn't sent again; those that were handled have no reason."""
+    """Return letter → why it isn't sent again. Letters that were handled already are left out."""
     open_ones = [one for one in found if one.letter.handled is None]
     commands, younger = await asyncio.gather(
         _ends_of(installation, [one for one in open_ones if one.command is not None]),
@@ -99,7 +99,7 @@ def _refusal_of_end(ends: Sequence[Delivery]) -> Refusal | None:
 async def _ends_of(
     installation: Installation, commands: Iterable[Candidate]
 ) -> dict[str, list[Delivery]]:
-    """Return the deliveries of commands by notification id, oldest first."""
+    """Return notification id → the command's deliveries, oldest first."""
     topic = installation.topics.deliveries
     by_partition: dict[TP, set[str]] = {}
     for one in commands:
@@ -122,7 +122,7 @@ async def _ends_of(
 
 
 async def _younger(installation: Installation, found: Iterable[Candidate]) -> set[str]:
-    """Return the letters of accounts and recharges whose key has younger records there."""
+    """Return the letters of `accounts` and `recharges` whose key has later records there."""
     topics = installation.topics
     by_partition: dict[TP, list[Letter]] = {}
     for letter in (one.letter for one in found):
@@ -149,7 +149,7 @@ async def _younger(installation: Installation, found: Iterable[Candidate]) -> se
 async def _all(
     installation: Installation, tp: TP, begin: int, wanted: Collection[bytes]
 ) -> AsyncIterator[Any]:
-    """Yield a partition's records from an offset on."""
+    """Yield a partition's records from an offset on that may contain one of `wanted`."""
     logs = installation.logs
     begins, ends = await logs.offsets([tp], BEGINNING), await logs.offsets([tp], END)
     async for records in logs.scan(tp, max(begin, begins[tp]), ends[tp], wanted):

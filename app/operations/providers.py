@@ -1,6 +1,6 @@
-"""What workers left in Redis for whoever looks: who unsubscribed, which channels are on hold.
+"""Reading what workers write to Redis: which customers unsubscribed, which channels are on hold.
 
-Redis may be away: then the answer is None, soon, and the rest is told all the same.
+Where Redis is away the result is None, after a short time, so that callers can show the rest.
 """
 
 import asyncio
@@ -22,7 +22,8 @@ PATIENCE_SECONDS = 1.0
 
 
 async def is_subscribed(settings: Settings, openid: str | None) -> dict[str, Any] | None:
-    """Return `{"subscribed": bool}`, None in it where there is no openid; None: Redis is away."""
+    """Return `{"subscribed": bool}`, or None in place of the bool without an openid; None: Redis is
+    away."""
     if not openid:
         return {"subscribed": None}
     known: str = openid

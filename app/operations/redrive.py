@@ -1,9 +1,9 @@
-"""Dead letters sent again or put aside, each once, whoever asks and whenever it is cut off.
+"""Sending dead letters again, or putting them aside: each exactly once, even if interrupted.
 
-A letter's record and its mark are one transaction, under one transactional id of the group: who
-begins ends what another left open, and only then reads which letters are handled. So a command
-that is killed half-way has done whole letters or none, and of two that run at once the later one
-goes on alone.
+A letter's record and its mark are written in one transaction. All commands of a group share one
+transactional id: each begins by ending what another left open, and only then reads which letters
+are handled. So a command that is killed has handled a letter wholly or not at all, and of two that
+run at once only the later one goes on.
 """
 
 from collections.abc import Sequence
@@ -37,11 +37,11 @@ _CHUNK_BYTES = 8 << 20
 
 @dataclass
 class Order:
-    """What an operator wants done."""
+    """What an operator orders to be done with letters."""
 
     verb: Verb
     letters: Sequence[str] = ()
-    """Named ones; none: all that the filters let through."""
+    """The names of letters; empty: all that match the filters."""
     wanted: LetterFilter = field(default_factory=lambda: LetterFilter(limit=MOST_ROWS))
     why: str | None = None
     force: bool = False
@@ -49,14 +49,14 @@ class Order:
 
 
 async def carry_out(installation: Installation, order: Order) -> dict[str, Any]:
-    """Plan an order, and with `execute` do it; return what the commands and the console show.
+    """Plan an order; with `execute` carry it out. Return what the commands and the console show:
 
         {"verb", "executed", "letters": [{"letter", …as `dlq list`, "action", "why"}],
          "counts": {"redrive" or "discard", "refused", "handled"}}
 
-    `action` is what is (to be) done: the verb, `refused` (`why` says why) or `handled` (it was
-    before). Raises CommandError where a named letter doesn't exist, and where another command
-    began meanwhile; what was done until then stays done, and is marked.
+    `action`: what is (to be) done: the verb, `refused` (`why` has the reason) or `handled` (it was
+    handled before). Raises CommandError where a named letter doesn't exist, or another command
+    began meanwhile; letters handled until then stay handled.
     """
     for name in order.letters:
         place_of(installation, name)
@@ -79,7 +79,7 @@ async def carry_out(installation: Installation, order: Order) -> dict[str, Any]:
 async def _carry_out(
     installation: Installation, order: Order, writer: LetterWriter | None
 ) -> dict[str, Any]:
-    """1. find the letters, 2. judge them, 3. do what is right, in chunks, each a transaction."""
+    """1. Find the letters, 2. decide on each, 3. handle them in chunks, each a transaction."""
     found = await _find(installation, order)
     refusals = {}
     if order.verb == "redrive":
@@ -115,7 +115,7 @@ async def _carry_out(
 
 
 async def _find(installation: Installation, order: Order) -> list[Candidate]:
-    """Return the letters that are meant, in the order in which they are handled."""
+    """Return the letters of an order, in the order in which they are handled."""
     prefix, found = installation.topics.prefix, []
     if order.letters:
         wanted = replace(order.wanted, with_handled=True)
@@ -140,7 +140,7 @@ async def _find(installation: Installation, order: Order) -> list[Candidate]:
 def _candidate(installation: Installation, letter: Letter) -> Candidate:
     command = None
     if letter.topic == installation.topics.notifications:
-        with suppress(InvalidRecordError):  # it never was a command
+        with suppress(InvalidRecordError):  # the letter isn't a valid command
             command = decode_notification(letter.key, letter.value).notification_id
     return Candidate(replace(letter, value=None), describe(installation.settings, letter), command)
 
@@ -148,7 +148,7 @@ def _candidate(installation: Installation, letter: Letter) -> Candidate:
 async def _execute(
     installation: Installation, order: Order, todo: dict[TP, list[int]], writer: LetterWriter
 ) -> dict[str, str]:
-    """Handle letters in chunks, each a transaction; return those that Kafka doesn't take."""
+    """Handle letters in chunks, each a transaction; return letter → why it wasn't handled."""
     refused: dict[str, str] = {}
     for tp, offsets in sorted(todo.items()):
         left = set(offsets)
@@ -168,7 +168,7 @@ async def _execute(
 
 
 async def _create_marks(installation: Installation) -> None:
-    """Make the topic of marks in an installation that has none yet."""
+    """Create the topic of marks in an installation that doesn't have it yet."""
     topics, counts = installation.topics, installation.counts
     missing = [
         topic

@@ -1,6 +1,7 @@
-"""What is remembered of an account or a line, from the changelog of its one partition.
+"""The state of one account or line, read from its partition of the changelog.
 
-Only the batches in which the id stands are unpacked: a million accounts are read past.
+Only record batches that contain the id are unpacked, so that a million other accounts are skipped
+quickly.
 """
 
 import re
@@ -22,12 +23,13 @@ from tables.lines import LineRun
 from tables.remembered import Remembered, belongs_to, line_of, remembered_of
 from tables.runs import Run
 
-# The clock's record: a key of one byte, t, and a value of fewer than 8 KiB that is a short array.
+# The bytes of the partition clock's record: a key of one byte, t, and a value of less than 8 KiB
+# that is a short array.
 _CLOCK = re.compile(rb"\x02t(?:[\x02-\x7e]|[\x80-\xff][\x01-\x7f])[\x90-\x9f]", re.DOTALL)
 
 
 async def read_state(installation: Installation, partition: int, key: bytes) -> State:
-    """Return a partition's state as far as a key is concerned, and its clock."""
+    """Return a partition's state with only the values of a key, and the partition's clock."""
     changelog = TP(installation.topics.changelog, partition)
     logs, state = installation.logs, State(partition)
     begins = await logs.offsets([changelog], BEGINNING)
@@ -41,7 +43,7 @@ async def read_state(installation: Installation, partition: int, key: bytes) -> 
 
 
 async def remember(installation: Installation, account_id: str) -> tuple[int, Remembered]:
-    """Return an account's partition and what is remembered of it, if only nothing."""
+    """Return an account's partition, and what is remembered of it, which may be nothing."""
     key, rules = account_id.encode(), installation.settings.rules
     partition = installation.partition(installation.topics.changelog, key).partition
     return partition, remembered_of(
@@ -56,7 +58,7 @@ async def account_state(
     installation: Installation, account_id: str, *, reveal: bool = False
 ) -> dict[str, Any] | None:
     """Return what is remembered of an account, as `dialwatch state account` prints it; None:
-    nothing is. `reveal`: openid and phone whole."""
+    nothing. `reveal`: show openid and phone whole."""
     partition, known = await remember(installation, account_id)
     if known.is_nothing:
         return None
@@ -76,7 +78,7 @@ def describe_account(
     *,
     reveal: bool = False,
 ) -> dict[str, Any]:
-    """Return the JSON of an account's state. `wechat`: as `is_subscribed` returns it."""
+    """Return the JSON of an account's state. `wechat`: what `is_subscribed` returned."""
     zone, customer = settings.zone, known.customer
     expires = None if customer is None else customer.expires
     notice_from = None if expires is None else expires - settings.expiry_notice_days * DAY

@@ -1,5 +1,5 @@
-"""The producer of a command that writes in transactions, under one id of the group: whoever opened
-last is the only one. Which records a transaction holds isn't known here."""
+"""The transactional producer for a command. It has one id for each purpose in a group, so the one
+opened last fences the others. Which records are written isn't known here."""
 
 from aiokafka import AIOKafkaProducer
 
@@ -11,7 +11,8 @@ _TRANSACTION_MS = 60_000
 
 
 async def open_producer(settings: Settings, purpose: str) -> AIOKafkaProducer:
-    """Fence whoever opened one for this purpose before, and end what they left open."""
+    """Return a started producer, after fencing earlier ones of this purpose and ending the
+    transactions that they left open."""
     producer = AIOKafkaProducer(
         **settings.kafka_client_options(),
         transactional_id=f"{settings.group}-{purpose}",
@@ -29,6 +30,6 @@ async def open_producer(settings: Settings, purpose: str) -> AIOKafkaProducer:
 
 
 async def close_producer(producer: AIOKafkaProducer | None) -> None:
-    """Disconnect; what is open is aborted by whoever opens next, or by time."""
+    """Disconnect. An open transaction is aborted by the next producer, or times out."""
     if producer is not None:
         await within(_STOP_SECONDS, producer.stop())

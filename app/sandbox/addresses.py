@@ -1,4 +1,4 @@
-"""The IP list of WeChat's console, and the administrator who is asked about an address."""
+"""The list of allowed IPs in WeChat's console, and the administrator who allows an address."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ _HOUR, _DAY = 3600.0, 86_400.0
 
 @dataclass
 class Addresses:
-    """`open`: every address is listed. `unlisted`: none is. `ask`: the administrator decides."""
+    """The allowed addresses. `open`: all. `unlisted`: none. `ask`: the administrator decides."""
 
     now: Callable[[], float]
     mode: Mode = "open"
@@ -19,7 +19,7 @@ class Addresses:
     refused_until: float = 0.0
 
     def error(self) -> int:
-        """Return the errcode that a request for a token earns; 0: none."""
+        """Return the errcode for a request for a token; 0: it is allowed."""
         if self.mode == "open":
             return 0
         if self.mode == "unlisted":
@@ -35,7 +35,7 @@ class Addresses:
         self.mode, self.is_asked, self.refusals, self.refused_until = mode, False, 0, 0.0
 
     def answer(self, *, approves: bool) -> None:
-        """The administrator's word: once refused means an hour, twice a day."""
+        """Note the administrator's decision. One refusal lasts an hour, a second one a day."""
         if approves:
             self.set("open")
             return

@@ -1,4 +1,4 @@
-"""What somebody who isn't WeChat may try on the callback. All but a replay must be refused."""
+"""Attacks on the callback by somebody who isn't WeChat. All must be refused, except a replay."""
 
 import base64
 import secrets
@@ -35,14 +35,14 @@ _ENTITY = b'<!DOCTYPE xml [<!ENTITY e SYSTEM "file:///etc/hostname">]>'
 
 @dataclass(frozen=True)
 class Forged:
-    """A request to the callback."""
+    """A forged request to the callback."""
 
     query: dict[str, str]
     body: bytes
 
 
 async def send_attack(driver: CallbackDriver, attack: Attack, openid: str) -> list[int | None]:
-    """Send the requests of an attack, once each; return the statuses."""
+    """Send the requests of an attack, each once; return their HTTP statuses."""
     return [
         (await driver.post(forged.query, forged.body))[0]
         for forged in _forge(driver, attack, openid)
@@ -50,7 +50,7 @@ async def send_attack(driver: CallbackDriver, attack: Attack, openid: str) -> li
 
 
 def _forge(driver: CallbackDriver, attack: Attack, openid: str) -> list[Forged]:
-    """Return the requests of one attack; of several, the last is the attack."""
+    """Return the requests of one attack; where there are several, the last one is the attack."""
     said = driver.said(openid, "unsubscribe", {"EventKey": ""})
     match attack:
         case "wrong_signature":
@@ -75,10 +75,11 @@ def _forge(driver: CallbackDriver, attack: Attack, openid: str) -> list[Forged]:
 
 
 def _forge_sealed(driver: CallbackDriver, attack: Attack, said: dict[str, str]) -> Forged:
-    """Return what has a good signature, as who knows the token but not the key could make it."""
+    """Return a request with a valid signature, as an attacker makes it who has the token but not
+    the key."""
     key, message = driver.callback.encoding_aes_key, driver.write(said)
     if attack == "clear_body":
-        # The request would choose the mode, if it could.
+        # This request tries to choose the mode.
         query, _ = driver.request(said)
         signed = {name: query[name] for name in ("signature", "timestamp", "nonce", "openid")}
         return Forged(signed | {"encrypt_type": "raw"}, message)
@@ -93,7 +94,7 @@ def _forge_sealed(driver: CallbackDriver, attack: Attack, said: dict[str, str]) 
         plain = secrets.token_bytes(16) + length.to_bytes(4, "big") + message
         plain += driver.app_id.encode()
         pad = 32 - len(plain) % 32
-        # 33 is one more than a pad may be.
+        # 33 is one more than the largest valid padding.
         sealed = _encrypt_raw(key, plain + bytes([33 if attack == "bad_pad" else pad]) * pad)
     return Forged(driver.query(said, sealed), driver.write({"Encrypt": sealed}))
 

@@ -1,6 +1,6 @@
-"""The other direction: WeChat's events, signed and encrypted as the console says, to a callback.
+"""Sends WeChat's events to a callback, signed and encrypted as set in the account's console.
 
-Repeated up to three times until they are answered with success, as WeChat does.
+An event is sent up to three times until it is answered with success, as WeChat does it.
 """
 
 import asyncio
@@ -25,10 +25,10 @@ MOST_AT_ONCE = 16
 
 
 class Callback(Struct, kw_only=True, forbid_unknown_fields=True):
-    """What the official account's console says of the callback."""
+    """The settings of the callback in the official account's console."""
 
     url: str = ""
-    """Empty: there is none."""
+    """Empty: there is no callback."""
     token: str = ""
     encoding_aes_key: str = ""
     mode: Literal["plain", "compatible", "safe"] = "plain"
@@ -36,7 +36,7 @@ class Callback(Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class CallbackDriver:
-    """Sends events to the callback that is set."""
+    """Sends events to the callback."""
 
     def __init__(self, app_id: str, now: Callable[[], float], http: httpx.AsyncClient) -> None:
         self.callback = Callback()
@@ -47,11 +47,11 @@ class CallbackDriver:
         self._places = asyncio.Semaphore(MOST_AT_ONCE)
 
     async def send(self, openid: str, event: str, **fields: str) -> int | None:
-        """Send one event; return the last status, None where nobody answered or no URL is set."""
+        """Send one event; return the last HTTP status. None: nobody answered, or no URL is set."""
         return await self.tell(self.said(openid, event, fields))
 
     async def tell(self, said: dict[str, str]) -> int | None:
-        """Send an event that is written already; again is a repeat of it."""
+        """Send an event given by its fields. Sent again, it is a repeat."""
         if not self.callback.url:
             return None
         status: int | None = None
@@ -64,7 +64,7 @@ class CallbackDriver:
         return status
 
     async def post(self, query: dict[str, str], body: bytes) -> tuple[int | None, str]:
-        """Return the status and the text; None where nobody answered."""
+        """Post a request; return the answer's status (None: nobody answered) and text."""
         try:
             answer = await self._http.post(
                 self.callback.url, params=query, content=body, timeout=ANSWER_SECONDS
@@ -75,7 +75,7 @@ class CallbackDriver:
         return answer.status_code, answer.text
 
     def said(self, openid: str, event: str, fields: dict[str, str]) -> dict[str, str]:
-        """Return an event's fields."""
+        """Return all fields of an event."""
         return {
             "ToUserName": "gh_sandbox",
             "FromUserName": openid,
@@ -92,9 +92,9 @@ class CallbackDriver:
         age_s: int = 0,
         wrap: Callable[[bytes], bytes] = lambda body: body,
     ) -> tuple[dict[str, str], bytes]:
-        """Return the query and the body of one event, as the mode wants it.
+        """Return the query and the body of one event, in the console's mode.
 
-        `wrap` is done to what counts: to the clear body, or to what is encrypted.
+        `wrap` changes the body before it is encrypted; in plain mode, before it is sent.
         """
         callback = self.callback
         if callback.mode == "plain":
@@ -106,7 +106,7 @@ class CallbackDriver:
         return self.query(said, sealed, age_s=age_s), self.write(outer)
 
     def query(self, said: dict[str, str], sealed: str | None, *, age_s: int = 0) -> dict[str, str]:
-        """Return the query of one request, signed; `sealed` None: in clear."""
+        """Return the signed query of one request. `sealed`: the ciphertext; None: plain mode."""
         token = self.callback.token
         timestamp, nonce = str(int(self._now()) - age_s), secrets.token_hex(5)
         query = {

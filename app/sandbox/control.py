@@ -1,11 +1,11 @@
-"""The stand-in's control plane: what stands on the phones, and what is to go wrong.
+"""The stand-in's control plane: shows what is on the phones, and sets what goes wrong.
 
-GET    /__sandbox/messages    what stands on the phones: {"wechat": […], "sms": […]}
+GET    /__sandbox/messages    what is on the phones: {"wechat": […], "sms": […]}
 DELETE /__sandbox/messages    empty them
 GET    /__sandbox/stats       counts of requests, repeats, renewals, refusals
 GET    /__sandbox/state       faults, limits, callback, addresses, followers in force
-PUT    /__sandbox/faults      see `faults.py`; what isn't named is switched off
-PUT    /__sandbox/limits      see `limits.Limits`; what isn't named is as at first
+PUT    /__sandbox/faults      see `faults.py`; faults that aren't named are switched off
+PUT    /__sandbox/limits      see `quotas.QuotaLimits`; limits that aren't named are reset
 PUT    /__sandbox/quota       {"daily": n}, the other limits stay
 PUT    /__sandbox/callback    see `callbacks.Callback`
 PUT    /__sandbox/followers/{openid}   {"follows": bool, "refuses": bool}, and the (un)subscribe
@@ -135,7 +135,7 @@ class _Control:
 
     async def state(self, request: web.Request) -> web.Response:
         sandbox = self._sandbox
-        # Its keys open nothing but this stand-in's own callback.
+        # Harmless: these keys are valid for this stand-in's own callback only.
         return _json(
             {
                 "faults": sandbox.faults,
@@ -212,7 +212,7 @@ class _Control:
         return web.json_response({"status": status})
 
     async def scan(self, request: web.Request) -> web.Response:
-        """Who follows sends SCAN, who doesn't follows by it."""
+        """Let a person scan a QR code: a follower sends SCAN, others begin to follow."""
         wanted = await _body(request, _Scan)
         sandbox, openid = self._sandbox, wanted.openid
         scene = wanted.scene or sandbox.scenes.get(wanted.ticket)

@@ -1,4 +1,4 @@
-"""WeChat's quotas: so many a day until midnight in Shanghai, a minute, to one recipient."""
+"""WeChat's quotas: messages a day (until midnight in Shanghai), a minute, and to one recipient."""
 
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable
@@ -10,18 +10,18 @@ _DAY, _MINUTE, _SHANGHAI = 86_400, 60, 8 * 3600
 
 
 class QuotaLimits(Struct, kw_only=True, forbid_unknown_fields=True):
-    """0: none. Only the daily one is documented; of the others users report."""
+    """The limits; 0: none. Only the daily one is documented; users have reported the others."""
 
     daily: int = 100_000
     per_minute: int = 0
     per_recipient: int = 0
-    """To one openid within a minute."""
+    """The most messages to one openid within a minute."""
     duplicate_s: float = 0.0
-    """The same content to the same openid within so many seconds is refused."""
+    """The same content to the same openid is refused within so many seconds."""
 
 
 class Quotas:
-    """Counts what was accepted. `now` in seconds."""
+    """Counts accepted messages. `now` returns seconds."""
 
     def __init__(self, now: Callable[[], float]) -> None:
         self.limits = QuotaLimits()
@@ -33,7 +33,7 @@ class Quotas:
         self._clearings: Counter[str] = Counter()
 
     def error(self, openid: str, content: str) -> int:
-        """Return the errcode that one more message earns; 0: it is counted."""
+        """Return the errcode for one more message; 0: it is accepted and counted."""
         limits, now = self.limits, self._now()
         day, minute = self.used(), self._used(self._minute, int(now // _MINUTE))
         recent = self._recent[openid]
@@ -57,11 +57,11 @@ class Quotas:
         return 0
 
     def used(self) -> int:
-        """Return how many were accepted today, or since the quota was cleared."""
+        """Return how many messages were accepted today, or since the quota was cleared."""
         return self._used(self._today, self._day())
 
     def clear(self, month: str) -> int:
-        """Begin the day's quota anew; return 48006 when that was done too often."""
+        """Reset the day's quota; return 0, or 48006 where that was done too often this month."""
         if self._clearings[month] >= CLEARINGS_A_MONTH:
             return 48006
         self._clearings[month] += 1

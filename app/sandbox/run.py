@@ -1,4 +1,4 @@
-"""The stand-in as a program, and beside a local stack, in a thread of its own."""
+"""Running the stand-in: as a program, or beside a local stack in a thread of its own."""
 
 import asyncio
 import signal
@@ -18,7 +18,7 @@ from app.sandbox.control import with_control_plane
 from app.sandbox.server import APP_ID, APP_SECRET, SMS_TOKEN, TEMPLATE_ID, OnArrival, Sandbox
 
 HOST = "127.0.0.1"
-# Of the stand-in's own console; they open nothing but a worker that is set up with them.
+# The stand-in's own secrets: valid only for a worker that is set up with them.
 CALLBACK_TOKEN = "sandboxcallback"  # noqa: S105
 AES_KEY = "sandbox0aes0key0sandbox0aes0key0sandbox0aes"
 WORKER_URL = "http://127.0.0.1:6066"
@@ -37,7 +37,7 @@ def settings_for(port: int, host: str = HOST) -> dict[str, str]:
 
 
 def callback_settings() -> dict[str, str]:
-    """Return the variables with which a worker believes this stand-in's callbacks."""
+    """Return the variables with which a worker accepts this stand-in's callbacks."""
     return {
         "DIALWATCH_WECHAT_CALLBACK_TOKEN": CALLBACK_TOKEN,
         "DIALWATCH_WECHAT_ENCODING_AES_KEY": AES_KEY,
@@ -45,13 +45,13 @@ def callback_settings() -> dict[str, str]:
 
 
 def usual_callback(worker_url: str = WORKER_URL) -> Callback:
-    """Return what leads to a worker with `callback_settings`, in safe mode."""
+    """Return the callback to a worker with `callback_settings`, in encrypted mode."""
     url = f"{worker_url}/receive/wechat/callback"
     return Callback(url=url, token=CALLBACK_TOKEN, encoding_aes_key=AES_KEY, mode="safe")
 
 
 def run_sandbox(*, host: str, port: int, seed: int) -> None:
-    """Run until SIGINT or SIGTERM; print the settings that lead here on stdout."""
+    """Run until SIGINT or SIGTERM. Print on stdout the settings with which a worker uses it."""
 
     async def run() -> None:
         end = asyncio.Event()
@@ -72,7 +72,7 @@ def run_sandbox(*, host: str, port: int, seed: int) -> None:
 
 
 def sandbox_companion(port: int = 0) -> Companion:
-    """Return what runs a stand-in as long as a local stack (see `app.local.run`)."""
+    """Return a companion that runs a stand-in beside a local stack (see `app.local.run`)."""
 
     @contextmanager
     def run(stack: Stack) -> Iterator[Mapping[str, str]]:
@@ -87,7 +87,8 @@ def sandbox_companion(port: int = 0) -> Companion:
 def running_sandbox(
     port: int = 0, seed: int = 1, on_arrival: OnArrival = lambda message: None
 ) -> Iterator[tuple[Sandbox, dict[str, str]]]:
-    """Run a stand-in in a thread; give it and the settings that lead to it.
+    """Run a stand-in in a thread while the context is open; its value is the stand-in and the
+    settings with which a worker uses it.
 
     `on_arrival` is called in that thread.
     """

@@ -7,8 +7,8 @@ As WeChat:  POST /cgi-bin/stable_token, GET /cgi-bin/token, POST /cgi-bin/messag
 As gateway: POST /sms
 Control:    see `control.py`; GET / are the phones, for people
 
-A model of what is documented and of what users report. What isn't known of the real one is a knob
-in `faults.py`: how a repeated client_msg_id is answered, and which MsgID its event carries.
+It does what is documented and what users report. What isn't known of the real one can be set in
+`faults.py`: the answer to a repeated client_msg_id, and the MsgID in its event.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ from app.sandbox.wechat import ERRORS, Accounts, ArrivedMessage
 from app.web.access import has_bearer
 
 CONTROL = "/__sandbox"
-"""What begins so is the control plane's (`control.py`): nothing goes wrong there."""
+"""The beginning of the control plane's paths (`control.py`), which have no faults."""
 APP_ID = "wxsandbox00000000"
 APP_SECRET = "sandbox-app-secret"  # noqa: S105 (of the stand-in: it opens nothing)
 TEMPLATE_ID = "sandbox-template-0123456789012345678901234"
@@ -45,7 +45,7 @@ _Answering = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Sandbox:
-    """One stand-in. Lives on one event loop."""
+    """One stand-in. Belongs to one event loop."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class Sandbox:
         on_arrival: OnArrival = lambda message: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`on_arrival` is called with each message that reaches a phone. `clock` in seconds."""
+        """`on_arrival` is called with each message that reaches a phone; `clock` gives seconds."""
         self._clock = clock
         self.forward_s = 0.0
         self.faults = Faults()
@@ -66,7 +66,7 @@ class Sandbox:
         self.driver = CallbackDriver(APP_ID, self.now, self.http)
         self.sends = 0
         self.scenes: dict[str, str] = {}
-        """By ticket of the QR code."""
+        """Ticket of a QR code → its scene."""
         self._on_arrival = on_arrival
         self._callbacks: set[asyncio.Task[int | None]] = set()
 
@@ -74,7 +74,8 @@ class Sandbox:
         return self._clock() + self.forward_s
 
     def application(self) -> web.Application:
-        """Return the server as the providers have it; see `control.with_control_plane`."""
+        """Return the web application with the providers' paths only; see
+        `control.with_control_plane`."""
         app = web.Application(middlewares=[self._go_wrong])
         for path, answering in (
             ("/cgi-bin/stable_token", self._stable_token),
@@ -108,7 +109,7 @@ class Sandbox:
             return web.Response(status=503, text="<html>503</html>")
         try:
             return await handler(request)
-        except ConnectionResetError:  # who asked was killed in the middle of it
+        except ConnectionResetError:  # the client was killed meanwhile
             return web.Response(status=400)
 
     # -- tokens -----------------------------------------------------------------------------
@@ -133,7 +134,7 @@ class Sandbox:
         return web.json_response({"access_token": token, "expires_in": left_s})
 
     async def _token_error(self, family: str, said: dict[str, Any]) -> int:
-        """Return the errcode that a request for a token earns; 0: none."""
+        """Return the errcode for a request for a token; 0: it gets one."""
         if self.faults.token_hangs:
             await asyncio.sleep(self.faults.hang_s)
         if self.faults.token_answer is not None:
@@ -149,7 +150,8 @@ class Sandbox:
     # -- messages ---------------------------------------------------------------------------
 
     async def _send(self, request: web.Request) -> web.StreamResponse:
-        """1. token, 2. faults before accepting, 3. checks, 4. accept, 5. faults after it."""
+        """1. Check the token, 2. faults before accepting, 3. check the body, 4. accept, 5. faults
+        after it."""
         self.sends += 1
         faults, dice = self.faults, self.dice
         if request.method != "POST":
@@ -277,7 +279,7 @@ class Sandbox:
 
 
 def _error(code: int, message: str = "") -> web.Response:
-    """WeChat answers errors with HTTP 200 too."""
+    """Return an answer with an errcode. Its HTTP status is 200, as WeChat's is."""
     text = f"{message or ERRORS.get(code, 'error')} rid: {uuid4().hex[:8]}-{uuid4().hex[:8]}"
     return web.json_response({"errcode": code, "errmsg": text})
 

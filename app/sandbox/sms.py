@@ -1,4 +1,4 @@
-"""The SMS gateway of the contract: a repeated message_id is taken once."""
+"""The contract's SMS gateway: it accepts a message_id once, and drops repeats."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ from typing import Any
 
 @dataclass
 class Text:
-    """One SMS as it stands on a phone."""
+    """One SMS on a phone."""
 
     message_id: str
     phone: str
@@ -17,7 +17,7 @@ class Text:
 
 @dataclass
 class Gateway:
-    """What was taken, by message_id in order."""
+    """The accepted messages, by message_id in order."""
 
     now: Callable[[], float]
     texts: dict[str, Text] = field(default_factory=dict)

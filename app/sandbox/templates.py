@@ -1,4 +1,4 @@
-"""Template messages as they read: WeChat fills a template's own text in, field by field."""
+"""The texts of template messages: WeChat puts the fields into the template's text."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -9,17 +9,17 @@ PLATFORM_TEMPLATE = """{{first.DATA}}
 提醒内容：{{keyword3.DATA}}
 通知时间：{{keyword4.DATA}}
 {{remark.DATA}}"""
-"""The platform's template, as its official account has it."""
+"""The platform's template, as in its official account."""
 
 _FIELD = re.compile(r"\{\{(\w+)\.DATA\}\}")
 
 
 def filled(text: str, data: Mapping[str, str]) -> str:
-    """Return what the customer reads. A field that isn't given is empty; one that the text doesn't
-    have isn't shown."""
+    """Return the text that the customer reads. Fields without data are empty; data without a field
+    in the text isn't shown."""
     return _FIELD.sub(lambda field: data.get(field[1], ""), text)
 
 
 def text_of_fields(names: Iterable[str]) -> str:
-    """Return the text of a template of which only the fields are known."""
+    """Return a text for a template of which only the fields are known: a line for each."""
     return "\n".join(f"{{{{{name}.DATA}}}}" for name in names)

@@ -1,8 +1,8 @@
-"""WeChat's access tokens: the classic and the stable family, apart from each other.
+"""WeChat's access tokens: classic ones and stable ones, which are independent of each other.
 
-Follows the documentation as `getStableAccessToken` and `getAccessToken` have it: a stable token
-is the same for whoever asks until its last five minutes; a classic one is new each time. One
-predecessor of each family stays good for five minutes.
+Follows the documentation of `getStableAccessToken` and `getAccessToken`. The stable token is the
+same for everyone who asks, until its last five minutes; each request for a classic one gets a new
+one. The previous token of each kind stays valid for five minutes.
 """
 
 import secrets
@@ -33,7 +33,7 @@ class _Family:
 
 @dataclass
 class IssuedTokens:
-    """`now` in seconds; the control plane may move it."""
+    """The tokens that were issued. `now` returns seconds; the control plane may move it forward."""
 
     now: Callable[[], float]
     requests: int = 0
@@ -45,7 +45,7 @@ class IssuedTokens:
     _counts: dict[tuple[str, str], tuple[float, int]] = field(default_factory=dict)
 
     def quota_error(self, family: str) -> int:
-        """Count a request and return the errcode it earns; 0: none. The day is any 24 hours."""
+        """Count a request; return its errcode, 0: none. A day is any 24 hours."""
         now = self.now()
         counts = self._counts
         for period, seconds in (("minute", 60), ("day", 86_400)):
@@ -73,12 +73,12 @@ class IssuedTokens:
         return self._classic.current, LIFETIME_SECONDS
 
     def rotate(self) -> None:
-        """Make the stable token invalid at once, as a leak drill does."""
+        """Make the stable token invalid at once, as operators do after a leak."""
         self._renew(self._stable, self.now())
         self._stable.previous = ""
 
     def error(self, token: str | None) -> int:
-        """Return 0 for a good token, else WeChat's error code for what is wrong with it."""
+        """Return 0 for a valid token, else WeChat's errcode for what is wrong with it."""
         now = self.now()
         if not token:
             return 41001

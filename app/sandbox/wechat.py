@@ -1,7 +1,7 @@
-"""The template message API: what is accepted, what is refused, and what arrives on which phone.
+"""The template message API: accepts or refuses messages, and puts them on the phones.
 
-Models the documentation and what users report. Not known of the real one, and so a knob in
-`faults.py`: how it answers a repeated client_msg_id.
+Follows the documentation and what users report. How the real one answers a repeated client_msg_id
+isn't known; it can be set in `faults.py`.
 """
 
 import re
@@ -66,7 +66,7 @@ ERRORS = {
 
 @dataclass
 class ArrivedMessage:
-    """One template message as it stands on a phone."""
+    """One template message on a phone."""
 
     msgid: str
     openid: str
@@ -77,13 +77,13 @@ class ArrivedMessage:
     miniprogram: dict[str, str] | None
     at: float
     text: str
-    """What the customer reads: the template's text, filled in."""
+    """The text that the customer reads: the template's, with the data."""
 
 
 @dataclass(frozen=True)
 class SendAnswer:
-    """What became of a request to send: an errcode, or a msgid and, unless it is a repeat, a
-    message that arrives."""
+    """The answer to a request to send: an errcode, or a msgid and, unless the request is a repeat,
+    the message that arrives."""
 
     code: int = 0
     text: str = ""
@@ -93,24 +93,24 @@ class SendAnswer:
 
 @dataclass
 class Accounts:
-    """The official account's side: followers, templates, quotas, and the phones."""
+    """The official account: its followers, templates and quotas, and the followers' phones."""
 
     template_id: str
     dice: Dice
     now: Callable[[], float]
     messages: list[ArrivedMessage] = field(default_factory=list)
     strangers: set[str] = field(default_factory=set)
-    """Openids that don't follow (any more)."""
+    """The openids that don't follow (any more)."""
     refusing: set[tuple[str, str]] = field(default_factory=set)
-    """Openids that refused a template, and the template. No event tells of it."""
+    """(openid, template) where the customer refuses the template. No event tells of that."""
     templates: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    """Their field names."""
+    """Template → its field names."""
     texts: dict[str, str] = field(default_factory=dict)
-    """Their texts; none: a line for each field."""
+    """Template → its text; without one: a line for each field."""
     banned: set[str] = field(default_factory=set)
-    """Templates that WeChat restricts."""
+    """The templates that WeChat restricts."""
     blocked_words: set[str] = field(default_factory=set)
-    """Content that WeChat doesn't let through."""
+    """The words with which WeChat refuses a message."""
     accepted: int = 0
     repeats: int = 0
     _known: dict[tuple[str, str], tuple[float, int]] = field(default_factory=dict)
@@ -121,7 +121,7 @@ class Accounts:
         self.quotas = Quotas(self.now)
 
     def take(self, body: Any, faults: Faults) -> SendAnswer:
-        """1. what is wrong with the request, 2. a repeat, 3. what the quotas say, 4. it arrives."""
+        """1. Check the request, 2. recognize a repeat, 3. check the quotas, 4. let it arrive."""
         code, text = self._check(body)
         if code:
             return SendAnswer(code, text)
@@ -160,7 +160,7 @@ class Accounts:
         return self.texts.get(template_id) or text_of_fields(self.templates[template_id])
 
     def _check(self, body: Any) -> tuple[int, str]:
-        """Return the errcode that a request earns, 0 for none, and what names the culprit."""
+        """Return the errcode for a request (0: none), and a text that names the wrong field."""
         if not isinstance(body, dict) or not isinstance(body.get("data"), dict):
             return 47001, ""
         openid, template_id = body.get("touser"), body.get("template_id")

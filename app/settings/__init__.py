@@ -1,4 +1,4 @@
-"""What an operator sets: the variables, their kinds, and secrets that lie in files."""
+"""The settings: variables, the kinds of their values, and secrets in files."""
 
 from app.settings.settings import PREFIX, Settings, load_settings, variable
 

@@ -1,7 +1,7 @@
-"""The kinds of values that settings have, and what is wrong with a value that isn't of its kind.
+"""The kinds of values that settings have, and the checks of these kinds.
 
-Each check returns the value or raises ValueError with "must be …". It never repeats the value:
-some are secrets, and whether it may be shown is decided where the line for people is made.
+Each check returns the value or raises ValueError with "must be …". The error never has the value
+itself: some are secrets, and `settings.py` decides whether it may be shown.
 """
 
 import base64
@@ -22,7 +22,7 @@ _LONGEST_CONTRACT = len("inbox-messages")
 _HOST = re.compile(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+(?:%[\w.-]+)?\]")
 _TIME_OF_DAY = re.compile(r"([01]\d|2[0-3]):([0-5]\d)")
 _FIELD_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
-# What an HTTP header can carry after "Bearer ".
+# The characters that may follow "Bearer " in an HTTP header.
 _BEARER_TOKEN = re.compile(r"[\x21-\x7e]+")
 _CALLBACK_TOKEN = re.compile(r"[A-Za-z0-9]{3,32}")
 _REDIS_OPTION = re.compile(
@@ -96,7 +96,7 @@ def _url(value: str, schemes: tuple[str, ...]) -> str:
     try:
         parts = urlsplit(value)
         is_complete = parts.path if parts.scheme == "unix" else parts.hostname and parts.port != 0
-    except ValueError:  # of a port that is no number
+    except ValueError:  # the port isn't a number
         raise ValueError(f"must be an address that begins with {wanted}") from None
     if parts.scheme not in schemes or not is_complete or re.search(r"\s", value):
         raise ValueError(f"must be an address that begins with {wanted}")
@@ -135,13 +135,13 @@ def _try_redis_url(value: str) -> None:
 
     try:
         open_redis(value).connection_pool.make_connection()  # type: ignore[no-untyped-call]
-    # The client's own word may repeat a password.
+    # The client's own error may contain a password.
     except Exception:
         raise ValueError("must have parts behind '?' that the Redis client takes") from None
 
 
 def home_expanded(value: str | Path) -> Path:
-    """Return a path with what `~` stands for. Raises ValueError where that is nobody's home."""
+    """Return a path with `~` expanded. Raises ValueError where that isn't anybody's home."""
     if "\0" in str(value):
         raise ValueError("must be a path, and no path holds a NUL")
     try:
@@ -205,7 +205,7 @@ def _callback_token(value: SecretStr) -> SecretStr:
 
 def _aes_key(value: SecretStr) -> SecretStr:
     key = value.get_secret_value()
-    # The last character may carry bits that Base64 doesn't use: published keys do.
+    # The last character may have bits that Base64 doesn't use: published keys have them.
     if not _AES_KEY.fullmatch(key) or len(base64.b64decode(key + "=")) != 32:
         raise ValueError("must be the 43 letters and digits of WeChat's console")
     return value

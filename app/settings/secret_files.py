@@ -12,15 +12,15 @@ MOST_BYTES = 64 * 1024
 
 
 class UnusableFile(NamedTuple):
-    """Stands in the place of a secret that couldn't be read, until settings are checked."""
+    """In place of a secret that couldn't be read, until the settings are checked."""
 
     reason: str
 
 
 class SecretFiles(PydanticBaseSettingsSource):
-    """Reads the files that one layer of variables (environment or `.env`) names.
+    """Reads the files that one source of variables (environment or `.env`) names.
 
-    Goes before that layer, so that a secret which is given in both ways is found out.
+    It comes before that source, so that a secret which is given in both ways is detected.
     """
 
     def __init__(
@@ -29,7 +29,7 @@ class SecretFiles(PydanticBaseSettingsSource):
         variables: Mapping[str, str | None],
         names: Iterable[str],
     ) -> None:
-        """`variables` by lower-case name; `names` are the fields that may come from a file."""
+        """`variables`: lower-case name → value. `names`: the fields that may come from a file."""
         super().__init__(settings_cls)
         self._prefix = str(self.config.get("env_prefix", "")).lower()
         self._variables = variables
@@ -44,7 +44,7 @@ class SecretFiles(PydanticBaseSettingsSource):
         return found
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        """Return what pydantic-settings asks of a source; the value may be an UnusableFile."""
+        """See pydantic-settings. The value may be an UnusableFile."""
         variable = self._prefix + field_name
         path = self._variables.get(f"{variable}_file")
         if not path:
@@ -56,7 +56,7 @@ class SecretFiles(PydanticBaseSettingsSource):
 
 
 def _read(path: str) -> str | UnusableFile:
-    """Return the file's text without the line end that editors put behind it."""
+    """Return the file's text without the line end that editors add."""
     try:
         with home_expanded(path).open("rb") as file:
             content = file.read(MOST_BYTES + 1)
@@ -65,7 +65,7 @@ def _read(path: str) -> str | UnusableFile:
         return UnusableFile(f"must be a file that can be read ({error.strerror})")
     except UnicodeDecodeError:
         return UnusableFile("must be a file of UTF-8 text")
-    except ValueError as error:  # of the path
+    except ValueError as error:  # the path isn't valid
         return UnusableFile(str(error))
     if len(content) > MOST_BYTES:
         return UnusableFile("must be a file that holds nothing but the secret")

@@ -1,7 +1,7 @@
 """The settings: every variable of the contract, read from the environment and `.env`, checked.
 
-Only `app/` may import this; everything else is handed plain values. What values a variable
-takes is said in `app/settings/kinds.py`. As long as the list of variables.
+Only `app/` may import this; everything else gets plain values. The kinds of values are in
+`app/settings/kinds.py`. Longer than most modules because of the list of variables.
 """
 
 import re
@@ -37,10 +37,10 @@ from streams.topics import Topics
 
 PREFIX = "DIALWATCH_"
 ENV_FILE = ".env"
-# What Kubernetes writes into NAME_PORT for each Service: tcp://10.96.0.12:80.
+# The value that Kubernetes gives NAME_PORT for each Service, such as tcp://10.96.0.12:80.
 _SERVICE_ADDRESS = re.compile(r"(tcp|udp|sctp)://")
 
-# Never shown, and also taken from a file. An address of Redis may hold a password.
+# Never shown, and may be given as a file. The address of Redis may have a password.
 SECRETS = (
     "kafka_sasl_password",
     "redis_url",
@@ -51,7 +51,7 @@ SECRETS = (
     "sms_token",
     "web_token",
 )
-# These may hold a password too, so that a wrong one isn't repeated.
+# These may have a password too, so that a wrong value isn't shown.
 _ADDRESSES = ("wechat_base_url", "sms_url")
 
 Upper = BeforeValidator(lambda value: value.upper() if isinstance(value, str) else value)
@@ -62,10 +62,10 @@ LogFormat = Annotated[Literal["text", "json"], Lower]
 
 
 class Settings(BaseSettings):
-    """One installation's settings, all valid. `load_settings` is the way to one.
+    """One installation's settings, all valid. Get them with `load_settings`.
 
-    An attribute is the contract's variable in lower case without `DIALWATCH_`. Empty is the same
-    as not set. A secret may also be given as the path of a file in `DIALWATCH_…_FILE`.
+    An attribute has the contract's variable name in lower case without `DIALWATCH_`. An empty value
+    is the same as none. A secret may also be given as the path of a file in `DIALWATCH_…_FILE`.
     """
 
     model_config = SettingsConfigDict(
@@ -179,7 +179,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Environment before `.env`, each with the files that it names."""
+        """Return the sources: the environment before `.env`, each with the files that it names."""
         layers = [
             source
             for layer in (env_settings, dotenv_settings)
@@ -190,7 +190,7 @@ class Settings(BaseSettings):
 
     @property
     def topics(self) -> Topics:
-        """All topic names, with the partitions that new ones are given."""
+        """The topics, with the number of partitions that new ones get."""
         return Topics(self.topic_prefix, self.group, self.partitions)
 
     @property
@@ -211,14 +211,14 @@ class Settings(BaseSettings):
         return ZoneInfo(self.timezone)
 
     def shown(self) -> dict[str, str]:
-        """Return every variable with its value in force, for people; secrets as stars."""
+        """Return variable → its present value, for people; secrets are stars."""
         return {
             variable(name): _shown(name, getattr(self, name)) for name in type(self).model_fields
         }
 
     @property
     def web_address(self) -> str:
-        """Where a client on this machine finds the worker's web server: `host:port`."""
+        """The address of the worker's web server for clients on this machine, `host:port`."""
         host = self.web_host.strip("[]")
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
         return f"[{host}]:{self.web_port}" if ":" in host else f"{host}:{self.web_port}"
@@ -229,9 +229,9 @@ class Settings(BaseSettings):
         return [variable(name) for name in needed if getattr(self, name) is None]
 
     def kafka_client_options(self) -> dict[str, Any]:
-        """Return what every aiokafka client takes: brokers and security.
+        """Return the arguments of every aiokafka client: brokers and security.
 
-        Raises SettingsError where the certificates' files are no certificates.
+        Raises SettingsError where the files aren't certificates.
         """
         options: dict[str, Any] = {
             "bootstrap_servers": self.kafka_bootstrap_servers.split(","),
@@ -252,7 +252,7 @@ class Settings(BaseSettings):
             context = ssl.create_default_context(cafile=self.kafka_ssl_cafile)
             name = "kafka_ssl_certfile"
             if self.kafka_ssl_certfile is not None:
-                # The empty password: a key that wants one is refused, nobody is asked for it.
+                # With an empty password, an encrypted key is refused and nobody is asked for one.
                 context.load_cert_chain(
                     self.kafka_ssl_certfile, self.kafka_ssl_keyfile, password=""
                 )
@@ -269,7 +269,7 @@ def variable(name: str) -> str:
 
 
 def load_settings(**given: object) -> Settings:
-    """Return the settings in force: those given before the environment, that before `.env`.
+    """Return the present settings: from the arguments, else the environment, else `.env`.
 
     Raises SettingsError with one line for each wrong variable.
     """
@@ -293,7 +293,7 @@ def _shown(name: str, value: object) -> str:
 
 
 def _without_password(address: str) -> str:
-    """Return an address with what may be secret in it (user, password, query) as stars."""
+    """Return an address with stars in place of what may be secret: user, password, query."""
     parts = urlsplit(address)
     host = parts.netloc.rpartition("@")
     netloc = f"***@{host[2]}" if host[1] else parts.netloc
@@ -302,7 +302,7 @@ def _without_password(address: str) -> str:
 
 
 def _line(details: ErrorDetails) -> str:
-    """Return what is wrong with one variable, an example, and its value where it is no secret."""
+    """Return a line: what is wrong with one variable, an example, and its value unless secret."""
     name, value = str(details["loc"][0]), details["input"]
     if isinstance(value, UnusableFile):
         return f"{variable(name)}_FILE: {value.reason}"

@@ -1,6 +1,6 @@
-"""Who may see or change customers' data: see `DIALWATCH_WEB_TOKEN` in the contract.
+"""The access rule: who may see or change customers' data (`DIALWATCH_WEB_TOKEN` in the contract).
 
-One rule for every web server of dialwatch, asked before anything of a request's body is read.
+All web servers of dialwatch use it, before they read anything of a request's body.
 """
 
 import base64
@@ -11,16 +11,16 @@ import ipaddress
 from aiohttp import HttpVersion11, web
 from pydantic import SecretStr
 
-# Proxies say so, each in its way; X-Forwarded-For, -Host, -Proto and the others by their prefix.
+# Headers that proxies add; X-Forwarded-For, -Host, -Proto and others are known by their prefix.
 _FORWARDED = frozenset({"forwarded", "x-real-ip", "via"})
 _FORWARDED_PREFIX = "x-forwarded-"
 
 
 def refusal(request: web.BaseRequest, token: SecretStr | None, bound: str) -> web.Response | None:
-    """Return the answer for whom it is not for; None: go on.
+    """Return the answer to a client that has no access; None: the client has access.
 
-    `token` is `DIALWATCH_WEB_TOKEN`, `bound` the host that the server listens on. Without a token
-    only this machine's own clients are served. A proxy on this machine must not make everybody one.
+    `token`: `DIALWATCH_WEB_TOKEN`. `bound`: the host that the server listens on. Without a token
+    only clients on this machine have access, and not those of a proxy on this machine.
     """
     if token is not None:
         if hmac.compare_digest(_token_in(request), token.get_secret_value().encode()):
@@ -41,14 +41,14 @@ def refusal(request: web.BaseRequest, token: SecretStr | None, bound: str) -> we
 
 
 def has_bearer(request: web.BaseRequest, token: SecretStr) -> bool:
-    """Whether a program authorized itself. A password that a browser keeps doesn't count: the
-    page of another site could make the browser send it."""
+    """Does a request have the token as `Bearer`, as programs send it? A password in a browser
+    doesn't count: the page of another site could make the browser send it."""
     scheme, given = _authorization(request)
     return scheme == "bearer" and hmac.compare_digest(given, token.get_secret_value().encode())
 
 
 def _token_in(request: web.BaseRequest) -> bytes:
-    """Return the token of `Bearer` or, as browsers can, the password of `Basic`."""
+    """Return the token of `Bearer`, or the password of `Basic`, which browsers send."""
     scheme, given = _authorization(request)
     match scheme:
         case "bearer":
@@ -62,27 +62,27 @@ def _token_in(request: web.BaseRequest) -> bytes:
 
 
 def _authorization(request: web.BaseRequest) -> tuple[str, bytes]:
-    """Return the scheme in lower case, and what follows it."""
+    """Return the scheme of the Authorization header in lower case, and the rest."""
     scheme, _, given = request.headers.get("Authorization", "").strip().partition(" ")
     return scheme.lower(), given.strip().encode("utf-8", "surrogateescape")
 
 
 def _names_loopback(request: web.BaseRequest) -> bool:
-    """Whether the client calls this server by this machine's own name.
+    """Does the request's Host name this machine itself?
 
-    The page of another site that a browser was led to carries that site's name as Host.
+    A request that the page of another site causes may have that site's name as Host.
     """
     hosts = request.headers.getall("Host", [])
-    # A target that is a whole address, with a host of its own, is made for a proxy.
+    # A request with a whole URL, which has a host of its own, is meant for a proxy.
     is_direct = request.raw_path.startswith("/")
     return is_direct and len(hosts) == 1 and is_loopback(_without_port(hosts[0]))
 
 
 def _is_forwarded(request: web.BaseRequest) -> bool:
-    """Whether anything says that the request came through a proxy.
+    """Is there a sign that the request came through a proxy?
 
-    nginx's `proxy_pass` alone adds no header and writes this server's own address as Host; what
-    gives it away is HTTP/1.0, which no browser speaks.
+    nginx's `proxy_pass` alone adds no header and sends this server's own address as Host. But it
+    speaks HTTP/1.0, which no browser does.
     """
     names = {name.lower() for name in request.headers}
     return (
@@ -93,7 +93,7 @@ def _is_forwarded(request: web.BaseRequest) -> bool:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host's name or address can only be this machine."""
+    """Does a host's name or address always mean this machine?"""
     name = host.strip("[]").lower()
     if name == "localhost":
         return True

@@ -1,6 +1,6 @@
-"""The last minutes of one worker, for the page: how fast it folds and how its lag went.
+"""The last minutes of one worker, for its page: how fast it folds, and its lag.
 
-Plain numbers, sampled by the web server; what they mean is known to `view.py`.
+The web server takes the samples, which are plain numbers; `view.py` knows what they mean.
 """
 
 from collections import deque
@@ -13,17 +13,17 @@ RATE_SECONDS = 30.0
 
 
 class Sample(NamedTuple):
-    """How things stood at one moment of the monotonic clock."""
+    """The numbers at one moment of the monotonic clock."""
 
     at: float
     folded: Mapping[str, float]
-    """Records since the start, by topic."""
+    """Topic → records folded since the start."""
     lag: Mapping[str, int]
-    """Records behind, by topic."""
+    """Topic → records not folded yet."""
 
 
 class History:
-    """Some five minutes of samples; older ones are forgotten."""
+    """The samples of about five minutes; older ones are dropped."""
 
     def __init__(self) -> None:
         self._samples: deque[Sample] = deque(maxlen=KEPT)
@@ -32,7 +32,7 @@ class History:
         self._samples.append(sample)
 
     def per_second(self, topic: str) -> float | None:
-        """Return how many records a second were folded of late; None: it isn't known yet."""
+        """Return how many records a second were folded lately; None: unknown yet."""
         if len(self._samples) < 2:
             return None
         last = self._samples[-1]
@@ -43,12 +43,12 @@ class History:
         return (last.folded.get(topic, 0.0) - first.folded.get(topic, 0.0)) / seconds
 
     def lags(self, topic: str) -> list[int]:
-        """Return the records behind, oldest first."""
+        """Return the samples of a topic's lag, oldest first."""
         return [sample.lag.get(topic, 0) for sample in self._samples]
 
 
 def sparkline(values: list[int], width: int = 120, height: int = 20) -> str:
-    """Return the points of an SVG polyline, newest at the right; empty where nothing moved."""
+    """Return the points of an SVG polyline, newest at the right; empty: all values are 0."""
     most = max(values, default=0)
     if not most:
         return ""

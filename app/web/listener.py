@@ -1,8 +1,8 @@
-"""One web application on one port, which nobody fills up: for the worker and the console.
+"""One web application on one port, with limits against overload: for the worker and the console.
 
-A process has few descriptors and needs them for Kafka, Redis and the providers. So connections are
-counted: where there are too many, the one that has been silent for longest gives way to a new one.
-Silence, headers and bodies have a time; what comes compressed is never inflated.
+A process has few file descriptors, and needs them for Kafka, Redis and the providers. So there is a
+limit of connections, beyond which a new one replaces the longest silent one. Silence, headers and
+bodies have time limits, and compressed bodies are never inflated.
 """
 
 import asyncio
@@ -18,18 +18,18 @@ from app.errors import CommandError
 from app.settings import variable
 
 IDLE_SECONDS = 20.0
-"""A connection without a request, or with half of one's headers, is closed after so long."""
+"""A connection without a request, or with incomplete headers, is closed after this time."""
 BODY_SECONDS = 10.0
 LINGER_SECONDS = 2.0
-"""How long a body is read and dropped that was refused, so that the client sees the answer."""
+"""How long a refused body is still read and dropped, so that the client gets the answer."""
 STOP_SECONDS = 2.0
 MOST_CONNECTIONS = 256
-# As many may be accepted at once, beyond the limit.
+# So many connections may be accepted at once beyond the limit.
 _BACKLOG = 32
 
 
 class Listener:
-    """Listens from `start` to `stop`."""
+    """A web application's port, from `start` to `stop`."""
 
     def __init__(
         self,
@@ -41,10 +41,11 @@ class Listener:
         most_connections: int | None = None,
         idle_s: float = IDLE_SECONDS,
     ) -> None:
-        """`port` 0: any free one. `setting`: `web` or `console`, as the variables are named."""
+        """`port` 0: any free one. `setting`: `web` or `console`, for the variables' names in
+        errors. `most_connections` None: as many as the process may have."""
         self._host, self._port, self._setting = host.strip("[]"), port, setting
         self._most = most_connections or most_for_descriptors()
-        # Those with a request that isn't answered yet.
+        # The connections with a request that isn't answered yet.
         self._busy: set[object] = set()
         app.middlewares.insert(0, self._watching())
         self._runner = web.AppRunner(
@@ -58,9 +59,9 @@ class Listener:
         self._server: asyncio.Server | None = None
 
     async def start(self) -> str:
-        """Listen; return the address of it, `host:port`.
+        """Listen; return the address, `host:port`.
 
-        Raises CommandError where the port is taken or the host isn't this machine's.
+        Raises CommandError where the port is taken or the host isn't one of this machine.
         """
         await self._runner.setup()
         try:
@@ -69,7 +70,7 @@ class Listener:
             )
         except OSError as error:
             await self._runner.cleanup()
-            # asyncio puts the address and more into the error's own text.
+            # asyncio's own text has the address and more in it.
             known = error.errno is not None and error.errno > 0
             reason = os.strerror(error.errno) if known else error.strerror  # type: ignore[arg-type]
             names = [variable(f"{self._setting}_{part}") for part in ("host", "port")]
@@ -81,7 +82,7 @@ class Listener:
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
     async def stop(self) -> None:
-        """Let go of the port; requests under way are finished first."""
+        """Finish the requests under way, then close the port."""
         if self._server is not None:
             self._server.close()
         await self._runner.cleanup()
@@ -95,7 +96,7 @@ class Listener:
         return cast(asyncio.Protocol, server())
 
     def _make_room(self, connections: list[RequestHandler]) -> bool:
-        """Close the oldest connection without a request; whether there was one."""
+        """Close the longest silent connection without a request. Return whether there was one."""
         for connection in connections:
             if connection not in self._busy and connection.transport is not None:
                 connection.force_close()
@@ -120,7 +121,7 @@ class _Refused(asyncio.Protocol):
 
 
 def most_for_descriptors() -> int:
-    """Return how many connections this process may have for its web server."""
+    """Return how many connections the web server of this process may have."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return MOST_CONNECTIONS if soft < 0 else max(8, min(MOST_CONNECTIONS, soft // 4))
 
@@ -128,10 +129,10 @@ def most_for_descriptors() -> int:
 async def read_body(
     request: web.BaseRequest, most_bytes: int, within_s: float = BODY_SECONDS
 ) -> bytes | None:
-    """Return the body as it came, never inflated; None: it is too long.
+    """Return the body as it came, never inflated; None: it is longer than `most_bytes`.
 
-    One that says so beforehand isn't read at all. Raises HTTPRequestTimeout where it doesn't come
-    in time.
+    A body whose Content-Length is too long isn't read at all. Raises HTTPRequestTimeout where it
+    doesn't come in time.
     """
     if (request.content_length or 0) > most_bytes:
         return None

@@ -1,4 +1,4 @@
-"""Numbers in the words of the page."""
+"""Numbers as the worker's page shows them."""
 
 from streams.records import SCENARIOS
 
@@ -6,7 +6,7 @@ from streams.records import SCENARIOS
 def matrix(
     counts: list[tuple[tuple[str, ...], float]],
 ) -> list[tuple[str, list[int]]]:
-    """Return for each scenario how many commands went to each of the three channels."""
+    """Return, for each scenario, the number of commands for each of the three channels."""
     found = {(scenario, channel): int(count) for (scenario, channel), count in counts}
     scenarios = [*SCENARIOS, *sorted({name for name, _ in found} - set(SCENARIOS))]
     rows = [
@@ -17,7 +17,7 @@ def matrix(
 
 
 def ranges(numbers: list[int]) -> str:
-    """Return sorted numbers for people: 0–3, 5."""
+    """Return sorted numbers as ranges, such as 0–3, 5."""
     parts: list[list[int]] = []
     for number in numbers:
         if parts and number == parts[-1][-1] + 1:
@@ -28,7 +28,7 @@ def ranges(numbers: list[int]) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a time span for people, in its two largest units."""
+    """Return a time span as text, in its two largest units."""
     minutes, s = divmod(int(seconds), 60)
     hours, m = divmod(minutes, 60)
     days, h = divmod(hours, 24)

@@ -1,7 +1,7 @@
-"""The newest deliveries and dead letters, read from their topics when somebody looks.
+"""The newest deliveries and dead letters, read from their topics when the page is requested.
 
-Customers' data: whoever serves it asks `access.py` first. Accounts are masked all the same, and
-what a record holds stays in Kafka; here is only where it lies and what became of it.
+These are customers' data: check the access rule (`access.py`) first. Accounts are masked all the
+same, and the records' content isn't shown, only their place and what became of them.
 """
 
 import asyncio
@@ -16,7 +16,8 @@ from aiokafka import AIOKafkaConsumer
 from streams.topics import Topics
 
 SHOWN = 50
-# Each commit leaves a mark in the log, so that there are more offsets than records.
+# How many offsets to read back. Each commit writes a marker, so that there are more offsets than
+# records.
 _OFFSETS_BACK = 200
 _READ_SECONDS = 3.0
 
@@ -35,7 +36,7 @@ class DeliveryLine(NamedTuple):
 
 
 class LetterLine(NamedTuple):
-    """Where an invalid record lies, and what is wrong with it."""
+    """The place of an invalid record, and what is wrong with it."""
 
     at: str
     topic: str
@@ -47,12 +48,13 @@ class LetterLine(NamedTuple):
 async def read_recent(
     client_options: dict[str, Any], topics: Topics, zone: ZoneInfo, wanted: Mapping[str, str]
 ) -> tuple[list[DeliveryLine], list[LetterLine]]:
-    """Return the newest of both, newest first; of deliveries those whose fields are as `wanted`.
+    """Return the newest deliveries and dead letters, newest first. `wanted`: field → the value that
+    a delivery must have.
 
     Takes up to some seconds. Raises KafkaError or OSError where Kafka is away.
     """
     names = [topics.deliveries, topics.dead_letters]
-    # Without a group it is assigned all partitions of its topics, however many they have.
+    # Without a group the consumer is assigned all partitions of its topics.
     consumer = AIOKafkaConsumer(
         *names,
         **client_options,
@@ -76,8 +78,8 @@ async def read_recent(
 
 
 async def _tail(consumer: AIOKafkaConsumer, names: list[str]) -> dict[str, list[Any]]:
-    """Return the last records of topics, newest first, as they are in a worker's process: with
-    everything but the name of their topic (see `streams/kafka/fetching.py`)."""
+    """Return topic → its last records, newest first. In a worker's process records don't know their
+    topic (see `streams/kafka/fetching.py`)."""
     tps = list(consumer.assignment())
     begins, ends = await consumer.beginning_offsets(tps), await consumer.end_offsets(tps)
     for tp in tps:
@@ -85,7 +87,7 @@ async def _tail(consumer: AIOKafkaConsumer, names: list[str]) -> dict[str, list[
     records: dict[str, list[Any]] = {name: [] for name in names}
     now = asyncio.get_running_loop().time
     deadline = now() + _READ_SECONDS
-    # What an open transaction holds back isn't waited for.
+    # Don't wait long for records behind an open transaction.
     while now() < deadline and [tp for tp in tps if await consumer.position(tp) < ends[tp]]:
         for tp, batch in (await consumer.getmany(timeout_ms=200)).items():
             records[tp.topic] += batch
@@ -120,12 +122,12 @@ def _letter(record: Any, zone: ZoneInfo) -> LetterLine:
 
 
 def masked(name: str) -> str:
-    """Return enough of an account's id to tell it from its neighbours, and no more."""
+    """Return a part of an account's id, enough to tell it from others."""
     return f"{name[:2]}…{name[-2:]}" if len(name) > 5 else "…" if name else "–"
 
 
 def _moment(text: str, zone: ZoneInfo) -> str:
-    """Return a time for people, without its zone: that is said once, on the page."""
+    """Return a time for people, without its zone, which the page shows once."""
     try:
         return datetime.fromisoformat(text).astimezone(zone).strftime("%Y-%m-%d %H:%M:%S")
     except ValueError:

@@ -1,6 +1,6 @@
 """The worker's web server: health, readiness, metrics, the page for people, and the services.
 
-It starts before Kafka is there and stops last, so that it can always say how things are.
+It starts before Kafka is connected and stops last, so that it can always show the worker's state.
 """
 
 import asyncio
@@ -72,12 +72,12 @@ class WebServer:
         self._sampling: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Listen. Raises CommandError where the port is taken or the host isn't ours."""
+        """Listen. Raises CommandError where the port is taken or the host isn't this machine's."""
         log.info("the page is at http://%s/", await self._listener.start())
         self._sampling = asyncio.create_task(self._sample())
 
     async def stop(self) -> None:
-        """Let go of the port; requests under way are finished first."""
+        """Finish the requests under way, then close the port."""
         if self._sampling is not None:
             self._sampling.cancel()
         await self._listener.stop()

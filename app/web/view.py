@@ -1,4 +1,4 @@
-"""What the web server may ask of the worker it belongs to. Never waits, never fails.
+"""The worker's state for its web server. No method blocks or raises.
 
 It exists before the worker does, so that operators can see what a start is waiting for.
 """
@@ -22,12 +22,12 @@ from streams.engine.phases import Phase
 if TYPE_CHECKING:
     from app.main import Worker
 
-# Faust's longest poll interval; nothing polled for longer means that the reading hangs.
+# Longer than Faust's longest poll interval: without a poll for so long, reading hangs.
 STUCK_SECONDS = 300.0
 
 
 class TopicView(NamedTuple):
-    """How far one topic is read, all of this worker's partitions together."""
+    """How far one topic is read, over all of this worker's partitions."""
 
     name: str
     partitions: int
@@ -39,7 +39,7 @@ class TopicView(NamedTuple):
 
 
 class ProviderView(NamedTuple):
-    """What messages depend on, and how it is; `is_well` None: it isn't used."""
+    """The state of something that sending depends on; `is_well` None: it isn't used."""
 
     name: str
     is_well: bool | None
@@ -47,20 +47,20 @@ class ProviderView(NamedTuple):
 
 
 class WorkerView:
-    """One worker, looked at from outside."""
+    """One worker, seen from outside."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.version = version("dialwatch")
         self.began = time.monotonic()
         self.worker: Worker | None = None
-        """None: it still waits for Kafka."""
+        """None: the worker still waits for Kafka."""
         self.is_stopping = False
         self._history = History()
         metrics.BUILD.labels(self.version).set(1)
 
     def stuck(self) -> str | None:
-        """Return why the process isn't well; None: it is."""
+        """Return why the process is unhealthy; None: it is healthy."""
         if self.worker is None:
             return None
         if self.worker.engine.out_of_group is not None:
@@ -71,7 +71,7 @@ class WorkerView:
         return f"nothing was polled for {silent_s:.0f} s: restart the worker"
 
     def not_ready(self) -> str | None:
-        """Return why there is no work being done; None: there is."""
+        """Return why the worker isn't ready for work; None: it is."""
         if self.is_stopping:
             return "stopping"
         if self.worker is None:
@@ -84,7 +84,7 @@ class WorkerView:
         return f"waiting for group {self.settings.group} to assign partitions"
 
     def rebalances(self) -> int:
-        """Return how many assignments were taken."""
+        """Return how many assignments this worker has had."""
         return self.worker.engine.rebalances if self.worker else 0
 
     def partitions(self) -> dict[str, list[int]]:
@@ -95,12 +95,13 @@ class WorkerView:
         return found
 
     def holds(self) -> list[HoldView]:
-        """Return which channels of this worker send nothing now, and why, each hold once."""
+        """Return the present holds of this worker's channels, each once."""
         senders = self.worker.senders if self.worker else ()
         return merged(hold for sender in senders for hold in sender.holds())
 
     def lags(self) -> list[tuple[str, int, int, float]]:
-        """Return (topic, partition, records behind, seconds behind), and set the metrics."""
+        """Return (topic, partition, records behind, seconds behind) of each partition; set the
+        metrics of lag."""
         metrics.LAG.clear()
         metrics.BEHIND_SECONDS.clear()
         rows = []
@@ -111,7 +112,7 @@ class WorkerView:
         return rows
 
     def sample(self) -> None:
-        """Remember how things stand now."""
+        """Take a sample for the history."""
         behind: Counter[str] = Counter()
         for topic, _, records, _ in self.lags():
             behind[topic] += records
@@ -119,7 +120,7 @@ class WorkerView:
         self._history.add(Sample(time.monotonic(), folded, behind))
 
     def topics(self) -> list[TopicView]:
-        """Return how far each topic is read: those of the contract first, then the internal."""
+        """Return how far each topic is read: topics of the contract first, then internal ones."""
         folded = {labels[0]: value for labels, value in counted(metrics.RECORDS)}
         found: dict[str, list[tuple[int, float]]] = {}
         for topic, _, records, seconds in self.lags():
@@ -139,7 +140,7 @@ class WorkerView:
         ]
 
     def providers(self) -> list[ProviderView]:
-        """Return how Redis, WeChat and the SMS gateway are, as far as sending has shown."""
+        """Return the state of Redis, WeChat and the SMS gateway, as far as sending has shown it."""
         senders = self.worker.senders if self.worker else ()
         if any(sender.store_is_away for sender in senders):
             redis = ProviderView("Redis", False, "doesn't answer: messages wait")
@@ -162,22 +163,22 @@ class WorkerView:
         return found
 
     def console_address(self) -> str:
-        """Return where the installation's console is, as far as the settings say."""
+        """Return the console's address, as far as the settings have it."""
         host = self.settings.console_host.strip("[]")
         host = "localhost" if host in {"0.0.0.0", "::"} else host  # noqa: S104 (is compared)
         shown = f"[{host}]" if ":" in host else host
         return f"http://{shown}:{self.settings.console_port}/"
 
     def waiting(self) -> dict[str, int]:
-        """Return how many messages of each channel are begun and not finished."""
+        """Return channel → number of messages that are begun and not finished."""
         return {labels[0]: int(value) for labels, value in counted(PENDING)}
 
     def token_s(self) -> float | None:
-        """Return how long the WeChat token still lives; None: there is none, none was needed."""
+        """Return for how many seconds the WeChat token is still valid; None: there is none."""
         return counted(TOKEN_SECONDS)[0][1] or None
 
     def settings_shown(self) -> list[tuple[str, str, bool]]:
-        """Return (variable, value, whether somebody chose it) of every setting, secrets masked."""
+        """Return (variable, value, is it set?) of every setting, with masked secrets."""
         fields = type(self.settings).model_fields
         chosen = {
             variable(name): str(getattr(self.settings, name)) != str(field.default)
@@ -186,7 +187,7 @@ class WorkerView:
         return [(name, value, chosen[name]) for name, value in self.settings.shown().items()]
 
     def warnings(self) -> list[str]:
-        """Return what the settings leave out, one line each."""
+        """Return a line for each thing that doesn't work because of missing settings."""
         said = []
         missing = self.settings.missing_to_send_wechat()
         if missing:
@@ -197,7 +198,7 @@ class WorkerView:
 
 
 def counted(metric: MetricWrapperBase) -> list[tuple[tuple[str, ...], float]]:
-    """Return the values of a metric with the values of its labels, in the order of these."""
+    """Return (label values, value) of a metric, in the order of the label values."""
     rows = [
         (tuple(sample.labels.values()), sample.value)
         for family in metric.collect()

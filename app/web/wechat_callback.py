@@ -1,7 +1,7 @@
-"""WeChat's callback on the web server: refuse or hear, make it durable, answer, then work.
+"""WeChat's callback on the web server: check a request, publish its event, answer.
 
-What WeChat isn't answered it sends again, up to three times: until an event is in Kafka and
-matched, the answer is 503, and all that is done until then may be done twice.
+WeChat sends an event up to three times until it is answered. Until the event is in Kafka and
+matched with its receipt the answer is 503, so each step may be done twice.
 """
 
 import asyncio
@@ -50,15 +50,16 @@ from streams.topics import Topics
 log = logging.getLogger(__name__)
 
 PATH = "/receive/wechat/callback"
-# A repeat is refused by its timestamp once this is over.
+# How long handled requests are remembered. Later a repeat is refused for its timestamp.
 _DONE_SECONDS = 2 * WINDOW_SECONDS
-# Shorter than the 5 s after which WeChat tries again; renewed for as long as it is worked on.
+# How long a request counts as being handled; renewed while it is. Shorter than the 5 s after which
+# WeChat sends again.
 _BEGUN_SECONDS = 4
 _RENEW_SECONDS = 1.0
 _BEGUN, _DONE = b"begun:", b"done:"
 _ADDRESS_CHECK = b"the check of the address"
 
-# Only what is still begun: by the time this arrives it may be done, which holds for longer.
+# Renews only marks of what is being handled: it may be done by now, and that mark is kept longer.
 _RENEW = """
 if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('EXPIRE', KEYS[1], ARGV[2]) end
 return 1
@@ -66,11 +67,11 @@ return 1
 
 
 class _BeingHandledError(Exception):
-    """The same is being handled at this moment."""
+    """Another request with the same event is being handled at this moment."""
 
 
 class Publish(Protocol):
-    """Returns when the record is durable. Raises KafkaError."""
+    """Publishes a record; returns when Kafka has it on all in-sync replicas. Raises KafkaError."""
 
     def __call__(self, topic: str, key: bytes | None, value: bytes) -> Awaitable[None]: ...
 
@@ -78,7 +79,7 @@ class Publish(Protocol):
 def add_callback_routes(
     app: web.Application, *, settings: Settings, topics: Topics, publish: Publish, redis: Redis
 ) -> None:
-    """Serve the callback."""
+    """Add the callback's paths to a web application."""
     callback = _Callback(settings, topics, publish, redis)
     app.router.add_get(PATH, callback.verify)
     app.router.add_post(PATH, callback.receive)
@@ -98,16 +99,16 @@ class _Callback:
         echo = verify_address(self._console, request.query, time.time())
         if isinstance(echo, RefusedRequest):
             return _refusal(echo)
-        # Without Redis the address can be set up all the same: it changes nothing.
+        # The address check works without Redis too, since it changes nothing.
         with suppress(StoreAwayError), store_errors():
             key = self._key("request", request_name(request.query))
             await self._redis.set(key, _DONE + _ADDRESS_CHECK, ex=_DONE_SECONDS, nx=True)
         return web.Response(text=echo)
 
     async def receive(self, request: web.Request) -> web.Response:
-        """1. refuse what isn't WeChat's, as early as it can be seen, 2. a repeat, of the request or
-        of the event in another one, gets the first one's answer, 3. publish and match, 4. only
-        then call it done."""
+        """1. Refuse a request that isn't WeChat's, as early as possible. 2. Answer a repeat, of a
+        request or of an event in another request, like the first one. 3. Publish the event and
+        match it with its receipt. 4. Only then note that it is done."""
         now_s = time.time()
         refused = refuse_early(self._console, request.query, now_s)
         if refused is not None:
@@ -130,10 +131,11 @@ class _Callback:
         return web.Response(text="success")
 
     async def _handle_once(self, event: WechatEvent | None, heard: Heard) -> bool:
-        """Return whether the request may say this; then it is done, now or before.
+        """Handle an event once. Return True when that is done, now or before; False: the request's
+        signature was used for another content.
 
-        `event` None: a person's message, which is heard and left alone.
-        Raises _BeingHandledError when another request with the same is under way.
+        `event` None: a person's message, of which nothing is published.
+        Raises _BeingHandledError where another request with the same event is being handled.
         """
         request = self._key("request", heard.request)
         said = heard.said.encode()
@@ -158,14 +160,14 @@ class _Callback:
                         pipe.set(key, _DONE + what, ex=_DONE_SECONDS)
                     await pipe.execute()
         except BaseException:
-            # WeChat may ask again at once, and that must count.
+            # WeChat may send again at once, and that request must not be taken for a repeat.
             with suppress(StoreAwayError), store_errors():
                 await self._redis.delete(*begun)
             raise
         return True
 
     async def _is_new(self, event: WechatEvent, begun: dict[str, bytes]) -> bool:
-        """Whether no other request brought this event; then it is noted in `begun`."""
+        """Is this event new, not brought by another request before? Then note it in `begun`."""
         key = self._key("event", event.event_id)
         with store_errors():
             if await self._begin(key):
@@ -177,8 +179,8 @@ class _Callback:
 
     @asynccontextmanager
     async def _kept(self, begun: Mapping[str, bytes]) -> AsyncIterator[None]:
-        """Keep the marks of what is begun: Kafka may take longer than WeChat's patience, and its
-        next try must not begin the same again."""
+        """Renew the marks of what is being handled, while the context is open. Kafka may take
+        longer than WeChat waits, and WeChat's next request must not begin the same again."""
 
         async def renew() -> None:
             while True:
@@ -208,7 +210,8 @@ class _Callback:
             await self._subscriptions.on_subscribe(event.openid, parse_instant(event.at))
 
     async def _hear_person(self, heard: Heard) -> None:
-        """A message of a person's is left alone; but only a follower can write one."""
+        """Note that the person follows the account: only followers can write. Nothing else is done
+        with a person's message."""
         openid, created = heard.fields.get("FromUserName"), heard.fields.get("CreateTime", "")
         if openid and is_time(created):
             await self._subscriptions.on_subscribe(openid, int(created) * SECOND)

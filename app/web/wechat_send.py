@@ -1,7 +1,7 @@
-"""`POST /wechat/send`: other services of the platform send a template message.
+"""`POST /wechat/send`: with it other services of the platform send a template message.
 
-Follows their `SendMsgReqVO`. Answered when the command is in Kafka; what became of it is told in
-`deliveries`.
+Follows their `SendMsgReqVO`. It is answered when the command is in Kafka; `deliveries` later says
+what became of it.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ SCENARIO = "direct"
 MOST_BODY_BYTES = 1 << 20
 _LONGEST_KEY = 200
 _MOST_DATA_BYTES = 65_536
-# Answered within 10 s, reading and writing included.
+# So that the answer comes within 10 s, with reading the request and writing the answer.
 PUBLISH_SECONDS = 8.0
 _UNKNOWN = (
     "Kafka doesn't answer: whether the message was taken is unknown, repeat with the same "
@@ -64,7 +64,7 @@ _decode = msgspec.json.Decoder(SendRequest).decode
 def add_sending_routes(
     app: web.Application, *, settings: Settings, topics: Topics, publish: Publish
 ) -> None:
-    """Serve the sending service and its description."""
+    """Add the paths of the sending service and of its description to a web application."""
 
     async def send(request: web.Request) -> web.Response:
         refused = _refusal(request, settings)
@@ -115,7 +115,7 @@ def add_sending_routes(
 
 
 def _command(wanted: SendRequest, key: str | None, settings: Settings) -> Notification:
-    # Two services' keys may be the same word: the recipient is part of what they name.
+    # Two services may use the same key: so the recipient is a part of what identifies the message.
     cause = f"{wanted.openID}\x1f{key}" if key is not None else secrets.token_hex(16)
     digest = blake2b(cause.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
     return Notification(
@@ -151,7 +151,7 @@ def _refusal(request: web.Request, settings: Settings) -> web.Response | None:
 
 
 def _field_reason(message: str) -> str:
-    """Name the field first, where msgspec names one."""
+    """Return msgspec's message with the field first, where it names one."""
     text, _, path = message.partition(" - at `$.")
     return f"{path.rstrip('`')}: {text}" if path else text
 
