@@ -5,7 +5,7 @@ same unless somebody else changed one of them. `decide` is pure: it says where r
 what is missing, and `tell` what an operator can do about it.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import NamedTuple
@@ -89,9 +89,15 @@ class Start:
 
 
 def decide(
-    committed: CommittedOffset, known: Position | None, log: Log, *, has_state: bool = True
+    committed: CommittedOffset,
+    known: Position | None,
+    log: Log,
+    *,
+    has_state: bool = True,
+    unfinished: Collection[int] = (),
 ) -> Start | Missing:
     """Return where reading goes on. `has_state`: is there one that positions are kept in?
+    `unfinished`: offsets of which the state knows that they are records, begun and not done.
 
     1. Offsets that somebody set by hand are a decision, whatever the state says.
     2. Offsets of 0.1.0, which writes no positions, are younger than any position beside them.
@@ -122,7 +128,12 @@ def decide(
     unread = log.begin - start.offset
     # 0.1.0 committed before the marker, always. In a topic that others write too a single offset
     # may be one of theirs, if we have read up to it.
-    is_marker = unread == 1 and log.is_written and (is_of_old or not log.is_shared)
+    is_marker = (
+        unread == 1
+        and log.is_written
+        and (is_of_old or not log.is_shared)
+        and start.offset not in unfinished
+    )
     if unread > 0 and (is_decided or not is_marker):
         return Missing.DELETED_UNREAD
     return Start(max(start.offset, log.begin), start.is_new, is_other, is_decided)

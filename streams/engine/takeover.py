@@ -404,7 +404,13 @@ async def place(
             begins[tp], ends[tp], ids[tp.topic], tp.topic in written, tp.topic not in queues
         )
         has_state = tp.partition in states
-        start = decide(offset, position, stands, has_state=has_state)
+        start = decide(
+            offset,
+            position,
+            stands,
+            has_state=has_state,
+            unfinished=_unfinished(tp, states) if tp.topic in outboxes else (),
+        )
         if tp.partition in lost:
             start = lost[tp.partition]
         if isinstance(start, Missing):
@@ -475,6 +481,12 @@ def _note(
     is_ours = committed.metadata and committed.has_position
     if position != known or committed.offset != start.offset or not is_ours:
         found.claims[tp] = start.offset
+
+
+def _unfinished(tp: TP, states: Mapping[int, State]) -> Sequence[int]:
+    state = states.get(tp.partition)
+    known = None if state is None else state.peek(UNFINISHED, tp.topic.encode())
+    return () if known is None else known.offsets
 
 
 def _check_unfinished(found: Positions, tp: TP, state: State, start: Start, stands: Log) -> None:

@@ -336,6 +336,24 @@ async def test_an_outbox_made_anew_with_something_unfinished_skips_nothing_silen
 
 
 @pytest.mark.broker
+async def test_an_unfinished_record_that_retention_took_is_missing_and_no_marker(
+    small: Installation, tmp_path: Path
+) -> None:
+    outbox = small.topics.sms_outbox
+    await queue(small, outbox, "a", "b", "c")
+    async with life(small, tmp_path) as worker:
+        await eventually(lambda: len(worker.outbox.begun) == 3, "begun")
+        worker.outbox.finish(0, 1, [])  # and with it is written down that the first is not
+    await kafka_admin.delete_before(small, {TP(outbox, 0): 1})
+    said = await refusal(small, tmp_path)
+    assert f"{outbox}-0: group goes on at offset 0, but the log holds 1 to 3" in said
+    assert f"--topic {outbox}:0 --to-earliest" in said
+    await kafka_admin.reset_offsets(small, {TP(outbox, 0): 1})  # as the line says
+    async with life(small, tmp_path) as worker:
+        await eventually(lambda: worker.outbox.begun == {2: "c"}, "c is begun again")
+
+
+@pytest.mark.broker
 async def test_a_changelog_end_that_is_not_visible_yet_is_waited_for(
     small: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
