@@ -46,6 +46,8 @@ class Missing(Enum):
     """The changelog doesn't hold what was written with the offsets."""
     OFFSETS_EXPIRED = auto()
     """The group has none, and the state, which is 0.1.0's, doesn't know what it was built from."""
+    FORGOTTEN = auto()
+    """Neither offsets nor a state, but queues that only this group writes were written."""
 
 
 class Gap(NamedTuple):
@@ -163,6 +165,17 @@ def tell(
             f"with that forgotten, and after it `{reset} --execute {again} --to-earliest` with the "
             "customers read again; another DIALWATCH_GROUP begins anew, and sends what the topics "
             "still hold again"
+        )
+    if Missing.FORGOTTEN in by_kind:
+        which = " ".join(f"--topic {topic}" for topic in by_kind[Missing.FORGOTTEN])
+        again = " ".join(f"--topic {topic}" for topic in read_first)
+        return (
+            f"{changelog} is empty and group {group} has no offsets, but its own queues were "
+            "written: it was here before, and what was remembered is missing. Stop all workers and "
+            f"decide: `{reset} --execute {which} --to-latest` (or `--to-datetime` of when they "
+            "stopped) goes on from there with that forgotten, and after it "
+            f"`{reset} --execute {again} --to-earliest` with the customers read again; another "
+            "DIALWATCH_GROUP begins anew, and sends what the topics still hold again"
         )
     said = [_sentence(what, topics) for what, topics in by_kind.items()]
     which = " ".join(

@@ -256,6 +256,12 @@ class Takeover:
         self, committed: Mapping[TP, CommittedOffset], states: Mapping[int, State]
     ) -> Positions:
         """Find where to read from. Raises MissingRecordsError."""
+        is_new = all(it.offset < 0 for it in committed.values()) and not any(
+            map(len, states.values())
+        )
+        if is_new and await self._was_here():
+            topics = [topic for topic in self.sources if topic not in self._config.queues]
+            raise self.missing([Gap(Missing.FORGOTTEN, TP(it, 0), 0, 0, 0) for it in topics])
         positions = await place(
             self.reader,
             committed,
@@ -270,6 +276,15 @@ class Takeover:
         if positions.gaps:
             raise self.missing(positions.gaps)
         return positions
+
+    async def _was_here(self) -> bool:
+        first = self._first_topics()
+        counts = {topic: self.producer.partition_count(topic) for topic in self._config.queues}
+        queues = [TP(topic, number) for topic, count in counts.items() for number in range(count)]
+        claimed = [TP(topic, tp.partition) for topic in first for tp in queues]
+        return await was_here(
+            self.producer, self.reader, self._config.group, queues=queues, claimed=set(claimed)
+        )
 
     async def _claim(
         self, positions: Positions, states: Mapping[int, State], membership: Membership
@@ -511,6 +526,25 @@ async def reached(reader: LogReader, needed: Mapping[TP, int], within_s: float) 
         if is_reached or asyncio.get_running_loop().time() > deadline:
             return ends
         await asyncio.sleep(_END_AGAIN_SECONDS)
+
+
+async def was_here(
+    producer: TransactionalProducer,
+    reader: LogReader,
+    group: str,
+    *,
+    queues: Collection[TP],
+    claimed: Collection[TP],
+) -> bool:
+    """Did a group that has no offsets in any of the partitions `claimed` write its queues?
+
+    In this order: who starts beside this worker commits its offsets before it writes any.
+    """
+    ends = await reader.ends(queues)
+    if not any(ends.values()):
+        return False
+    offsets = await producer.committed_offsets(group, list(claimed), require_stable=True)
+    return all(it.is_stable and it.offset < 0 for it in offsets.values())
 
 
 async def end_what_is_left_open(
