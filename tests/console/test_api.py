@@ -12,7 +12,7 @@ import pytest
 from app.operations.deliveries import DeliveryFilter, find_deliveries
 from app.operations.explain import explain_account
 from app.operations.installation import open_installation
-from app.operations.letters import DeliveryFilter as WantedLetters
+from app.operations.letters import LetterFilter as WantedLetters
 from app.operations.letters import find_letters
 from app.operations.state import account_state, line_state
 from tests.console.conftest import HTML, ODD, OPENID, PHONE, RUBBISH, Watched, escaped
