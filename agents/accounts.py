@@ -17,7 +17,7 @@ from tables.accounts import (
     forget_tally,
     tally_of,
 )
-from tables.store import CLOCKS, CUSTOMERS, PartitionClock
+from tables.state_tables import CLOCKS, CUSTOMERS, PartitionClock
 
 
 class AccountsAgent:

@@ -22,7 +22,7 @@ from streams.records import Announcement
 from streams.times import parse_instant
 from streams.topics import Topics
 from tables import texts
-from tables.store import ANNOUNCED, CLOCKS, CUSTOMERS, Announced, PartitionClock
+from tables.state_tables import ANNOUNCED, CLOCKS, CUSTOMERS, Announced, PartitionClock
 
 _MOST_IN_PORTION = 1_000
 _LEAST_IN_PORTION = 10

@@ -25,7 +25,7 @@ from tables.batches import NEW, PAGE_BITS, REPEATED
 from tables.clocks import latest_tick
 from tables.customers import chosen_channels, wishes
 from tables.lines import LineCall, LineSegment
-from tables.store import CUSTOMERS, TALLIES
+from tables.state_tables import CUSTOMERS, TALLIES
 from tables.tallies import Tally
 
 # Far below what a record may hold; ids have at most 512 bytes, so that few calls never come near.

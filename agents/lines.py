@@ -9,7 +9,7 @@ from streams.topics import Topics
 from tables import line_accounts, lines, runs, texts
 from tables.clocks import latest_tick
 from tables.lines import LineRun, LineSegment
-from tables.store import LINES
+from tables.state_tables import LINES
 
 _decode = msgspec.msgpack.Decoder(LineSegment).decode
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from streams.engine.state import State
 from streams.records import Account
 from streams.topics import partition_of
-from tables.store import CUSTOMERS
+from tables.state_tables import CUSTOMERS
 
 
 def account_lookup(

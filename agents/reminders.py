@@ -19,7 +19,7 @@ from tables.accounts import tally_of
 from tables.balances import Balance
 from tables.clocks import latest_tick
 from tables.customers import Customer
-from tables.store import CUSTOMERS, TALLIES
+from tables.state_tables import CUSTOMERS, TALLIES
 from tables.tallies import Tally
 
 _INDEX = "reminders"

@@ -15,7 +15,7 @@ from streams.times import HOUR
 from tables import runs
 from tables.accounts import Remains, forget_batch_if_over, forget_what_is_over, seen_by_a_tick
 from tables.line_accounts import forget_line
-from tables.store import BATCHES, LINES, TALLIES
+from tables.state_tables import BATCHES, LINES, TALLIES
 
 _ROUND = "sweep"
 _SWEPT: tuple[Table[Any], ...] = (TALLIES, BATCHES, LINES)

@@ -16,7 +16,7 @@ from tables.batches import Batch, Page, Parked, batch_key, page_key
 from tables.customers import Customer, wishes
 from tables.recharges import Recharges
 from tables.runs import Run
-from tables.store import BATCHES, MORE_RECHARGES, PAGES, PARKED, RECHARGES, TALLIES
+from tables.state_tables import BATCHES, MORE_RECHARGES, PAGES, PARKED, RECHARGES, TALLIES
 from tables.tallies import Tally
 
 _FEW_PAGES = 64

@@ -2,7 +2,7 @@
 
 from streams.engine.state import State
 from streams.times import DAY
-from tables.store import CLOCKS, PartitionClock
+from tables.state_tables import CLOCKS, PartitionClock
 
 _MILLISECOND = 1_000
 MOST_AHEAD = DAY

@@ -63,6 +63,8 @@ class Outside:
     deliveries: Sequence[Delivery] = ()
     is_subscribed: bool | None = None
     holds: Sequence[HoldSaid] | None = None
+    rest: HoldSaid | None = None
+    """What WeChat said of this customer alone: its messages wait."""
 
 
 Rule = Callable[[Remembered, Settled], Explained]
@@ -165,6 +167,15 @@ def _wechat(known: Remembered, settled: Settled, outside: Outside) -> list[Sente
             Sentence(
                 "Redis不可用：客户是否关注公众号未知。",
                 "Redis is away: whether the customer follows the account isn't known.",
+            )
+        ]
+    if outside.rest is not None:
+        _, code, detail, until = outside.rest
+        return [
+            Sentence(
+                f"微信称暂不再向该客户发送消息（{code}：{detail}），其消息在等待，最迟{until}再试。",
+                f"WeChat said that this customer gets nothing more for a while ({code}: {detail}); "
+                f"what waits for them is tried again by {until}.",
             )
         ]
     return []

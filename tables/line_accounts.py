@@ -5,7 +5,7 @@ from struct import Struct as Packer
 from streams.engine.state import State
 from streams.records import Channel
 from tables.lines import LineAccounts, LineRun
-from tables.store import LINE_ACCOUNTS, LINES
+from tables.state_tables import LINE_ACCOUNTS, LINES
 
 # Of at most 512 bytes each; a segment may add as many as it has calls before they are put aside.
 MOST_BESIDE_RUN = 256

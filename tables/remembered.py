@@ -16,7 +16,7 @@ from tables.customers import Customer
 from tables.lines import LineRun
 from tables.recharges import Recharges
 from tables.runs import Run
-from tables.store import BATCHES, CUSTOMERS, LINES, PAGES, TALLIES, owner_of
+from tables.state_tables import BATCHES, CUSTOMERS, LINES, PAGES, TALLIES, owner_of
 
 _unpack_instant = Packer(">q").unpack
 

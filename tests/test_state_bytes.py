@@ -13,24 +13,24 @@ from streams.engine.outbox import UNFINISHED, _Unfinished
 from streams.engine.positions import POSITIONS, Position
 from streams.engine.state import Table
 from streams.records import Announcement
-from tables import store
+from tables import state_tables
 from tables.balances import Balance
 from tables.batches import Batch, Page, Parked
 from tables.customers import Customer
 from tables.lines import LineAccounts, LineCall, LineRun, LineSegment
 from tables.recharges import Recharges
 from tables.runs import Run
-from tables.store import Announced, PartitionClock
+from tables.state_tables import Announced, PartitionClock
 from tables.tallies import Tally
 
 SAMPLES: dict[str, tuple[Table[Any], Any, str]] = {
     "CUSTOMERS": (
-        store.CUSTOMERS,
+        state_tables.CUSTOMERS,
         Customer("云帆", "o1", None, "AB", 5000, 7, {"low_balance": ["sms"]}, 3, [8]),
         "6199a6e4ba91e5b886a26f31c0a24142cd13880781ab6c6f775f62616c616e636591a3736d73039108",
     ),
     "TALLIES": (
-        store.TALLIES,
+        state_tables.TALLIES,
         Tally(
             Run(2, "c1", 7, 8),
             5,
@@ -42,47 +42,47 @@ SAMPLES: dict[str, tuple[Table[Any], Any, str]] = {
         "63969402a263310708059509010708c401019204921415a24142cd1388",
     ),
     "BATCHES": (
-        store.BATCHES,
+        state_tables.BATCHES,
         Batch(9, 1, 7, 8, bytearray(b"\x01")),
         "629509010708c40101",
     ),
     "PARKED": (
-        store.PARKED,
+        state_tables.PARKED,
         Parked([5, 6], 7),
         "6f9292050607",
     ),
     "PAGES": (
-        store.PAGES,
+        state_tables.PAGES,
         Page(bytearray(b"\xff")),
         "7091c401ff",
     ),
     "LINES": (
-        store.LINES,
+        state_tables.LINES,
         LineRun(Run(1, "c1", 7, 8), {"acme": ["inbox"], "bob": None}, 2),
         "6c939401a26331070882a461636d6591a5696e626f78a3626f62c002",
     ),
     "LINE_ACCOUNTS": (
-        store.LINE_ACCOUNTS,
+        state_tables.LINE_ACCOUNTS,
         LineAccounts({"acme": ["inbox"], "bob": None}),
         "6d9182a461636d6591a5696e626f78a3626f62c0",
     ),
     "MORE_RECHARGES": (
-        store.MORE_RECHARGES,
+        state_tables.MORE_RECHARGES,
         Recharges(b"12345678"),
         "6891c4083132333435363738",
     ),
     "RECHARGES": (
-        store.RECHARGES,
+        state_tables.RECHARGES,
         Recharges(b"12345678"),
         "7291c4083132333435363738",
     ),
     "ANNOUNCED": (
-        store.ANNOUNCED,
+        state_tables.ANNOUNCED,
         Announced(7),
         "6e9107",
     ),
     "CLOCKS": (
-        store.CLOCKS,
+        state_tables.CLOCKS,
         PartitionClock(7, 3, 2, True),
         "7494070302c3",
     ),
@@ -114,16 +114,18 @@ def test_the_bytes_of_a_table_are_pinned(name: str) -> None:
 
 
 def test_a_clock_of_0_1_0_is_read() -> None:
-    assert store.CLOCKS.decode(bytes.fromhex("920703")) == PartitionClock(7, 3)
+    assert state_tables.CLOCKS.decode(bytes.fromhex("920703")) == PartitionClock(7, 3)
 
 
 def test_a_tally_from_before_it_held_copies_is_read_as_one_without() -> None:
-    read = store.TALLIES.decode(bytes.fromhex("949402a263310708059509010708c401019204921415"))
+    read = state_tables.TALLIES.decode(
+        bytes.fromhex("949402a263310708059509010708c401019204921415")
+    )
     assert read == replace(SAMPLES["TALLIES"][1], intent_classes=None, threshold=None)
 
 
 def test_all_tables_are_pinned_and_none_shares_its_prefix() -> None:
-    tables = [one for one in vars(store).values() if isinstance(one, Table)]
+    tables = [one for one in vars(state_tables).values() if isinstance(one, Table)]
     tables += [UNFINISHED, POSITIONS]
     assert {id(table) for table, _, _ in SAMPLES.values()} == {id(table) for table in tables}
     assert len({table.prefix for table in tables}) == len(tables)

@@ -30,7 +30,7 @@ from streams.engine.types import TP, Output
 from streams.records import Call
 from streams.topics import Topics
 from tables.lines import LineSegment
-from tables.store import CLOCKS, CUSTOMERS
+from tables.state_tables import CLOCKS, CUSTOMERS
 
 SLICE_MS = 1000
 # A slice is one second, but also ends after so many records of a partition.

@@ -17,7 +17,7 @@ from streams.times import HOUR
 from tables import runs, texts
 from tables.lines import LineCall
 from tables.runs import Run
-from tables.store import CUSTOMERS
+from tables.state_tables import CUSTOMERS
 
 _MOST_VARIANTS = 100
 _LENGTH = re.compile(r"[1-9]\d{0,8}", re.ASCII)

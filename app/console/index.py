@@ -20,7 +20,7 @@ from streams.engine.types import TP
 from streams.times import DAY, SECOND
 from tables.batches import Batch
 from tables.lines import LineRun
-from tables.store import BATCHES, CLOCKS, CUSTOMERS, LINES, PAGES, RECHARGES, TALLIES
+from tables.state_tables import BATCHES, CLOCKS, CUSTOMERS, LINES, PAGES, RECHARGES, TALLIES
 from tables.tallies import Tally
 
 log = logging.getLogger(__name__)

@@ -34,7 +34,7 @@ from app.operations.explain import describe
 from app.operations.letter_writer import Verb
 from app.operations.letters import Letter, read_letter, text_of
 from app.operations.letters import describe as describe_letter
-from app.operations.providers import holds_in_force, is_subscribed
+from app.operations.providers import holds_in_force, is_subscribed, rest_of
 from app.operations.redrive import Order, carry_out
 from app.operations.state import describe_account, describe_batch, describe_line
 from app.settings import Settings
@@ -49,7 +49,7 @@ from tables.explained import Language
 from tables.explanations import Outside
 from tables.lines import LineRun
 from tables.remembered import Remembered, line_of, remembered_of
-from tables.store import BATCHES, CLOCKS, CUSTOMERS, LINES, PAGES, RECHARGES, TALLIES
+from tables.state_tables import BATCHES, CLOCKS, CUSTOMERS, LINES, PAGES, RECHARGES, TALLIES
 
 T = TypeVar("T")
 
@@ -166,11 +166,13 @@ class Views:
         if remembered.is_nothing and not found:
             return None
         openid = remembered.customer.openid if remembered.customer else None
-        wechat, holds = await asyncio.gather(
-            is_subscribed(self._settings, openid), holds_in_force(self._settings)
+        wechat, holds, rest = await asyncio.gather(
+            is_subscribed(self._settings, openid),
+            holds_in_force(self._settings),
+            rest_of(self._settings, openid),
         )
         told = [_as_record(one, self._time(one.place[0])) for one in found]
-        outside = Outside(told, wechat["subscribed"] if wechat else None, holds)
+        outside = Outside(told, wechat["subscribed"] if wechat else None, holds, rest)
         return {
             "state": describe_account(self._settings, account_id, partition, remembered, wechat),
             "explain": describe(self._settings, remembered, outside, language),

@@ -44,7 +44,7 @@ from streams.kafka.log_scan import BEGINNING, END, LogScan
 from streams.kafka.producer import learn
 from streams.topics import Topics, partition_of
 from tables.customers import Customer
-from tables.store import ANNOUNCED, CLOCKS, CUSTOMERS, PartitionClock, owner_of
+from tables.state_tables import ANNOUNCED, CLOCKS, CUSTOMERS, PartitionClock, owner_of
 
 log = logging.getLogger(__name__)
 

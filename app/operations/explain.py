@@ -6,7 +6,7 @@ from typing import Any
 
 from app.operations import deliveries
 from app.operations.installation import Installation
-from app.operations.providers import holds_in_force, is_subscribed
+from app.operations.providers import holds_in_force, is_subscribed, rest_of
 from app.operations.state import remember
 from app.settings import Settings
 from tables.explained import Language
@@ -32,9 +32,11 @@ async def explain_account(
         return None
     openid = None if known.customer is None else known.customer.openid
     settings = installation.settings
-    wechat, holds = await asyncio.gather(is_subscribed(settings, openid), holds_in_force(settings))
+    wechat, holds, rest = await asyncio.gather(
+        is_subscribed(settings, openid), holds_in_force(settings), rest_of(settings, openid)
+    )
     subscribed = None if wechat is None else wechat["subscribed"]
-    return describe(settings, known, Outside(found, subscribed, holds), language)
+    return describe(settings, known, Outside(found, subscribed, holds, rest), language)
 
 
 def describe(

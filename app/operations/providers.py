@@ -1,4 +1,5 @@
-"""Reading what workers write to Redis: which customers unsubscribed, which channels are on hold.
+"""Reading what workers write to Redis: which customers unsubscribed, which channels are on hold,
+which recipients rest.
 
 Where Redis is away the result is None, after a short time, so that callers can show the rest.
 """
@@ -10,10 +11,12 @@ from typing import Any, TypeVar
 from redis.asyncio import Redis
 
 from agents.channel import StoreAwayError
+from app.channels.wechat.rests import Rests
 from app.channels.wechat.subscriptions import Subscriptions
 from app.redis_store import open_redis
 from app.settings import Settings
 from app.shared_holds import read_holds
+from streams.times import format_instant
 from tables.explanations import HoldSaid
 
 T = TypeVar("T")
@@ -31,6 +34,22 @@ async def is_subscribed(settings: Settings, openid: str | None) -> dict[str, Any
     async def ask(redis: Redis) -> dict[str, Any]:
         unsubscribed = await Subscriptions(redis, settings.group).is_unsubscribed(known)
         return {"subscribed": not unsubscribed}
+
+    return await _asked(settings, ask)
+
+
+async def rest_of(settings: Settings, openid: str | None) -> HoldSaid | None:
+    """Return what WeChat said of a recipient whose messages wait; None too where Redis is away."""
+    if not openid:
+        return None
+    known: str = openid
+
+    async def ask(redis: Redis) -> HoldSaid | None:
+        rest = await Rests(redis, settings.group).find(known)
+        if rest is None:
+            return None
+        until = format_instant(rest.until, settings.zone)
+        return HoldSaid("wechat", str(rest.error_code), rest.error, until)
 
     return await _asked(settings, ask)
 

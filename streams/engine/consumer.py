@@ -317,6 +317,14 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
 
     async def _drain_messages(self, fetcher: Any) -> None:
         """Read for as long as the fetcher runs."""
+        try:
+            await self._keep_reading(fetcher)
+        except asyncio.CancelledError:
+            # In a rebalance Faust takes it for one that is to be started again, and fails at that.
+            if not fetcher.should_stop:
+                raise
+
+    async def _keep_reading(self, fetcher: Any) -> None:
         empty_polls = 0
         while not (self.should_stop or fetcher.should_stop):
             self.last_poll = self.loop.time()

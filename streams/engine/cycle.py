@@ -42,7 +42,7 @@ CYCLE_SECONDS = 0.05
 # more of them. Who waits for an alert waits twice: for what is noticed, and for its dispatch.
 BACKLOG_RECORDS = 20_000
 BACKLOG_CYCLE_SECONDS = 1.0
-HURRIED_BACKLOG_SECONDS = 0.1
+HURRIED_BACKLOG_SECONDS = 0.25
 # One round of all partitions, in records; each has its share, which is what partitions drift apart
 # by at most. What is heavy (each record an account of its own, or many commands) counts as more.
 ROUND_RECORDS = 20_000

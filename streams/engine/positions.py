@@ -5,7 +5,7 @@ agree, unless somebody changed one of them. `decide` (pure) says where reading g
 missing; `tell` says what an operator can do about that.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import NamedTuple
@@ -46,6 +46,8 @@ class Missing(Enum):
     """The changelog lacks what was committed together with the group's offsets."""
     OFFSETS_EXPIRED = auto()
     """The group has no offsets, and the state, written by 0.1.0, has no positions."""
+    FORGOTTEN = auto()
+    """The group has no offsets and no state, but the queues that only it writes were written."""
 
 
 class Gap(NamedTuple):
@@ -91,12 +93,18 @@ class Start:
 
 
 def decide(
-    committed: CommittedOffset, known: Position | None, log: Log, *, has_state: bool = True
+    committed: CommittedOffset,
+    known: Position | None,
+    log: Log,
+    *,
+    has_state: bool = True,
+    unfinished: Collection[int] = (),
 ) -> Start | Missing:
     """Return where reading of one partition goes on, or why it can't.
 
     `committed`: the group's offset. `known`: the state's position. `has_state`: is there a state
-    that keeps this partition's position?
+    that keeps this partition's position? `unfinished`: offsets of records that the state knows as
+    begun and not done.
 
     1. An offset that an operator set by hand counts, whatever the state says.
     2. An offset committed by 0.1.0, which writes no positions, is newer than any position.
@@ -127,7 +135,12 @@ def decide(
     unread = log.begin - start.offset
     # 0.1.0 always committed the offset before the marker. In a topic that others write to as well,
     # a single offset that is left may be a record of theirs, unless it is 0.1.0's.
-    is_marker = unread == 1 and log.is_written and (is_of_old or not log.is_shared)
+    is_marker = (
+        unread == 1
+        and log.is_written
+        and (is_of_old or not log.is_shared)
+        and start.offset not in unfinished
+    )
     if unread > 0 and (is_decided or not is_marker):
         return Missing.DELETED_UNREAD
     return Start(max(start.offset, log.begin), start.is_new, is_other, is_decided)
@@ -157,6 +170,17 @@ def tell(
             f"with that forgotten, and after it `{reset} --execute {again} --to-earliest` with the "
             "customers read again; another DIALWATCH_GROUP begins anew, and sends what the topics "
             "still hold again"
+        )
+    if Missing.FORGOTTEN in by_kind:
+        which = " ".join(f"--topic {topic}" for topic in by_kind[Missing.FORGOTTEN])
+        again = " ".join(f"--topic {topic}" for topic in read_first)
+        return (
+            f"{changelog} is empty and group {group} has no offsets, but its own queues were "
+            "written: it was here before, and what was remembered is missing. Stop all workers and "
+            f"decide: `{reset} --execute {which} --to-latest` (or `--to-datetime` of when they "
+            "stopped) goes on from there with that forgotten, and after it "
+            f"`{reset} --execute {again} --to-earliest` with the customers read again; another "
+            "DIALWATCH_GROUP begins anew, and sends what the topics still hold again"
         )
     said = [_sentence(what, topics) for what, topics in by_kind.items()]
     which = " ".join(

@@ -258,6 +258,12 @@ class Takeover:
         self, committed: Mapping[TP, CommittedOffset], states: Mapping[int, State]
     ) -> Positions:
         """Return where to read each partition from. Raises MissingRecordsError."""
+        is_new = all(it.offset < 0 for it in committed.values()) and not any(
+            map(len, states.values())
+        )
+        if is_new and await self._was_here():
+            topics = [topic for topic in self.sources if topic not in self._config.queues]
+            raise self.missing([Gap(Missing.FORGOTTEN, TP(it, 0), 0, 0, 0) for it in topics])
         positions = await place(
             self.reader,
             committed,
@@ -272,6 +278,15 @@ class Takeover:
         if positions.gaps:
             raise self.missing(positions.gaps)
         return positions
+
+    async def _was_here(self) -> bool:
+        first = self._first_topics()
+        counts = {topic: self.producer.partition_count(topic) for topic in self._config.queues}
+        queues = [TP(topic, number) for topic, count in counts.items() for number in range(count)]
+        claimed = [TP(topic, tp.partition) for topic in first for tp in queues]
+        return await was_here(
+            self.producer, self.reader, self._config.group, queues=queues, claimed=set(claimed)
+        )
 
     async def _claim(
         self, positions: Positions, states: Mapping[int, State], membership: Membership
@@ -407,7 +422,13 @@ async def place(
             begins[tp], ends[tp], ids[tp.topic], tp.topic in written, tp.topic not in queues
         )
         has_state = tp.partition in states
-        start = decide(offset, position, stands, has_state=has_state)
+        start = decide(
+            offset,
+            position,
+            stands,
+            has_state=has_state,
+            unfinished=_unfinished(tp, states) if tp.topic in outboxes else (),
+        )
         if tp.partition in lost:
             start = lost[tp.partition]
         if isinstance(start, Missing):
@@ -481,6 +502,12 @@ def _note(
         found.claims[tp] = start.offset
 
 
+def _unfinished(tp: TP, states: Mapping[int, State]) -> Sequence[int]:
+    state = states.get(tp.partition)
+    known = None if state is None else state.peek(UNFINISHED, tp.topic.encode())
+    return () if known is None else known.offsets
+
+
 def _check_unfinished(found: Positions, tp: TP, state: State, start: Start, stands: Log) -> None:
     """Compare what the state says is unfinished in an outbox with its log: drop it where the topic
     was made anew or an operator set the offset, note a gap where the log is cut short."""
@@ -504,6 +531,25 @@ async def reached(reader: LogReader, needed: Mapping[TP, int], within_s: float) 
         if is_reached or asyncio.get_running_loop().time() > deadline:
             return ends
         await asyncio.sleep(_END_AGAIN_SECONDS)
+
+
+async def was_here(
+    producer: TransactionalProducer,
+    reader: LogReader,
+    group: str,
+    *,
+    queues: Collection[TP],
+    claimed: Collection[TP],
+) -> bool:
+    """Did a group that has no offsets in any of the partitions `claimed` write its queues?
+
+    In this order: who starts beside this worker commits its offsets before it writes any.
+    """
+    ends = await reader.ends(queues)
+    if not any(ends.values()):
+        return False
+    offsets = await producer.committed_offsets(group, list(claimed), require_stable=True)
+    return all(it.is_stable and it.offset < 0 for it in offsets.values())
 
 
 async def end_what_is_left_open(

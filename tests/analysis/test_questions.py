@@ -159,7 +159,7 @@ def test_rows_are_the_same_in_every_format(history: Path) -> None:
         (("--run-length", "0"), 2, "--run-length: 0"),
         (("--window-hours", "24,"), 2, "--window-hours: nothing"),
         (("--window-hours", "nan"), 2, "--window-hours: nan"),
-        (("--since", "2026-11-17"), 2, "--since"),
+        (("--since", "2026-11-17T10:00:00"), 2, "--since"),
         (("--since", "-1d", "--until", "-2d"), 2, "--until"),
         (("--scenario", "low"), 2, "--scenario"),
         (("--output", "parquet"), 2, "--to FILE"),

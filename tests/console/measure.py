@@ -31,7 +31,7 @@ from tables.balances import Balance
 from tables.batches import Batch
 from tables.customers import Customer
 from tables.runs import Run
-from tables.store import CUSTOMERS, TALLIES
+from tables.state_tables import CUSTOMERS, TALLIES
 from tables.tallies import Tally
 
 SCENARIOS = ("interested_customer", "batch_completed", "unreachable_run", "low_balance")

@@ -16,7 +16,7 @@ from streams.times import DAY, SECOND, format_instant, parse_instant
 from tables.batches import Batch, batch_key
 from tables.lines import LineRun
 from tables.runs import Run
-from tables.store import BATCHES, LINES, TALLIES
+from tables.state_tables import BATCHES, LINES, TALLIES
 from tables.tallies import Tally
 
 NOW = parse_instant("2026-11-25T12:00:00+08:00")

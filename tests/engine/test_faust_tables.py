@@ -13,7 +13,7 @@ from app.settings import load_settings
 from streams.engine import outbox, positions
 from streams.engine.state import State, Table
 from streams.engine.table_views import StateTable, StrayWriteError
-from tables import store
+from tables import state_tables
 from tables.lines import LineRun
 from tables.runs import Run
 from tests.engine.declared import Declared
@@ -28,7 +28,7 @@ async def test_every_table_is_declared_with_the_one_changelog() -> None:
     tables: dict[str, StateTable] = dict(declared.app.tables)
     kinds = [
         kind
-        for module in (store, positions, outbox)
+        for module in (state_tables, positions, outbox)
         for kind in vars(module).values()
         if isinstance(kind, Table)
     ]
@@ -80,7 +80,7 @@ async def lines() -> StateTable:
     declared = Declared()
     state = State(0)
     declared.engine.states = {0: state}
-    state.put(store.LINES, b"line-1", LineRun(Run(count=3)))
+    state.put(state_tables.LINES, b"line-1", LineRun(Run(count=3)))
     state.seal()
     state.apply()
     table: StateTable = declared.app.tables["lines"]
@@ -101,7 +101,7 @@ async def test_a_table_does_not_show_what_may_be_rolled_back() -> None:
     declared, state = Declared(), State(0)
     declared.engine.states = {0: state}
     table = declared.app.tables["lines"]
-    state.put(store.LINES, b"line-1", LineRun(Run(count=3)))
+    state.put(state_tables.LINES, b"line-1", LineRun(Run(count=3)))
     assert (len(table), table.get(b"line-1")) == (0, None)
     state.seal()
     assert (len(table), table.get(b"line-1")) == (0, None)

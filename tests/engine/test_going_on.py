@@ -13,9 +13,11 @@ from app.kafka.topic_setup import create_topics
 from streams.engine.outbox import Finish, OutboxRecord
 from streams.engine.positions import MissingRecordsError
 from streams.engine.state import Table
+from streams.engine.takeover import was_here
 from streams.engine.types import TP, Chunk, Source
 from streams.kafka.log_reader import ChangelogCutError, LogReader
 from streams.kafka.producer import TransactionalProducer
+from streams.kafka.protocol import CommittedOffset
 from tests import kafka_admin
 from tests.engine.inprocess import InProcess, eventually, ignore
 from tests.installation import Installation, Published
@@ -294,14 +296,71 @@ async def queue(installation: Installation, topic: str, *values: str) -> None:
 
 
 @pytest.mark.broker
+async def test_a_group_whose_offsets_and_state_are_gone_together_does_not_begin_anew(
+    small: Installation, tmp_path: Path
+) -> None:
+    of = small.topics
+    await folded_and_stopped(small, tmp_path, "a", "b")
+    await queue(small, of.line_segments, "1")
+    await kafka_admin.make_anew(small, of.changelog)
+    await kafka_admin.delete_group(small)
+    said = await refusal(small, tmp_path)
+    assert f"{of.changelog} is empty and group {small.name} has no offsets" in said
+    assert f"--topic {of.accounts} --topic {of.calls} --to-latest" in said
+    assert f"--topic {of.accounts} --to-earliest" in said
+    assert of.line_segments not in said  # a queue holds what isn't done with
+
+    # As the line says.
+    await kafka_admin.reset_offsets(small, {TP(of.calls, 0): 2, TP(of.accounts, 0): 0})
+    async with life(small, tmp_path) as worker:
+        await small.publish(calls("c"))
+        await worker.until_folded("c")
+    async with life(small, tmp_path) as worker:  # decided once
+        await small.publish(calls("d"))
+        await worker.until_folded("d")
+
+
+class Cluster:
+    """Answers what `was_here` asks of a producer and of a reader."""
+
+    def __init__(self, ends: dict[TP, int], committed: CommittedOffset) -> None:
+        self._ends = ends
+        self._committed = committed
+
+    async def ends(self, tps: Collection[TP]) -> dict[TP, int]:
+        return {tp: self._ends[tp] for tp in tps}
+
+    async def committed_offsets(self, group: str, tps: list[TP], **_: Any) -> dict[TP, Any]:
+        return {tps[0]: CommittedOffset(-1, "", True), tps[1]: self._committed}
+
+
+@pytest.mark.parametrize(
+    ("end", "committed", "is_so"),
+    [
+        (0, CommittedOffset(-1, "", True), False),  # a new installation
+        (7, CommittedOffset(-1, "", True), True),
+        # Another worker of a new one claimed its share a moment ago, or is about to.
+        (7, CommittedOffset(0, "g-w2", True), False),
+        (7, CommittedOffset(-1, "", False), False),
+    ],
+)
+async def test_queues_that_were_written_tell_of_a_group_without_any_offset(
+    end: int, committed: CommittedOffset, is_so: bool
+) -> None:
+    queues, claimed = [TP("segments", 0), TP("segments", 1)], [TP("accounts", 0), TP("accounts", 1)]
+    cluster: Any = Cluster({queues[0]: 0, queues[1]: end}, committed)
+    assert await was_here(cluster, cluster, "g", queues=queues, claimed=claimed) == is_so
+
+
+@pytest.mark.broker
 async def test_queues_are_emptied_of_what_the_group_is_done_with(
     small: Installation, tmp_path: Path
 ) -> None:
     topics = small.topics
-    await queue(small, topics.line_segments, "1", "2", "3")
-    await queue(small, topics.sms_outbox, "a", "b", "c")
-    await small.publish(calls("x"))
     async with life(small, tmp_path, tidy_every_s=0.2) as worker:
+        await queue(small, topics.line_segments, "1", "2", "3")
+        await queue(small, topics.sms_outbox, "a", "b", "c")
+        await small.publish(calls("x"))
         await eventually(lambda: len(worker.outbox.begun) == 3, "begun")
         for offset in (0, 2):
             worker.outbox.finish(0, offset, [])
@@ -322,8 +381,8 @@ async def test_an_outbox_made_anew_with_something_unfinished_skips_nothing_silen
     small: Installation, tmp_path: Path
 ) -> None:
     outbox = small.topics.sms_outbox
-    await queue(small, outbox, "a", "b", "c")
     async with life(small, tmp_path) as worker:
+        await queue(small, outbox, "a", "b", "c")
         await eventually(lambda: len(worker.outbox.begun) == 3, "begun")
         worker.outbox.finish(0, 1, [])
     await kafka_admin.make_anew(small, outbox)
@@ -333,6 +392,24 @@ async def test_an_outbox_made_anew_with_something_unfinished_skips_nothing_silen
     await kafka_admin.reset_offsets(small, {TP(outbox, 0): 0})
     async with life(small, tmp_path) as worker:
         await eventually(lambda: [*worker.outbox.begun.values()] == list("defg"), "all are begun")
+
+
+@pytest.mark.broker
+async def test_an_unfinished_record_that_retention_took_is_missing_and_no_marker(
+    small: Installation, tmp_path: Path
+) -> None:
+    outbox = small.topics.sms_outbox
+    async with life(small, tmp_path) as worker:
+        await queue(small, outbox, "a", "b", "c")
+        await eventually(lambda: len(worker.outbox.begun) == 3, "begun")
+        worker.outbox.finish(0, 1, [])  # and with it is written down that the first is not
+    await kafka_admin.delete_before(small, {TP(outbox, 0): 1})
+    said = await refusal(small, tmp_path)
+    assert f"{outbox}-0: group goes on at offset 0, but the log holds 1 to 3" in said
+    assert f"--topic {outbox}:0 --to-earliest" in said
+    await kafka_admin.reset_offsets(small, {TP(outbox, 0): 1})  # as the line says
+    async with life(small, tmp_path) as worker:
+        await eventually(lambda: worker.outbox.begun == {2: "c"}, "c is begun again")
 
 
 @pytest.mark.broker

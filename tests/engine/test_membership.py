@@ -232,3 +232,15 @@ async def test_a_leader_that_knew_of_some_topics_only_shares_out_anew(
     await eventually(lambda: leader.engine.is_ready, "ready")
     assert small.topics.calls in {tp.topic for tp in leader.engine.assigned}
     assert leader.crashes == []
+
+
+@pytest.mark.broker
+async def test_a_stop_in_a_rebalance_is_a_stop(
+    worker: Made, caplog: pytest.LogCaptureFixture
+) -> None:
+    busy = worker("busy")
+    await busy.start()
+    await eventually(lambda: bool(busy.engine.assigned) and busy.engine.is_ready, "assigned")
+    busy.app.rebalancing = True
+    await busy.stop()
+    assert "Crashed" not in caplog.text

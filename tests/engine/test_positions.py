@@ -95,6 +95,13 @@ def test_where_reading_goes_on(
     assert decide(committed, known, log) == decision
 
 
+def test_a_record_known_to_be_unfinished_is_never_taken_for_a_marker() -> None:
+    log = Log(21, 50, OLD, is_written=True)
+    assert decide(ours(20), at(20), log, unfinished=[20, 33]) is Missing.DELETED_UNREAD
+    assert decide(of_0_1_0(20), None, log, unfinished=[20]) is Missing.DELETED_UNREAD
+    assert decide(ours(20), at(20), log, unfinished=[19, 33]) == Start(21, is_new=False)
+
+
 def test_a_partition_without_a_state_goes_by_the_offsets_alone() -> None:
     assert decide(ours(30), None, WHOLE, has_state=False) == Start(30, is_new=False)
 

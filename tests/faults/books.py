@@ -13,7 +13,7 @@ from streams.engine.outbox import UNFINISHED
 from streams.engine.state import State, Table
 from streams.times import DAY, parse_instant
 from tables import batches, runs
-from tables.store import (
+from tables.state_tables import (
     ANNOUNCED,
     BATCHES,
     CLOCKS,

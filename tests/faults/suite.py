@@ -198,7 +198,7 @@ class Round:
         while time.monotonic() < deadline:
             self.check_workers()
             try:
-                state = await self._what_is_left()
+                state = await self.what_is_left()
             except (KafkaError, OSError) as error:
                 state = repr(error)
             if not state:
@@ -207,7 +207,7 @@ class Round:
         told = await difference(self.installation, self.history)
         raise AssertionError(f"after {self.settle_s:.0f} s: {state}; {told}")
 
-    async def _what_is_left(self) -> str:
+    async def what_is_left(self) -> str:
         """Say what there still is to wait for; nothing: an empty string."""
         topics = self.installation.topics
         left = await self.installation.unfolded(

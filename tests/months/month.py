@@ -169,6 +169,18 @@ class Month(Round):
                 await asyncio.sleep(0.05)
             await self.stand_still()
 
+    async def fold(self, calls: int = CALLS_OF_A_LEG) -> None:
+        """Let calls come; return when they are folded, whatever has ended of what they notice."""
+        async with self._producer() as producer:
+            await self._send(producer, self.history.some(calls))
+        of = self.installation.topics
+        topics = [of.calls, of.recharges, of.accounts, of.line_segments, of.notifications]
+        deadline = time.monotonic() + self.settle_s
+        while any((await self.installation.unfolded(topics)).values()):
+            self.check_workers()
+            assert time.monotonic() < deadline, "not folded"
+            await asyncio.sleep(0.3)
+
     async def compare_books(self) -> None:
         """The last day's tick, then all that was told and remembered beside the oracle's."""
         async with self._producer() as producer:
@@ -199,16 +211,17 @@ class Month(Round):
         while waiting:
             assert time.monotonic() < deadline, f"retention left something in {sorted(waiting)}"
             await asyncio.sleep(0.5)
-            waiting = {name for name in waiting if not await self._is_empty(name)}
+            waiting = {name for name in waiting if await self.records_in(name)}
         for name in names:
             await self.installation.configure(name, {"retention.ms": "-1"})
 
-    async def _is_empty(self, name: str) -> bool:
+    async def records_in(self, name: str) -> int:
+        """How many offsets a topic holds, by its real name."""
+        count = 0
         for number in range(self.installation.partitions):
             first, end = await kafka_admin.bounds(self.installation, name, number)
-            if first < end:
-                return False
-        return True
+            count += end - first
+        return count
 
     async def expire_all(self) -> None:
         """Retention empties whatever it may: all topics that aren't compacted."""

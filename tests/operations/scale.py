@@ -25,12 +25,12 @@ from rich.table import Table as Shown
 from app.local.kafka import Kafka
 from streams.records import Delivery, Notification, encode
 from streams.topics import partition_of
-from tables import store
+from tables import state_tables
 from tables.balances import Balance
 from tables.batches import Batch
 from tables.customers import Customer
 from tables.runs import Run
-from tables.store import PartitionClock
+from tables.state_tables import PartitionClock
 from tables.tallies import Tally
 from tests.installation import Installation
 
@@ -54,8 +54,8 @@ def changelog(keys: list[bytes]) -> Iterator[Pair]:
         who = Customer(
             f"{key.decode()}有限公司", f"o{key.decode()}", "13812345678", "AB", 5000, _NOW, None, 7
         )
-        yield store.CUSTOMERS.prefix + key, store.CUSTOMERS.encode(who)
-    yield store.CLOCKS.prefix, store.CLOCKS.encode(PartitionClock(_NOW, 7))
+        yield state_tables.CUSTOMERS.prefix + key, state_tables.CUSTOMERS.encode(who)
+    yield state_tables.CLOCKS.prefix, state_tables.CLOCKS.encode(PartitionClock(_NOW, 7))
     for seen in range(1, 4):
         for key in keys:
             tally = Tally(
@@ -66,7 +66,7 @@ def changelog(keys: list[bytes]) -> Iterator[Pair]:
                 "AB",
                 5000,
             )
-            yield store.TALLIES.prefix + key, store.TALLIES.encode(tally)
+            yield state_tables.TALLIES.prefix + key, state_tables.TALLIES.encode(tally)
 
 
 def told(keys: list[bytes], count: int) -> Iterator[tuple[Pair, Pair]]:

@@ -12,8 +12,8 @@ import pytest
 
 from streams.engine.outbox import UNFINISHED
 from streams.topics import partition_of
-from tables import store
-from tables.store import owner_of
+from tables import state_tables
+from tables.state_tables import owner_of
 from tests.cli.test_commands import dialwatch
 from tests.installation import Installation, Published
 from tests.samples import account, announcement, call, recharge, ticks
@@ -191,8 +191,8 @@ def test_fewer_or_no_partitions_are_refused_in_one_line(
 
 
 def test_every_table_says_whose_its_keys_are() -> None:
-    tables = [one for one in vars(store).values() if isinstance(one, store.Table)]
-    own = {store.ANNOUNCED.prefix, store.CLOCKS.prefix}
+    tables = [one for one in vars(state_tables).values() if isinstance(one, state_tables.Table)]
+    own = {state_tables.ANNOUNCED.prefix, state_tables.CLOCKS.prefix}
     for table in tables:
         owner = owner_of(table.prefix, b"acme" + bytes(16))
         assert (owner is None) == (table.prefix in own), table.prefix

@@ -187,6 +187,30 @@ async def forgotten_on_purpose(world: World) -> None:
     ] == ["acme-call-5"] * 2
 
 
+async def forgotten_with_its_offsets(world: World) -> None:
+    """The state is gone and the group's offsets have expired: that it was here is known by its
+    queues, so nothing is begun anew, and one of the line's commands decides."""
+    made = world.installation
+    await world.begin()
+    await made.publish(PAST)
+    await made.wait_for("deliveries", is_told(5))
+    await world.end_all()
+    await kafka_admin.make_anew(made, made.topics.changelog)
+    await kafka_admin.delete_group(made)
+    said = await world.refused("has no offsets", "--to-latest", "--to-earliest")
+    sent = len(world.sandbox.wechat.messages)
+    await world.decide(set(TOPIC.findall(said)), to_end=True)
+    await world.decide([made.topics.accounts], to_end=False)
+    await world.begin()
+    await made.publish(failed(5, 15))
+    await made.wait_for("deliveries", is_told(7))
+    told = await made.read_values("notifications")
+    assert [
+        one["cause"]["first_call_id"] for one in told if one["scenario"] == "unreachable_run"
+    ] == ["acme-call-5"] * 2
+    assert len(world.sandbox.wechat.messages) == sent + 1
+
+
 async def read_again_on_purpose(world: World) -> None:
     """Offsets are set back: what is read again is known, and nobody is told again."""
     made = world.installation

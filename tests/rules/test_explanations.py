@@ -305,6 +305,12 @@ NOT_REACHED = [
         "The customer unsubscribed: WeChat messages are skipped.",
     ),
     (
+        {"outside": replace(OUTSIDE, rest=HoldSaid("wechat", "43117", "too often", "9:30"))},
+        "微信称暂不再向该客户发送消息（43117：too often），其消息在等待，最迟9:30再试。",
+        "WeChat said that this customer gets nothing more for a while (43117: too often); what "
+        "waits for them is tried again by 9:30.",
+    ),
+    (
         {"outside": replace(OUTSIDE, is_subscribed=None)},
         "Redis不可用：客户是否关注公众号未知。",
         "Redis is away: whether the customer follows the account isn't known.",

@@ -16,7 +16,7 @@ from tables.balances import Balance, tell
 from tables.batches import Parked, submitted_of
 from tables.clocks import MOST_AHEAD
 from tables.lines import LineCall, LineRun, LineSegment
-from tables.store import PartitionClock
+from tables.state_tables import PartitionClock
 from tests.drive import Drive
 from tests.installation import Published
 from tests.samples import account, call, recharge

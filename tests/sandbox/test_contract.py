@@ -21,6 +21,7 @@ from app.channels.wechat.client import WechatClient
 from app.channels.wechat.message import Template
 from app.channels.wechat.outcomes import error_text
 from app.channels.wechat.receipts import Receipts
+from app.channels.wechat.rests import Rests
 from app.channels.wechat.subscriptions import Subscriptions
 from app.channels.wechat.token import Tokens
 from app.channels.wechat.token_store import TokenStore
@@ -70,6 +71,7 @@ def channel(http: httpx.AsyncClient, base_url: str, redis: Redis) -> WechatChann
         Tokens(client, TokenStore(redis, APP_ID), asks_at_once=True),
         Receipts(redis, "g"),
         Subscriptions(redis, "g"),
+        Rests(redis, "g"),
         template=TEMPLATE,
         rate=10_000,
         now=lambda: int(clock() * SECOND),

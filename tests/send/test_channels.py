@@ -26,6 +26,7 @@ from app.channels.wechat.client import WechatClient
 from app.channels.wechat.message import Template
 from app.channels.wechat.outcomes import RULES
 from app.channels.wechat.receipts import Receipts
+from app.channels.wechat.rests import Rests
 from app.channels.wechat.subscriptions import Subscriptions
 from app.channels.wechat.token import Tokens
 from app.channels.wechat.token_store import TokenStore
@@ -87,6 +88,7 @@ async def channel(
             Tokens(client, TokenStore(redis, "wx-1")),
             Receipts(redis, "g"),
             Subscriptions(redis, "g"),
+            Rests(redis, "g"),
             template=Template(
                 template_id="T", fields=("first",) + ("",) * 5, zone=ZoneInfo("Asia/Shanghai")
             ),
@@ -134,6 +136,22 @@ async def test_every_answer_means_something_and_no_secret_is_told(
     assert met >= {Sent, Refused, TryLater, Unclear}
     for secret in (SECRET, TOKEN, OPENID, PHONE):
         assert secret not in caplog.text
+
+
+@pytest.mark.parametrize("channel", ["wechat"], indirect=True)
+async def test_a_recipient_that_wechat_limits_is_left_for_explain(
+    channel: SendingChannel, provider: Provider, redis: Redis
+) -> None:
+    message = prepared(channel)
+    provider.answers(200, '{"errcode":45009,"errmsg":"reach max api daily quota limit"}')
+    await channel.send(message, is_repeat=False)
+    assert await Rests(redis, "g").find(OPENID) is None  # everybody's
+    provider.answers(200, f'{{"errcode":43117,"errmsg":"too often {OPENID}"}}')
+    await channel.send(message, is_repeat=False)
+    rest = await Rests(redis, "g").find(OPENID)
+    assert rest is not None
+    assert rest.error_code == 43117
+    assert OPENID not in rest.error
 
 
 async def test_the_text_travels_as_it_is(channel: SendingChannel, provider: Provider) -> None:

@@ -41,6 +41,7 @@ def channel(
         _Tokens(),  # type: ignore[arg-type]
         None,  # type: ignore[arg-type]
         None,  # type: ignore[arg-type]
+        None,  # type: ignore[arg-type]
         template=template,
         rate=rate,
         rules=parse_rules(rules),

@@ -15,7 +15,7 @@ from agents import announcements, lines
 from agents.announcements import _FanOut
 from agents.calls import segments
 from streams.records import Announcement
-from tables import store
+from tables import state_tables
 from tables.batches import MOST_LISTED, Parked, list_parked
 from tables.lines import LineCall, LineSegment
 from tests.test_state_bytes import SAMPLES
@@ -196,6 +196,6 @@ def test_fan_outs_travel_both_ways() -> None:
 
 
 def test_a_list_of_all_batches_that_0_1_0_kept_gets_short_when_the_next_is_parked() -> None:
-    parked = store.PARKED.decode(msgspec.msgpack.encode(OldParked(list(range(100_000)))))
+    parked = state_tables.PARKED.decode(msgspec.msgpack.encode(OldParked(list(range(100_000)))))
     list_parked(parked, 100_000)
     assert parked == Parked(list(range(100_001 - MOST_LISTED, 100_001)), 100_001 - MOST_LISTED)

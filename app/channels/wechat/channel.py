@@ -33,6 +33,7 @@ from app.channels.wechat.outcomes import (
 from app.channels.wechat.pace import Pace, RecipientPace
 from app.channels.wechat.receipts import Receipt, Receipts
 from app.channels.wechat.refusals import Refusals, Restricted
+from app.channels.wechat.rests import Rests
 from app.channels.wechat.subscriptions import Subscriptions
 from app.channels.wechat.token import Tokens
 from app.channels.wechat.token_store import TokenStore
@@ -71,6 +72,7 @@ class WechatChannel:
         tokens: Tokens,
         receipts: Receipts,
         subscriptions: Subscriptions,
+        rests: Rests,
         *,
         template: Template,
         rate: float,
@@ -84,6 +86,7 @@ class WechatChannel:
         self._tokens = tokens
         self._receipts = receipts
         self._subscriptions = subscriptions
+        self._rests = rests
         self._template = template
         self._pace = Pace(rate)
         self._recipient_pace = RecipientPace()
@@ -170,6 +173,12 @@ class WechatChannel:
             # Only saves the next attempt, which WeChat would refuse anyway.
             with suppress(StoreAwayError):
                 await self._subscriptions.on_refusal(message.recipient)
+        if isinstance(result, TryLater) and result.is_recipients and result.after_s is not None:
+            # Only told to who asks: the sender itself knows.
+            with suppress(StoreAwayError):
+                await self._rests.begin(
+                    message.recipient, result.error_code, result.error, result.after_s, self._now()
+                )
         if isinstance(result, Refused | Held | TryLater) and isinstance(answer, Answer):
             _log_refusal(answer, result, message)
         return result
@@ -225,6 +234,7 @@ def build_wechat(settings: "Settings", redis: Redis, http: httpx.AsyncClient) ->
         build_tokens(client, redis),
         Receipts(redis, settings.group),
         Subscriptions(redis, settings.group),
+        Rests(redis, settings.group),
         template=Template(
             template_id=settings.wechat_template_id or "",
             fields=parse_fields(settings.wechat_fields),

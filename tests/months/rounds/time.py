@@ -5,7 +5,7 @@ import shutil
 
 from tests.faults.suite import release_0_1_0
 from tests.months.history import BEGAN
-from tests.months.month import Month
+from tests.months.month import EXPIRED, Month
 from tests.months.registry import needs
 from tests.months.short import MAX_POLL_SECONDS, ShortWorker
 
@@ -34,6 +34,31 @@ async def expired_offsets(month: Month) -> None:
     await month.forget_offsets()
     await month.begin()
     await month.live()
+    await month.compare_books()
+
+
+async def hold_longer_than_retention(month: Month) -> None:
+    """Providers are away for longer than records live in topics as they stood: all is told."""
+    topics = month.installation.topics
+    outboxes = [topics.wechat_outbox, topics.sms_outbox]
+    await month.begin()
+    await month.live()
+    await month.end_all()
+    for name in outboxes:  # as somebody's cluster may have it, until a worker looks
+        await month.installation.configure(name, EXPIRED)
+    month.sandbox.faults.is_away = True
+    await month.begin()
+    await month.fold()
+    waiting = await month.what_is_left()
+    assert waiting.endswith("have not ended"), waiting
+    for _ in range(2):
+        await asyncio.sleep(5.0)  # records live for one, and it is looked each second
+        await month.deploy()
+    month.check_workers()
+    assert await month.what_is_left() == waiting
+    month.note(waiting)
+    month.sandbox.faults.is_away = False
+    await month.stand_still()
     await month.compare_books()
 
 
