@@ -16,7 +16,19 @@ from streams.engine.outbox import UNFINISHED
 from streams.engine.positions import POSITIONS
 from streams.engine.state import Table
 from streams.topics import Topics
-from tables import state_tables
+from tables.state_tables import (
+    ANNOUNCED,
+    BATCHES,
+    CLOCKS,
+    CUSTOMERS,
+    LINE_ACCOUNTS,
+    LINES,
+    MORE_RECHARGES,
+    PAGES,
+    PARKED,
+    RECHARGES,
+    TALLIES,
+)
 
 
 def declare_tables(
@@ -36,33 +48,33 @@ def declare_tables(
     runs = _back(run_window, run_retention)
     batches = _back(batch_retention, batch_retention)
     declared: dict[str, tuple[Table[Any], WindowT | None, str]] = {
-        "accounts": (state_tables.CUSTOMERS, None, "What each account's customer chose."),
-        "tallies": (state_tables.TALLIES, runs, "Each account's run, latest batch and balance."),
-        "batches": (state_tables.BATCHES, batches, "Each account's earlier batches."),
-        "batches-listed": (state_tables.PARKED, batches, "Which earlier batches an account has."),
+        "accounts": (CUSTOMERS, None, "What each account's customer chose."),
+        "tallies": (TALLIES, runs, "Each account's run, latest batch and balance."),
+        "batches": (BATCHES, batches, "Each account's earlier batches."),
+        "batches-listed": (PARKED, batches, "Which earlier batches an account has."),
         "batch-pages": (
-            state_tables.PAGES,
+            PAGES,
             batches,
             "Which indexes of large batches have a record.",
         ),
-        "lines": (state_tables.LINES, runs, "Each line's run of errors, and the accounts in it."),
-        "line-accounts": (state_tables.LINE_ACCOUNTS, runs, "The accounts in a run that has many."),
+        "lines": (LINES, runs, "Each line's run of errors, and the accounts in it."),
+        "line-accounts": (LINE_ACCOUNTS, runs, "The accounts in a run that has many."),
         "recharges": (
-            state_tables.RECHARGES,
+            RECHARGES,
             None,
             "Which recharges an account has had, for good.",
         ),
         "more-recharges": (
-            state_tables.MORE_RECHARGES,
+            MORE_RECHARGES,
             None,
             "The same, of accounts with very many.",
         ),
         "announcements": (
-            state_tables.ANNOUNCED,
+            ANNOUNCED,
             None,
             "Which announcements a partition was told.",
         ),
-        "clocks": (state_tables.CLOCKS, None, "How far each partition's time has come."),
+        "clocks": (CLOCKS, None, "How far each partition's time has come."),
         "positions": (POSITIONS, None, "How far each source is folded: the engine's own."),
         "unfinished": (UNFINISHED, None, "What is being sent just now: the engine's own."),
     }

@@ -11,8 +11,8 @@ class Tally(Struct, array_like=True, gc=False):
     """An account's run, latest batch and balance. Persisted: append fields only, with defaults.
 
     Nearly every call changes all three: one record for each account in each cycle, not three.
-    Older batches have records of their own (`tables/state_tables.py`). What every call is held against is
-    copied from the customer, or each would look a second value up and decode it.
+    Older batches have records of their own (`tables/state_tables.py`). What every call is compared
+    with is copied from the customer; else each would look up and decode a second value.
     """
 
     run: Run = field(default_factory=Run)

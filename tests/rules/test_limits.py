@@ -11,7 +11,7 @@ import pytest
 from agents.calls import segments
 from agents.lines import _decode
 from streams.engine.state import State
-from tables import line_accounts, recharges, store
+from tables import line_accounts, recharges, state_tables
 from tables.balances import Balance, tell
 from tables.batches import Parked, submitted_of
 from tables.clocks import MOST_AHEAD
@@ -79,8 +79,8 @@ def test_batches_that_are_over_are_swept_by_an_hour_s_ticks(is_of_0_1_0: bool) -
     drive.take(alone(number) for number in range(600))
     if is_of_0_1_0:
         state = state_of(drive)
-        all_of_them = [submitted_of(key) for key in state.keys(store.BATCHES)]
-        state.put(store.PARKED, b"acme", Parked(all_of_them))
+        all_of_them = [submitted_of(key) for key in state.keys(state_tables.BATCHES)]
+        state.put(state_tables.PARKED, b"acme", Parked(all_of_them))
     assert drive.keys() == 1 + 1 + 599 + 1  # the clock, the tally, the parked and their list
     over = datetime(2019, 2, 10, tzinfo=SHANGHAI)
     drive.take([tick(over.isoformat())])  # a new round begins, with all there is
@@ -128,7 +128,7 @@ def test_the_accounts_of_a_long_run_are_put_aside_and_all_told() -> None:
         assert longest(drive) < 250_000
     told = drive.take(failing[990:])
     assert sorted(one["account_id"] for one in told if one["channel"] == "inbox") == names
-    assert not list(state_of(drive).keys(store.LINE_ACCOUNTS))
+    assert not list(state_of(drive).keys(state_tables.LINE_ACCOUNTS))
 
 
 def test_a_run_of_a_line_that_is_ended_takes_its_pages_along() -> None:
@@ -136,9 +136,9 @@ def test_a_run_of_a_line_that_is_ended_takes_its_pages_along() -> None:
     failing = [call(f"a{index}", 0, result="W", batch_size=9) for index in range(300)]
     drive.take(failing)
     state = state_of(drive)
-    assert len(list(state.keys(store.LINE_ACCOUNTS))) == 1
+    assert len(list(state.keys(state_tables.LINE_ACCOUNTS))) == 1
     drive.take([call("other", 0, result="E", batch_size=9)])
-    assert not list(state.keys(store.LINE_ACCOUNTS))
+    assert not list(state.keys(state_tables.LINE_ACCOUNTS))
 
 
 def test_who_said_otherwise_meanwhile_is_told_as_they_said_last() -> None:
@@ -199,7 +199,7 @@ def test_each_low_account_is_looked_at_by_one_tick_a_day(monkeypatch: pytest.Mon
     peek = State.peek
 
     def noted(self: State, table: Any, key: bytes) -> Any:
-        if table is store.CUSTOMERS:
+        if table is state_tables.CUSTOMERS:
             looked.append(key)
         return peek(self, table, key)
 
@@ -243,9 +243,9 @@ def test_a_tick_without_a_timestamp_may_say_anything() -> None:
 def test_a_day_to_come_that_0_1_0_took_for_today_is_forgotten() -> None:
     drive = Drive()
     state = state_of(drive)
-    state.put(store.CLOCKS, b"", PartitionClock(NOON * 1000 + 10 * MOST_AHEAD, 3))
+    state.put(state_tables.CLOCKS, b"", PartitionClock(NOON * 1000 + 10 * MOST_AHEAD, 3))
     drive.take([tick("2019-01-30T12:00:00+08:00")], timestamp=NOON)
-    assert state.peek(store.CLOCKS, b"") == PartitionClock(NOON * 1000, 3, is_checked=True)
+    assert state.peek(state_tables.CLOCKS, b"") == PartitionClock(NOON * 1000, 3, is_checked=True)
     # Checked once: an old tick that somebody copies with its old timestamp changes nothing.
     drive.take([tick("2019-01-01T00:00:00+08:00")], timestamp=NOON - 30 * 86_400_000)
-    assert state.peek(store.CLOCKS, b"") == PartitionClock(NOON * 1000, 3, is_checked=True)
+    assert state.peek(state_tables.CLOCKS, b"") == PartitionClock(NOON * 1000, 3, is_checked=True)
