@@ -1,7 +1,7 @@
 """A real Kafka and a real Valkey for all tests that need them, and a fresh installation for each.
 
-Kafka is looked for in this order: `DIALWATCH_TEST_BOOTSTRAP_SERVERS`; a container, where a Docker
-engine answers; else the local stack. None of them may be missing: nothing is skipped.
+The Kafka used is the first of these: `DIALWATCH_TEST_BOOTSTRAP_SERVERS`; a container, where a
+Docker engine answers; the local stack. Where none works the tests fail: nothing is skipped.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from streams.kafka import fetching
 from tests.installation import Installation
 from tests.strict_kafka import StrictKafka
 
-# How long a machine takes says nothing of the code.
+# Hypothesis has no deadline: how long an example takes depends on the machine.
 hypothesis.settings.register_profile(
     "patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )

@@ -16,12 +16,12 @@ PARTITIONS = 1
 
 
 class Drive:
-    """One installation with one partition. Records are folded in the order they are given."""
+    """One installation in memory, with one partition. Folds records in the order given."""
 
     def __init__(self, **rules: Any) -> None:
         self.commands: list[dict[str, Any]] = []
         self.told: list[Output] = []
-        """The commands as they are published."""
+        """The commands, as published."""
         self.letters: list[Output] = []
         """The dead letters."""
         topics = Topics("", "g", PARTITIONS)
@@ -45,21 +45,21 @@ class Drive:
         return len(self.letters)
 
     def reasons(self) -> list[str]:
-        """Why the dead letters are dead."""
+        """The reasons of the dead letters."""
         return [dict(one.headers)["dialwatch.reason"].decode() for one in self.letters]
 
     def take(self, records: Iterable[Published], timestamp: int = -1) -> list[dict[str, Any]]:
-        """Fold records and what they cause; return the commands that came out of these.
+        """Fold records, and the records that they cause; return the commands that resulted.
 
-        `timestamp`: of the records (ms), -1: they have none.
+        `timestamp`: the records' timestamp (ms); -1: none.
         """
         before = len(self.commands)
         self._fold(records, self.engine.fold, timestamp)
         return self.commands[before:]
 
     def take_at_once(self, records: Sequence[Published]) -> list[MemoryRecord]:
-        """Fold records of one topic as one poll, and what they cause; return what they said into
-        the group's own topics."""
+        """Fold records of one topic as one chunk, and the records that they cause; return those
+        that were emitted into the group's own topics."""
         self.engine.fold_one(TP(records[0].topic, 0), self._records(records))
         said = [record for _, record in self.engine.waiting]
         while self.engine.waiting:
@@ -67,21 +67,21 @@ class Drive:
         return said
 
     def restart(self) -> None:
-        """Commit, and forget what was only worked out from the state."""
+        """Commit, and drop what was only derived from the state."""
         self.engine.end_cycle()
         for state in self.engine.states:
             state.discard()
 
     def defer(self, records: Iterable[Published]) -> None:
-        """Fold records; what they cause in the group's own topics waits."""
+        """Fold records; records that they cause in the group's own topics wait."""
         self._fold(records, self.engine.fold_one)
 
     def deferred(self) -> int:
-        """How many records of the group's own topics wait."""
+        """The number of records of the group's own topics that wait."""
         return len(self.engine.waiting)
 
     def go_on(self) -> None:
-        """Fold the next record that waits."""
+        """Fold the record that waits longest."""
         self.engine.fold_next()
 
     def _fold(
@@ -108,7 +108,7 @@ class Drive:
         return made
 
     def keys(self) -> int:
-        """How many values the state holds."""
+        """The number of values in the state."""
         self.engine.end_cycle()
         (state,) = self.engine.states
         return len(state)

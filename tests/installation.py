@@ -1,4 +1,4 @@
-"""One dialwatch installation on a shared cluster, as its neighbours see it: topics and workers."""
+"""One dialwatch installation on a shared cluster, used from outside: its topics and processes."""
 
 import asyncio
 import json
@@ -25,17 +25,18 @@ PATIENCE_SECONDS = 60.0
 
 
 class Published(NamedTuple):
-    """A record to publish: a contract topic, and what is in it."""
+    """A record to publish: the contract topic, key and value."""
 
     topic: str
     key: str | bytes | None
     value: Any
-    """bytes go as they are, None too; the rest as JSON."""
+    """bytes and None are published unchanged, everything else as JSON."""
     partition: int | None = None
 
 
 class Installation:
-    """Names are unique, so tests don't meet. `variables` may be added to before a start."""
+    """An installation with unique names, so that tests don't meet. `variables`: settings of all its
+    processes; a test may add some before it starts them."""
 
     def __init__(self, kafka: str, redis_url: str, directory: Path) -> None:
         self.name = f"t{uuid.uuid4().hex[:10]}"
@@ -52,12 +53,12 @@ class Installation:
         self.workers: list[WorkerProcess] = []
 
     def environment(self) -> dict[str, str]:
-        """The whole environment of a command that is run for this installation."""
+        """Return the whole environment for a command of this installation."""
         own = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
         return own | self.variables
 
     def settings(self, **given: object) -> Settings:
-        """The settings as this program would load them."""
+        """Return the settings as a command would load them."""
         own = {
             name.removeprefix("DIALWATCH_").lower(): value for name, value in self.variables.items()
         }
@@ -75,7 +76,7 @@ class Installation:
         await create_topics(self.settings())
 
     def worker(self, *, is_started: bool = True, **variables: str) -> WorkerProcess:
-        """Add a worker; `variables` beyond the installation's."""
+        """Add a worker. `variables`: settings beyond the installation's."""
         made = WorkerProcess(
             self.directory / f"worker-{len(self.workers)}", self.variables | variables
         )
@@ -85,7 +86,8 @@ class Installation:
         return made
 
     def console(self, *, is_started: bool = True, **variables: str) -> ConsoleProcess:
-        """Add a console; `variables` beyond the installation's. It starts when it is ready."""
+        """Add a console. `variables`: settings beyond the installation's. Returns when it is
+        ready."""
         made = ConsoleProcess(
             self.directory / f"console-{len(self.workers)}", self.variables | variables
         )
@@ -110,7 +112,7 @@ class Installation:
             await admin.close()
 
     async def delete_topic(self, topic: str) -> None:
-        """Remove a contract topic; return when it is gone."""
+        """Delete a contract topic; return when it is gone."""
         admin = AIOKafkaAdminClient(bootstrap_servers=self.brokers)
         try:
             await admin.start()
@@ -121,7 +123,7 @@ class Installation:
             await admin.close()
 
     async def configure(self, topic: str, settings: dict[str, str]) -> None:
-        """Set a topic's own settings, by its real name; what isn't named goes back to usual."""
+        """Set a topic's settings, given its real name; settings that aren't named are reset."""
         admin = AIOKafkaAdminClient(bootstrap_servers=self.brokers)
         try:
             await admin.start()
@@ -130,7 +132,7 @@ class Installation:
             await admin.close()
 
     async def publish(self, records: Iterable[Published]) -> None:
-        """Return when Kafka has them all; records of one partition keep their order."""
+        """Publish records; return when Kafka has them all. Each partition keeps their order."""
         producer = AIOKafkaProducer(bootstrap_servers=self.brokers, linger_ms=5)
         try:
             await producer.start()
@@ -169,7 +171,7 @@ class Installation:
         return await self.read_named(f"{self.name}.{topic}")
 
     async def read_named(self, name: str) -> list[Any]:
-        """The same of a topic by its real name."""
+        """Return all committed records of a topic, given its real name."""
         consumer = AIOKafkaConsumer(
             bootstrap_servers=self.brokers,
             isolation_level="read_committed",
@@ -192,7 +194,7 @@ class Installation:
             await within(10.0, consumer.stop())
 
     async def unfolded(self, names: Iterable[str]) -> dict[str, int]:
-        """Return how many committed records of topics, by real name, the group hasn't folded."""
+        """Return topic → number of committed records that the group hasn't folded. Real names."""
         consumer = AIOKafkaConsumer(
             bootstrap_servers=self.brokers, group_id=self.name, enable_auto_commit=False
         )
@@ -213,7 +215,7 @@ class Installation:
         return left
 
     async def read_values(self, topic: str) -> list[dict[str, Any]]:
-        """Return the JSON of all committed records."""
+        """Return the values, as JSON, of all committed records of a contract topic."""
         return [json.loads(record.value) for record in await self.read(topic)]
 
     async def wait_for(
@@ -222,7 +224,8 @@ class Installation:
         is_enough: Callable[[list[dict[str, Any]]], bool],
         within_s: float = PATIENCE_SECONDS,
     ) -> list[dict[str, Any]]:
-        """Read a topic until there is enough in it; return that. Fails after `within_s`."""
+        """Read a contract topic until `is_enough` of its values; return these. Fails after
+        `within_s` seconds."""
         deadline = time.monotonic() + within_s
         while True:
             values = await self.read_values(topic)

@@ -1,4 +1,4 @@
-"""What operators do to a cluster with Kafka's own tools, done to one installation."""
+"""What operators do with Kafka's own tools, and what Kafka does by itself, for one installation."""
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -26,7 +26,7 @@ async def _admin(installation: Installation) -> AsyncIterator[AIOKafkaAdminClien
 
 
 async def delete_group(installation: Installation) -> None:
-    """What a stop of a week does: the group's offsets expire."""
+    """Delete the group's offsets, as Kafka does after a stop of a week."""
 
     async def is_gone() -> bool:
         async with _admin(installation) as admin:
@@ -41,7 +41,7 @@ async def delete_group(installation: Installation) -> None:
 
 
 async def delete_before(installation: Installation, offsets: Mapping[TP, int]) -> None:
-    """What retention does."""
+    """Delete the records before these offsets, as retention does."""
     async with _admin(installation) as admin:
         await admin.delete_records(
             {TopicPartition(*tp): RecordsToDelete(offset) for tp, offset in offsets.items()}
@@ -72,13 +72,13 @@ async def make_anew(installation: Installation, topic: str) -> None:
 
 
 async def make_foreign(installation: Installation, topic: str) -> None:
-    """Create a topic as nobody told us."""
+    """Create a topic with Kafka's default settings, as another program would."""
     async with _admin(installation) as admin:
         await admin.create_topics([NewTopic(topic, installation.partitions, 1)])
 
 
 async def offsets(installation: Installation, topic: str) -> dict[int, int | None]:
-    """Return the group's offsets of a topic by partition."""
+    """Return partition → the group's offset of a topic."""
     consumer = AIOKafkaConsumer(
         bootstrap_servers=installation.brokers, group_id=installation.name, enable_auto_commit=False
     )
@@ -93,7 +93,7 @@ async def offsets(installation: Installation, topic: str) -> dict[int, int | Non
 
 
 async def bounds(installation: Installation, topic: str, partition: int = 0) -> tuple[int, int]:
-    """Return where a partition's log begins and ends."""
+    """Return the first and the end offset of a partition's log."""
     tp = TopicPartition(topic, partition)
     consumer = AIOKafkaConsumer(bootstrap_servers=installation.brokers)
     try:
@@ -105,7 +105,7 @@ async def bounds(installation: Installation, topic: str, partition: int = 0) -> 
 
 
 async def reset_offsets(installation: Installation, wanted: Mapping[TP, int]) -> None:
-    """`kafka-consumer-groups --reset-offsets --execute`: no member, no metadata."""
+    """Set offsets as `kafka-consumer-groups --reset-offsets --execute` does: without metadata."""
     consumer = AIOKafkaConsumer(
         bootstrap_servers=installation.brokers, group_id=installation.name, enable_auto_commit=False
     )
@@ -119,7 +119,7 @@ async def reset_offsets(installation: Installation, wanted: Mapping[TP, int]) ->
 
 
 async def reset_to_current(installation: Installation, topics: list[str]) -> None:
-    """`--to-current`: what stands, as a decision."""
+    """Set the present offsets again, as `--to-current` does: then they are an operator's choice."""
     wanted = {}
     for topic in topics:
         for number, offset in (await offsets(installation, topic)).items():

@@ -1,6 +1,6 @@
-"""What should be noticed, worked out the slow and obvious way from the contract alone.
+"""The oracle: computes the right commands in the slow and obvious way, from the contract alone.
 
-Shares nothing with the program: plain dicts, datetimes and Decimals, one record after the other.
+Shares no code with the program: plain dicts, datetimes and Decimals, one record after the other.
 """
 
 import json
@@ -26,7 +26,7 @@ DEFAULTS = {
 
 
 class Noticed(NamedTuple):
-    """One command, as far as it can be compared."""
+    """The fields of a command that can be compared."""
 
     scenario: str
     account_id: str
@@ -48,7 +48,7 @@ class Run:
     calls: list[str] = field(default_factory=list)
     last: datetime | None = None
     counted: datetime | None = None
-    """The partition's latest tick when it was counted on."""
+    """The partition's latest tick when the run was last counted on."""
 
 
 @dataclass
@@ -77,7 +77,7 @@ class Oracle:
     def take(
         self, topic: str, key: str | None, value: Any, partition: int, at: datetime | None = None
     ) -> None:
-        """Take a record. A value of bytes is rubbish. `at`: its own timestamp, where it has one."""
+        """Fold a record. A value of bytes is invalid. `at`: the record's own timestamp, if any."""
         if isinstance(value, bytes):
             self.invalid += 1
         elif topic == "accounts":
@@ -147,7 +147,7 @@ class Oracle:
         if call["result"] != result:
             run.calls = []
             return None
-        # Clean-up: so long after it was counted on, by the ticks, a run is forgotten.
+        # Clean-up: a run is forgotten when ticks are so much later than it was last counted on.
         tick = self.last_tick.get(self.partition_of(key))
         kept = max(self.retention, self.window)
         if tick is not None and run.counted is not None and tick - run.counted > kept:
@@ -231,7 +231,7 @@ class Oracle:
         if partition in self.last_tick and at < self.last_tick[partition]:
             return
         if partition not in self.last_tick:
-            # What was counted before there was a tick counts as counted on at the first.
+            # What was counted before the first tick counts as counted at its time.
             for key, run in [*self.runs.items(), *self.lines.items()]:
                 if self.partition_of(key) == partition:
                     run.counted = at
@@ -261,12 +261,12 @@ class Oracle:
                 self.tell("account_expiring", account_id, at, {"expires_at": expires.timestamp()})
 
     def partition_of(self, account_id: str) -> int:
-        """Set by the test: where the account's key lies."""
+        """Return the partition of an account's key. The test sets this."""
         raise NotImplementedError
 
 
 def normalized(command: dict[str, Any]) -> Noticed:
-    """Bring a published command into the oracle's form. The name is read out of the text."""
+    """Return a published command in the oracle's form. The name is taken from the text."""
     cause = dict(command["cause"])
     for name in ("submitted_at", "expires_at"):
         if name in cause:

@@ -1,4 +1,4 @@
-"""A broker of a test's own: with users and rights, and transactions that can be made to hang."""
+"""A broker for single tests: with users and rights, and transactions that can be left hanging."""
 
 import asyncio
 import contextlib
@@ -30,9 +30,9 @@ CLUSTER = "kafka-cluster"
 
 
 class StrictKafka(Kafka):
-    """`bootstrap_servers` is for somebody who may do everything, `restricted` for `USER`, who may
-    do what no ACL forbids; there are none at first. `misleading` answers, and says that the broker
-    is where nobody is."""
+    """A broker with three addresses. `bootstrap_servers`: for a user who may do everything.
+    `restricted`: for `USER`, who may do what no ACL forbids (at first there is none). `misleading`:
+    answers that the broker is at an address where nobody listens."""
 
     def __init__(self, directory: Path, settings: dict[str, str | int] | None = None) -> None:
         self._restricted_port, self._misleading_port = free_port(), free_port()
@@ -40,7 +40,7 @@ class StrictKafka(Kafka):
         super().__init__(
             directory,
             settings={
-                # A transactional record is taken whatever its coordinator says.
+                # Accept a transactional record without asking its coordinator.
                 "transaction.partition.verification.enable": "false",
                 "authorizer.class.name": (
                     "org.apache.kafka.metadata.authorizer.StandardAuthorizer"
@@ -71,16 +71,16 @@ class StrictKafka(Kafka):
 
     @property
     def misleading(self) -> str:
-        """Where a client is told to go elsewhere, where nobody is."""
+        """The address where clients are told of another one, at which nobody listens."""
         return f"{HOST}:{self._misleading_port}"
 
     @property
     def restricted(self) -> str:
-        """Where `USER` connects, with SASL PLAIN."""
+        """The address for `USER`, with SASL PLAIN."""
         return f"{HOST}:{self._restricted_port}"
 
     def variables(self) -> dict[str, str]:
-        """The settings of a worker that is `USER`."""
+        """Return the settings of a worker that connects as `USER`."""
         return {
             "DIALWATCH_KAFKA_BOOTSTRAP_SERVERS": self.restricted,
             "DIALWATCH_KAFKA_SECURITY_PROTOCOL": "SASL_PLAINTEXT",
@@ -90,7 +90,7 @@ class StrictKafka(Kafka):
         }
 
     def options(self) -> dict[str, str]:
-        """The same as aiokafka's options."""
+        """Return aiokafka's options for `USER`."""
         return {
             "bootstrap_servers": self.restricted,
             "security_protocol": "SASL_PLAINTEXT",
@@ -101,7 +101,8 @@ class StrictKafka(Kafka):
 
     @contextlib.asynccontextmanager
     async def denied(self, *operations: str, resource: str, name: str) -> AsyncIterator[None]:
-        """Forbid `USER` something for a while: `Write` on a `topic` of this name, …"""
+        """Forbid `USER` operations while the context is open, such as `Write` on the `topic` of
+        this name."""
         pairs = [("*", "All", _ALLOW), *((USER, operation, _DENY) for operation in operations)]
         acls = [
             (_RESOURCES[resource], name, _LITERAL, f"User:{who}", "*", _OPERATIONS[what], how, {})
@@ -113,7 +114,7 @@ class StrictKafka(Kafka):
             await asyncio.sleep(_ACL_SECONDS)
             yield
         finally:
-            # Of this resource, whoever it is for.
+            # All ACLs of this resource, for any user.
             filter_ = (_RESOURCES[resource], name, _LITERAL, None, None, _ANY, _ANY, {})
             await self._ask(_DeleteAcls([filter_]))
             await asyncio.sleep(_ACL_SECONDS)
@@ -130,7 +131,7 @@ class StrictKafka(Kafka):
 _TAGS = ("tags", TaggedFields)
 _TEXT = CompactString("utf-8")
 _ACL_SECONDS = 0.5
-"""An authorizer knows what was just changed."""
+"""How long until the broker applies a changed ACL."""
 _RESOURCES = {"topic": 2, "group": 3, "cluster": 4, "transactional-id": 5}
 _OPERATIONS = {
     "All": 2, "Read": 3, "Write": 4, "Create": 5, "Delete": 6, "Alter": 7, "Describe": 8,
@@ -234,8 +235,8 @@ async def leave_hanging(
     written: Iterable[Written],
     hanging: Iterable[Written],
 ) -> None:
-    """Run a transaction that ends as it should where it has `written`, and hangs in `hanging`:
-    as if those had been written in time and their markers lost."""
+    """Run a transaction that ends properly in the partitions of `written` and hangs in those of
+    `hanging`, as if its markers there were lost."""
     producer = AIOKafkaProducer(bootstrap_servers=brokers, transactional_id=transactional_id)
     try:
         await producer.start()
@@ -252,7 +253,7 @@ async def leave_hanging(
 
 
 async def write_late(producer: AIOKafkaProducer, record: Written) -> None:
-    """Write one record with a transaction that is over."""
+    """Write one record with a transaction that has ended already."""
     tp, manager = TopicPartition(*record.tp), producer._txn_manager
     batch = producer.create_batch()
     batch.append(key=record.key, value=record.value, timestamp=record.timestamp_ms)

@@ -1,6 +1,6 @@
-"""An event loop whose clock jumps to the next timer: hours pass in no time, in order.
+"""An event loop whose clock jumps to the next timer, so that hours pass in no time and in order.
 
-For code that talks only to fakes: nothing outside the loop is waited for.
+For code that uses fakes only: the loop never waits for anything outside of it.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ _Result = TypeVar("_Result")
 
 
 class _JumpingSelector(selectors.DefaultSelector):
-    """Instead of waiting for a timer, puts the clock forward to it."""
+    """Puts the clock forward to the next timer instead of waiting for it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class _JumpingSelector(selectors.DefaultSelector):
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """See above."""
+    """The event loop with this clock."""
 
     def __init__(self) -> None:
         self._jumping = _JumpingSelector()

@@ -1,4 +1,4 @@
-"""An engine alone: takeovers, reading and commits in memory, and as a test says; no Kafka."""
+"""An engine without Kafka: takeover, reading and commits are fakes that a test controls."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
@@ -29,7 +29,8 @@ class Read(NamedTuple):
 
 
 class Reading:
-    """Every log ends where it was read up to, but those of unread topics."""
+    """A `Reading` for which every log ends where it was read up to, except those of the topics
+    given."""
 
     def __init__(self, *unread: str) -> None:
         self.unread = set(unread)
@@ -51,7 +52,7 @@ class Reading:
 
 
 class Producer:
-    """Commits whatever it is given, after a moment, or fails."""
+    """A producer whose commits succeed after a moment, or fail."""
 
     transactional_id = "group-w1"
 
@@ -81,10 +82,10 @@ class Producer:
 
 
 class ScriptedTakeover(Takeover):
-    """Succeeds at once, unless its script says something else."""
+    """A takeover that succeeds at once, unless `script` raises or waits."""
 
     script: Callable[[int], Awaitable[None]] | None = None
-    """Given the attempt's number, from 1."""
+    """Called with the attempt's number, from 1."""
 
     def __init__(self, config: EngineConfig, crash: Crash) -> None:
         super().__init__(config, crash)
@@ -119,7 +120,7 @@ class ScriptedTakeover(Takeover):
 
 
 class Outbox:
-    """Takes a moment to let go."""
+    """An outbox that takes a moment to give its partitions up."""
 
     topic = "outbox"
     max_pending = 10
@@ -145,7 +146,7 @@ class Outbox:
 
 
 class Alone:
-    """One that folds calls, remembers each key, and raises at the key `raise`."""
+    """An engine that folds calls: it stores each key, and raises at the key `raise`."""
 
     def __init__(
         self,
@@ -194,13 +195,13 @@ class Alone:
         await self.engine.on_assigned(set(tps), Membership("group", 1, "member"))
 
     async def run(self) -> None:
-        """Have it take its share over and run."""
+        """Assign its share, and wait until it runs."""
         await self.assign(ACCOUNTS, CALLS, OUTBOX)
         await self.until(Phase.RUNNING)
 
     def feed(self, *keys: bytes, first: int = 0, reader: object | None = None) -> None:
-        """Give it calls from offset `first` on, as read for `reader`, who is who reads now where
-        nobody is named."""
+        """Feed calls with these keys, from offset `first` on. `reader`: the token that they were
+        read with; None: the present one."""
         records: list[Any] = [Read(offset, 1, key) for offset, key in enumerate(keys, first)]
         self.engine.feed(reader or self.engine.reader, CALLS, records)
 

@@ -14,7 +14,7 @@ NOBODY = "127.0.0.1:9"
 
 
 class Declared:
-    """Of the rules given; `others` take the place of the sources of the same topics."""
+    """An engine and app with the given rules. `others` replace the sources of the same topics."""
 
     topics = Topics("p.", "g", 4)
 
@@ -47,6 +47,6 @@ class Declared:
         )
 
     def close(self) -> None:
-        """Close the loop of the consumer's thread, which an agent that is started makes."""
+        """Close the event loop of the consumer's thread, which starting an agent makes."""
         if self.app._consumer is not None:
             self.app._consumer._thread.thread_loop.close()

@@ -83,7 +83,7 @@ async def eventually(
     within_s: float = 30.0,
     every_s: float = 0.05,
 ) -> None:
-    """Return when something is so; fail after a while."""
+    """Wait until `is_so` returns true; fail after `within_s` seconds with `what` in the text."""
     deadline = asyncio.get_running_loop().time() + within_s
     while True:
         answer = is_so()

@@ -1,7 +1,7 @@
-"""The books of an installation beside the oracle's: what went out, and what is remembered.
+"""Compares an installation with the oracle: the commands it sent, and its state.
 
-The state is read from the changelog as a fresh worker would restore it, so that what is wrong in
-it and hasn't fired yet is seen too.
+The state is read from the changelog as a new worker would restore it, so that an error in it is
+found even before it leads to a wrong command.
 """
 
 from collections import Counter
@@ -31,11 +31,11 @@ FINAL = {"sent", "skipped", "failed"}
 _RETENTION = int(RETENTION.total_seconds()) * DAY // 86_400
 _INSTANT_BYTES = 8
 _DAYS_REMEMBERED = 16
-"""On which a low balance was told: the tables forget what was before."""
+"""How many days of told low balances are compared: the tables forget older ones."""
 
 
 async def compare(installation: Installation, history: History, sandbox: Sandbox) -> None:
-    """Raise AssertionError where anything is missing, too much or different."""
+    """Raise AssertionError where anything is missing, too many or different."""
     oracle = history.oracle
     for topic in ("call-records", "recharges", "accounts", "ticks", "announcements"):
         stored = len(await installation.read(topic))
@@ -78,7 +78,7 @@ async def compare(installation: Installation, history: History, sandbox: Sandbox
 
 
 async def difference(installation: Installation, history: History) -> str:
-    """Say which commands are missing and which are too many."""
+    """Return a text that says which commands are missing and which are too many."""
     every = await installation.read_values("notifications")
     found = Counter(
         comparable([normalized(one) for one in every if one["cause"].get("line_id") != SHARED_LINE])
@@ -88,13 +88,13 @@ async def difference(installation: Installation, history: History) -> str:
 
 
 def shared_alerts(history: History) -> int:
-    """How often the shared line's run reaches its length."""
+    """Return how often the shared line's run reaches its length."""
     return sum(calls // RUN_LENGTH for calls in history.shared_calls)
 
 
 def _compare_shared_line(commands: list[dict[str, Any]], history: History) -> None:
-    """Each call is counted once, so there are so many alerts; whose calls were in which, nobody
-    can know."""
+    """Check the number of the shared line's alerts, since each call counts once. Which accounts'
+    calls are in which alert can't be known."""
     reached = {(one["cause"]["first_call_id"], one["cause"]["call_id"]) for one in commands}
     assert len(reached) == shared_alerts(history)
     firsts, lasts = {first for first, _ in reached}, {last for _, last in reached}
@@ -110,7 +110,7 @@ def _compare_shared_line(commands: list[dict[str, Any]], history: History) -> No
 
 
 async def recovered(installation: Installation, partitions: int) -> list[State]:
-    """Return the states as the changelog holds them, read committed."""
+    """Return the states, restored from the changelog's committed records."""
     states = [State(number) for number in range(partitions)]
     for record in await installation.read_named(installation.topics.changelog):
         states[record.partition].restore([(record.key, record.value)])
@@ -122,7 +122,8 @@ def _all_of(state: State, table: Table[Any]) -> dict[bytes, Any]:
 
 
 def _remembered(states: list[State]) -> dict[str, Any]:
-    """The states in the oracle's words. What is over counts as forgotten, swept or not."""
+    """Return the states in the oracle's form. What is over counts as forgotten, even if no tick has
+    removed it yet."""
     found: dict[str, Any] = {name: {} for name in _NAMES}
     retention = max(_RETENTION, int(WINDOW.total_seconds()) * DAY // 86_400)
     for state in states:

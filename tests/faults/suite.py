@@ -1,8 +1,9 @@
-"""One round of trouble: real workers on a real Kafka, one kind of fault, and the books compared.
+"""One round of the fault suite: real workers, a real Kafka, one kind of fault; compared with the
+oracle at the end.
 
-A fault that didn't strike proves nothing, so each one makes sure of it: the process did die or
-freeze where it should, and what should have been fenced was. A worker that ends by itself where
-no fault ends it fails the round.
+A fault that didn't happen proves nothing. So each one checks that the process did die or freeze
+where it should, and that what should have been fenced was. A round fails if a worker ends by itself
+although no fault ends it.
 """
 
 import asyncio
@@ -39,20 +40,20 @@ CALLS = 3_000
 CHUNK = 10
 PAUSE_SECONDS = 0.03
 WAITING_PAUSE_SECONDS = 0.15
-"""Between chunks when there are calls enough and the fault isn't over."""
+"""The pause between portions of calls when there are enough, but the fault isn't over."""
 SETTLE_SECONDS = 360.0
-"""The longest outage, a slow start and 90 s."""
+"""The time for the longest outage, a slow start, and 90 s."""
 STRIKE_SECONDS = 60.0
 PUBLISH_MS = 600_000
 START_SECONDS = 300.0
-"""Of a broker after an outage, which may be slow."""
+"""The limit for a broker's start after an outage, which may be slow."""
 PAUSE_LIMIT_SECONDS = SESSION_SECONDS + 5.0
 """A dead worker's partitions are worked on again in this time: 2 s beyond the session in quiet,
 a little more on a machine that does other things."""
 
 
 class Servers(Protocol):
-    """What a round runs on: a `Stack`, or the cluster of `cluster.py`."""
+    """The servers of a round: a `Stack`, or the cluster of `cluster.py`."""
 
     kafka: Kafka
     valkey: Valkey
@@ -65,7 +66,7 @@ class Servers(Protocol):
 
 
 class Round:
-    """One seed, one fault."""
+    """One round, with one seed and one fault."""
 
     def __init__(
         self,
@@ -87,7 +88,7 @@ class Round:
         self.rng = random.Random(seed)
         self.calls = calls
         self.turns = turns
-        """How often a fault strikes that strikes more than once."""
+        """How often a fault happens that happens more than once."""
         self.history = History(random.Random(seed), partitions)
         self.installation = Installation(servers.bootstrap_servers, servers.redis_url, directory)
         self.installation.variables |= {
@@ -99,16 +100,16 @@ class Round:
         }
         self.workers: list[WorkerProcess] = []
         self.streaming = asyncio.Event()
-        """Set in the last leg, in which calls come until the fault is over."""
+        """Set in the last leg, in which calls are published until the fault is over."""
         self.notes: list[str] = []
-        """What is worth telling beside the verdict."""
+        """Remarks for the round's line."""
         self.is_watched = True
         """Does a worker that ends fail the round?"""
         self.down: set[Path] = set()
         """Directories of workers that a fault has ended and not started again."""
 
     async def run(self, fault: "Fault") -> None:
-        """Publish while the fault strikes; then wait for the end and compare."""
+        """Publish while the fault happens; then wait until all is folded and compare."""
         with running_sandbox() as (sandbox, environment):
             self.installation.variables |= environment
             await self.installation.create_topics()
@@ -192,7 +193,7 @@ class Round:
         await asyncio.gather(*sent)
 
     async def stand_still(self) -> None:
-        """Wait until all that was published is folded and all that is noticed has ended."""
+        """Wait until all records are folded and all commands have ended."""
         deadline = time.monotonic() + self.settle_s
         state = "Kafka didn't answer"
         while time.monotonic() < deadline:
@@ -208,7 +209,7 @@ class Round:
         raise AssertionError(f"after {self.settle_s:.0f} s: {state}; {told}")
 
     async def what_is_left(self) -> str:
-        """Say what there still is to wait for; nothing: an empty string."""
+        """Return what is still to be waited for; empty: nothing."""
         topics = self.installation.topics
         left = await self.installation.unfolded(
             [topics.accounts, topics.calls, topics.recharges, topics.ticks, topics.announcements,
@@ -229,7 +230,7 @@ class Round:
         return f"{len(unsent)} notifications have not ended" if unsent else ""
 
     def check_workers(self) -> None:
-        """Raise AssertionError when a worker ended that no fault ended."""
+        """Raise AssertionError where a worker has ended that no fault has ended."""
         for worker in self.workers if self.is_watched else ():
             if worker.directory in self.down:
                 continue
@@ -248,13 +249,13 @@ class Round:
         self.down.discard(worker.directory)
 
     def kill(self, worker: WorkerProcess) -> None:
-        """SIGKILL. It must have been alive."""
+        """Kill a worker with SIGKILL. It must have been alive."""
         assert worker.pid is not None, worker.last_words()
         self.down.add(worker.directory)
         worker.kill()
 
     async def end(self, worker: WorkerProcess) -> None:
-        """SIGTERM: it must finish and exit with 0."""
+        """End a worker with SIGTERM: it must finish and exit with 0."""
         self.down.add(worker.directory)
         worker.terminate()
         code = await self.gone(worker, 30.0)
@@ -277,7 +278,7 @@ class Round:
             await asyncio.sleep(0.02)
 
     async def alone(self, worker: WorkerProcess, within_s: float = PAUSE_LIMIT_SECONDS) -> float:
-        """Wait until a worker has everything restored; return how long that took."""
+        """Wait until a worker alone has restored all partitions; return the seconds it took."""
         began = time.monotonic()
         while True:
             taken = time.monotonic() - began
@@ -340,7 +341,7 @@ async def _all_ready(round_: Round) -> None:
 
 
 async def kill_at_random(round_: Round) -> None:
-    """SIGKILL at any instant, and start again at once or later."""
+    """Kill a worker at a random moment, and start it again at once or later."""
     for _ in range(5):
         await _some_time(round_)
         worker, _ = round_.pick()
@@ -351,8 +352,8 @@ async def kill_at_random(round_: Round) -> None:
 
 
 def crash_at(point: str) -> Fault:
-    """Die at exactly the n-th passing of a point, a few times over; the last time the other worker
-    must have everything soon."""
+    """Kill a worker at exactly the n-th passing of a point, several times. The last time the other
+    worker must soon have taken everything over."""
 
     async def strike(round_: Round) -> None:
         for turn in range(round_.turns):
@@ -376,11 +377,11 @@ _FENCED_AT = {
     fault_points.BEFORE_OFFSETS,
     fault_points.BEFORE_COMMIT,
 }
-"""Who freezes here wakes up in the middle of a commit that must not go on."""
+"""A worker that freezes here wakes up in the middle of a commit, which must fail."""
 
 
 def freeze_at(point: str) -> Fault:
-    """Freeze at a point for longer than the session lasts; then the zombie wakes up."""
+    """Freeze a worker at a point for longer than its session lasts; then let it go on."""
 
     async def strike(round_: Round) -> None:
         await _all_ready(round_)
@@ -405,8 +406,8 @@ def freeze_at(point: str) -> Fault:
 
 
 async def wake_in_takeover(round_: Round) -> None:
-    """Freeze between offsets and commit, and wake up while the other one takes over: the commit may
-    still succeed, after the other one has asked what was committed."""
+    """Freeze a worker between offsets and commit, and let it go on during the other's takeover: the
+    commit may still succeed after the other one has asked for the committed offsets."""
     for _ in range(round_.turns):
         await _all_ready(round_)
         worker, other = round_.pick()
@@ -438,7 +439,7 @@ async def freeze_at_random(round_: Round) -> None:
 
 
 async def come_and_go(round_: Round) -> None:
-    """A third worker joins and leaves every few seconds, now and then by being killed."""
+    """Let a third worker join and leave every few seconds; sometimes kill it."""
     guest = round_.installation.worker(is_started=False)
     for turn in range(4):
         guest.launch()
@@ -475,7 +476,7 @@ async def kill_broker(round_: Round) -> None:
 
 
 def outage(length_s: float, *, is_slow: bool = False) -> Fault:
-    """The broker is away for a while, with transactions open, and comes back with the same data."""
+    """Kill the broker for a while, with open transactions; it starts again on the same data."""
 
     async def strike(round_: Round) -> None:
         await round_.streaming.wait()
@@ -487,8 +488,8 @@ def outage(length_s: float, *, is_slow: bool = False) -> Fault:
 
 
 def outage_of(count: int, length_s: float) -> Fault:
-    """The same of some of a cluster's brokers at once: two of three are too few for
-    min.insync.replicas."""
+    """Do the same to several brokers of a cluster at once: without two of three there are too few
+    for min.insync.replicas."""
 
     async def strike(round_: Round) -> None:
         await round_.streaming.wait()
@@ -514,7 +515,7 @@ async def _start(broker: Kafka) -> None:
 
 
 async def _start_slowly(broker: Kafka) -> None:
-    """With a quarter of the time it would need: what happens before it serves takes long."""
+    """Start a broker with a quarter of the CPU time it needs, so that its start takes long."""
     starting = asyncio.create_task(_start(broker))
     while not starting.done():
         broker.pause()
@@ -525,7 +526,7 @@ async def _start_slowly(broker: Kafka) -> None:
 
 
 async def full_disk(round_: Round) -> None:
-    """No file of the broker can grow any more: it gives up, and comes back when there is room."""
+    """Let the broker's files not grow any more: it ends, and starts again when there is room."""
     await _all_ready(round_)
     await _some_time(round_, 0.5, 3.0)
     kafka = round_.servers.kafka
@@ -540,8 +541,8 @@ async def full_disk(round_: Round) -> None:
 
 
 async def unknown_outcome(round_: Round) -> None:
-    """The broker goes silent between a worker's offsets and its commit, for longer than requests
-    are waited for: nobody tells the worker whether it has committed."""
+    """Freeze the broker between a worker's offsets and its commit for longer than requests wait, so
+    that the worker doesn't learn whether it has committed."""
     await _all_ready(round_)
     worker, _ = round_.pick()
     await round_.end(worker)
@@ -555,8 +556,8 @@ async def unknown_outcome(round_: Round) -> None:
 
 
 async def refused_produce(round_: Round) -> None:
-    """Kafka refuses the state, of which no record can be done without: workers stop before their
-    offsets pass it, and say so."""
+    """Let Kafka refuse records of the state, which can't be replaced: workers must stop before
+    their offsets pass them, and log why."""
     await _all_ready(round_)
     await _some_time(round_, 0.5, 2.0)
     topic = round_.installation.topics.changelog
@@ -584,8 +585,8 @@ async def redis_away(round_: Round) -> None:
 
 
 async def redis_flushed(round_: Round) -> None:
-    """The ledger is gone, in the middle of sends and together with a worker: for ten minutes the
-    providers themselves drop what comes again."""
+    """Empty Redis in the middle of sends, and kill a worker: for ten minutes the providers
+    themselves drop repeats."""
     await _all_ready(round_)
     redis = Redis.from_url(round_.servers.redis_url)
     try:
@@ -604,7 +605,7 @@ async def redis_flushed(round_: Round) -> None:
 
 
 async def lose_directory(round_: Round) -> None:
-    """A machine is lost with all that was on its disk."""
+    """Kill a worker and delete its directory, as when a machine is lost."""
     await _all_ready(round_)
     await _some_time(round_, 0.5, 3.0)
     worker, _ = round_.pick()
@@ -615,7 +616,7 @@ async def lose_directory(round_: Round) -> None:
 
 
 async def roll_brokers(round_: Round) -> None:
-    """Each broker of a cluster is restarted: leaders and coordinators move, and move back."""
+    """Restart each broker of a cluster, so that leaders and coordinators move, and move back."""
     await _all_ready(round_)
     for broker in round_.servers.brokers:  # type: ignore[attr-defined]
         await _some_time(round_, 0.5, 2.0)
@@ -625,7 +626,7 @@ async def roll_brokers(round_: Round) -> None:
 
 
 async def kill_brokers(round_: Round) -> None:
-    """Brokers of a cluster are killed one after the other."""
+    """Kill brokers of a cluster one after the other."""
     await _all_ready(round_)
     for broker in round_.rng.sample(round_.servers.brokers, 2):  # type: ignore[attr-defined]
         await _some_time(round_, 0.5, 2.0)
@@ -635,8 +636,8 @@ async def kill_brokers(round_: Round) -> None:
 
 
 async def upgrade(round_: Round) -> None:
-    """From 0.1.0 to this version, worker by worker: for a while both are in one group, and either
-    may die and leave the other what it wrote."""
+    """Go from 0.1.0 to this version, worker by worker. For a while both versions are in one group,
+    and each may die and leave its records to the other."""
     directory = round_.installation.directory / "0.1.0"
     release = await asyncio.to_thread(release_0_1_0, directory)
     await _all_ready(round_)

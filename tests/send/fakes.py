@@ -1,4 +1,4 @@
-"""The world of the send agent, in memory and in virtual time."""
+"""Fakes of everything around the sender, in memory and in virtual time."""
 
 import asyncio
 from collections import defaultdict
@@ -44,14 +44,14 @@ def notification(notification_id: str, account_id: str, **fields: object) -> Not
 
 
 class MemoryLedger:
-    """The ledger's rules on a dict of bytes, and the store away when a test says so."""
+    """The ledger's rules on a dict of bytes; a test may let the store be away."""
 
     def __init__(self) -> None:
         self.entries: dict[str, bytes] = {}
         self.bars: set[str] = set()
         self.claims: dict[str, bytes] = {}
         self.words: dict[str, LaterWord] = {}
-        """What providers said of messages before they were claimed."""
+        """Providers' later words about messages that were not claimed yet."""
         self.is_away = False
         self.questions = 0
 
@@ -98,7 +98,7 @@ Answering = Callable[[Message, bool], Awaitable[Outcome]]
 
 @dataclass
 class FakeChannel:
-    """Answers as the test says; by default everything is sent after 50 ms."""
+    """A channel whose answers a test chooses; by default each message is sent after 50 ms."""
 
     answer: Answering | None = None
     name: Channel = "wechat"
@@ -143,12 +143,12 @@ class FakeChannel:
         return Claim(f"claim-{command.notification_id}", b"", 60, f"word-{command.notification_id}")
 
     def moments(self, message_id: str) -> list[float]:
-        """Return when a message was tried."""
+        """Return the times at which a message was tried."""
         return [moment for moment, tried, _ in self.attempts if tried == message_id]
 
 
 class World:
-    """One worker's sender with its engine: what came in, what came out."""
+    """One worker's sender, with a fake of its engine."""
 
     def __init__(
         self,

@@ -1,8 +1,8 @@
-"""Bodies that nobody at WeChat wrote, as many as wanted: the callback hears or refuses, no more.
+"""Fuzzing the callback: for any body it must return an event or refuse, and never fail otherwise.
 
-Mutations of real bodies from one seed, in every mode, mostly under a good signature: what a
-wrong one opens is nothing, so that little would be learnt from it. What is heard goes on to the
-record and its bytes, as it does in the web server.
+Mutates real bodies from one seed, in every mode. Most have a valid signature, because a wrong one
+is refused before the body matters. What is accepted goes on to the record and its bytes, as in the
+web server.
 
     python -m tests.wechat.fuzz --bodies 1000000
 """
