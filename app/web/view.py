@@ -178,7 +178,7 @@ class WorkerView:
         return counted(TOKEN_SECONDS)[0][1] or None
 
     def settings_shown(self) -> list[tuple[str, str, bool]]:
-        """Return (variable, value, is it set?) of every setting, with masked secrets."""
+        """Return (variable, value, is it not the default?) of every setting; secrets masked."""
         fields = type(self.settings).model_fields
         chosen = {
             variable(name): str(getattr(self.settings, name)) != str(field.default)
