@@ -120,7 +120,7 @@ def console() -> int:
 @topics.command("create")
 def create() -> None:
     """Create the topics that are missing. Never changes one that stands."""
-    from app.kafka.topics import create_topics  # noqa: PLC0415
+    from app.kafka.topic_setup import create_topics  # noqa: PLC0415
 
     made = asyncio.run(create_topics(load_settings()))
     for topic in made:
@@ -311,14 +311,13 @@ def check(
     A line is a record's value, `key<TAB>value`, `topic<TAB>key<TAB>value`, or a line of an export.
     """
     from app.commands.check import run_check  # noqa: PLC0415
-    from app.rules import rules_of  # noqa: PLC0415
 
     settings = load_settings()
     return run_check(
         cast(BinaryIO, file),
         file.name,
         topic=topic,
-        rules=rules_of(settings),
+        rules=settings.rules,
         as_json=output == "jsonl",
     )
 

@@ -14,7 +14,7 @@ from agents.faust_agents import declare_agents
 from agents.rules import Rules
 from streams.engine.consumer import attach
 from streams.engine.engine import Engine
-from streams.engine.views import StateTable, Views
+from streams.engine.table_views import StateTable, TableViews
 from streams.topics import Topics
 from tables.faust_tables import declare_tables
 
@@ -74,7 +74,7 @@ def create_app(
         stream_processing_timeout=300.0,
         table_standby_replicas=0,
         Table=StateTable,
-        TableManager=Views,
+        TableManager=TableViews,
     )
     app.engine = engine
     app.finalize()

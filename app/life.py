@@ -19,7 +19,7 @@ from app.data_directory import DataDirectory
 from app.errors import CommandError
 from app.http import open_http
 from app.kafka.publisher import Publisher
-from app.kafka.topics import ensure_topics
+from app.kafka.topic_setup import ensure_topics
 from app.main import Worker, create_worker
 from app.redis_check import refuse_cluster, refuse_cluster_when_it_answers
 from app.redis_store import open_redis
@@ -51,7 +51,7 @@ _GC_THRESHOLD = 200_000
 
 def run_worker(settings: Settings, *, has_traces: bool = False) -> int:
     """Run one worker until SIGTERM or SIGINT; return the exit code. `has_traces`: see
-    `app/tracing.py`.
+    `app/trace_export.py`.
 
     Raises CommandError where it can't start, or had to stop.
     """
@@ -69,7 +69,7 @@ def run_worker(settings: Settings, *, has_traces: bool = False) -> int:
 @contextmanager
 def _traces() -> Iterator[None]:
     try:
-        from app.tracing import OpenTelemetryTraces  # noqa: PLC0415 (no cost where it is off)
+        from app.trace_export import OpenTelemetryTraces  # noqa: PLC0415 (no cost where it is off)
     except ModuleNotFoundError:
         raise CommandError(
             "--traces needs OpenTelemetry: pip install 'dialwatch[tracing]'"

@@ -23,7 +23,6 @@ from app.faust_app import create_app, credentials_for, never_start
 from app.kafka.publisher import Publisher
 from app.ledger import RedisLedger
 from app.operations.lag import WORKER_CLIENT
-from app.rules import rules_of
 from app.settings import Settings, load_settings
 from app.shared_holds import share_holds
 from streams.engine.config import EngineConfig
@@ -120,7 +119,7 @@ def _folding_engine(
         ),
         crash,
     )
-    rules = rules_of(settings)
+    rules = settings.rules
     for source in (*watching(rules, topics), dispatching(rules, topics)):
         engine.add_source(source)
     return engine
@@ -131,7 +130,7 @@ def _app_of(settings: Settings, topics: Topics, engine: Engine) -> faust.App:
     return create_app(
         engine,
         topics,
-        rules_of(settings),
+        settings.rules,
         client_id=f"{WORKER_CLIENT}{engine.config.worker_id}",
         brokers=options["bootstrap_servers"],
         credentials=credentials_for(options),

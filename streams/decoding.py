@@ -1,7 +1,7 @@
-"""From bytes to records: all that one record can show by itself, or what makes it invalid.
+"""From bytes to records: every check that needs one record only, and the reason if one fails.
 
-What needs memory (a batch whose size changed) is the rules' to say. Longer than most modules: the
-checks of all records stand together, so that they are seen to be alike. No state, no clients.
+A check that needs memory (a batch whose size changed) is in the rules. Longer than most modules:
+the checks of all records stand together, so that one sees they are alike. No state, no clients.
 """
 
 import json
@@ -17,7 +17,7 @@ from streams.times import HOUR, SECOND, parse_instant, parse_money
 
 _MAX_MEMO = 50_000
 
-# The longest texts, in bytes of UTF-8: so every valid record has its place in what comes of it.
+# The longest texts, in bytes of UTF-8: so that whatever is made of a valid record has room for it.
 _ID, _PERSON, _LINE_OF_TEXT, _TEXT, _LONG_TEXT = 512, 128, 2_048, 65_536, 524_288
 _Limits = tuple[tuple[str, int], ...]
 _OF_CALL: _Limits = (
@@ -55,11 +55,11 @@ _OF_COMMAND: _Limits = (
 
 
 class InvalidRecordError(ValueError):
-    """A record the contract calls invalid. Its text names the field and what is wrong with it."""
+    """A record that the contract calls invalid. The text names the field and what is wrong."""
 
 
 class _ForeignNotification(Notification, omit_defaults=True, gc=False):
-    """A command as other systems may spell it: what its channel doesn't use, they may leave out."""
+    """A command as other systems may write it: without the fields that its channel doesn't use."""
 
     # Unset until `decode_notification` has looked at the channel.
     title: str | UnsetType = UNSET  # type: ignore[assignment]
@@ -69,9 +69,9 @@ class _ForeignNotification(Notification, omit_defaults=True, gc=False):
 
 
 class Parsed(dict[str, int]):
-    """Spelled value → number, remembered: calls share their batch's time, and seconds repeat.
+    """A bounded cache, text → number: the calls of a batch share a time, and seconds repeat.
 
-    A lookup of a text that can't be parsed raises ValueError. Bounded.
+    Looking up a text that can't be parsed raises ValueError.
     """
 
     def __init__(self, parse: Callable[[str], int]) -> None:
@@ -87,7 +87,7 @@ class Parsed(dict[str, int]):
 
 
 class KeyAndValue(Protocol):
-    """A Kafka record, as far as decoding looks at it."""
+    """The fields of a Kafka record that decoding reads."""
 
     key: bytes | None
     value: bytes | None
@@ -96,24 +96,24 @@ class KeyAndValue(Protocol):
 R = TypeVar("R", bound=KeyAndValue)
 
 
-# The rest of an hour, as it is spelled: with a leap second it is left to `parse_instant`.
+# Minutes and seconds as they are written; a leap second is left to `parse_instant`.
 _IN_HOUR = {
     f":{second // 60:02d}:{second % 60:02d}": second * SECOND for second in range(HOUR // SECOND)
 }
-# Where the calendar begins and ends an hour may be out of range, and a part of it not.
+# In these years a whole hour may be out of range although a part of it is not.
 _ENDS_OF_TIME = {"0001", "9999"}
 
 
 class CallsParsed:
-    """What is remembered from call to call of spelled times. (Balances hardly repeat.)"""
+    """The cache of parsed times, kept from call to call. (Balances hardly repeat.)"""
 
     def __init__(self) -> None:
         self.instants = Parsed(self._parse_instant)
         self._hours = Parsed(lambda hour: parse_instant(f"{hour[:13]}:00:00{hour[13:]}"))
 
     def _parse_instant(self, text: str) -> int:
-        """Fractions of a second hardly repeat, and where each call has a batch of its own seconds
-        don't either: they are put aside, and the hour is looked up."""
+        """Parse a time by looking up its hour alone: fractions of a second hardly repeat, nor do
+        seconds where each call has a batch of its own."""
         zone = -1 if text[-1:] in {"Z", "z"} else -6
         fraction = text[20:zone]
         if text[19:20] == "." and fraction.isdecimal() and len(fraction) <= 6 and text.isascii():
@@ -132,7 +132,7 @@ _tick_decoder = msgspec.json.Decoder(Tick)
 _notification_decoder = msgspec.json.Decoder(_ForeignNotification)
 
 _occurred = Parsed(parse_instant)
-"""An alert's commands share their moment, and so do all of an announcement."""
+"""All commands of one alert, or of one announcement, have the same time."""
 
 _AT_PATH = re.compile(r"(.*?)(?: - at `(?:key in )?\$(?:\.(.*))?`)?", re.DOTALL)
 _MISSING = re.compile(r"Object missing required field `([^`]*)`")
@@ -143,7 +143,7 @@ def _decode(decoder: "msgspec.json.Decoder[Any]", value: bytes | None) -> Any:
         raise InvalidRecordError("value: is missing")
     try:
         record = decoder.decode(value)
-        # msgspec doesn't look into the strings of fields it skips.
+        # msgspec doesn't check the strings of fields that it skips.
         if not value.isascii():
             value.decode()
     except msgspec.ValidationError as error:
@@ -160,14 +160,14 @@ def _decode(decoder: "msgspec.json.Decoder[Any]", value: bytes | None) -> Any:
 
 
 def _decode_slowly(decoder: "msgspec.json.Decoder[Any]", value: bytes) -> Any | None:
-    """Return a record that msgspec refuses although its JSON is right; None: it isn't.
+    """Return a record whose JSON is valid although msgspec refuses it; None: it is invalid.
 
-    That is half a surrogate pair, escaped: a text that was cut in the middle of an emoji. In a
-    field that we ignore it must not cost the record; UTF-8 can't carry it, so one of ours can't
-    be so.
+    The case is an escaped half of a surrogate pair: a text that was cut in the middle of an emoji.
+    In a field that we ignore it doesn't make the record invalid. In one of our fields it does,
+    because UTF-8 can't carry it.
     """
     try:
-        # Which numbers an unknown field holds, and how long they are, is nobody's business.
+        # The numbers of unknown fields don't matter, nor how long they are.
         plain = json.loads(value.decode(), parse_constant=_refuse_constant, parse_int=_int_or_float)
     except (ValueError, RecursionError):
         return None
@@ -196,7 +196,7 @@ def _int_or_float(digits: str) -> int | float:
 
 
 def _field_reason(message: str) -> str:
-    """Put msgspec's message the contract's way round: the field, then what is wrong with it."""
+    """Return msgspec's message in the contract's order: first the field, then what is wrong."""
     shape = _AT_PATH.fullmatch(message)
     text, path = (shape[1], shape[2]) if shape else (message, None)
     missing = _MISSING.match(text)
@@ -227,7 +227,7 @@ def _check(field: str, parse: Any, text: str) -> int:
 
 
 def decode_call(key: bytes | None, value: bytes | None) -> Call:
-    """Return a call that is valid by itself. Raises InvalidRecordError."""
+    """Return a call that passes all checks that need no memory. Raises InvalidRecordError."""
     call: Call = _decode(_call_decoder, value)
     _check_lengths(call, _OF_CALL)
     _check_key(key, "account_id", call.account_id)
@@ -250,8 +250,8 @@ def valid_calls(
     """Yield each valid call with its record, its key, the instants of `submitted_at` and
     `ended_at`, and `balance` in fen; the others go to `on_invalid` with the reason.
 
-    A million calls go through here: the checks that nearly all pass come inline, and what fails
-    one of them is left to `decode_call`.
+    Millions of calls go through here. So the checks are inline, and `decode_call` is called only
+    for a record that fails one of them.
     """
     decode, instants = _call_decoder.decode, parsed.instants
     for record in records:
@@ -263,8 +263,8 @@ def valid_calls(
             if (
                 key == call.account_id.encode()
                 and call.batch_index < call.batch_size
-                # msgspec doesn't look at the bytes of what it skips.
-                # No text is longer than its record: most records are shorter than an id may be.
+                # msgspec doesn't check the bytes that it skips.
+                # No text is longer than its record; most records are shorter than an id may be.
                 and (
                     (len(value) <= _ID and len(call.phone) <= _PERSON // 4)  # type: ignore[arg-type]
                     or _is_short(call)
@@ -286,7 +286,8 @@ def valid_calls(
 
 
 def _is_short(call: Call) -> bool:
-    """Is no text of a call too long? In letters: what is long and not ASCII is looked at again."""
+    """Is every text of a call short enough for sure? Counts characters: the caller looks again at
+    what this refuses, in bytes."""
     longest = _ID // 4
     return (
         len(call.call_id) <= longest
@@ -318,7 +319,7 @@ def decode_announcement(key: bytes | None, value: bytes | None) -> Announcement:
 
 
 def decode_account(key: bytes | None, value: bytes | None) -> Account | None:
-    """Return a valid account, None where it is deleted. Raises InvalidRecordError."""
+    """Return a valid account; None: it was deleted. Raises InvalidRecordError."""
     if value is None:
         if key is None:
             raise InvalidRecordError("key: is missing")
@@ -366,7 +367,7 @@ def decode_notification(key: bytes | None, value: bytes | None) -> Notification:
 
 
 def _fill_what_is_left_out(command: _ForeignNotification) -> None:
-    """Check that a command says what its channel tells; fill in what it doesn't."""
+    """Check that a command has the texts that its channel needs; give the others a default."""
     has_data = command.channel == "wechat" and command.data is not None
     if command.title is UNSET:
         if command.channel != "sms" and not has_data:

@@ -1,11 +1,11 @@
-"""What is counted of the engine, for Prometheus: one prefix, base units, labels from closed sets.
+"""The engine's Prometheus metrics: one prefix, base units, labels from closed sets.
 
-What rules and the sender count is in `agents/metrics.py`, the token's beside the token.
+The metrics of rules and senders are in `agents/metrics.py`, those of the WeChat token beside it.
 """
 
 from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics
 
-# A second series for each counter and histogram, that nobody looks at.
+# These would be a second series for each counter and histogram, which nobody uses.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -47,5 +47,5 @@ BUILD = Gauge("dialwatch_build_info", "The version that runs", ["version"])
 
 
 def expect(topic: str) -> None:
-    """Show a topic that is folded from the beginning, with nothing folded."""
+    """Show a topic's metrics with 0 before any record of it is folded."""
     RECORDS.labels(topic)

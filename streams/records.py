@@ -1,6 +1,6 @@
-"""What travels over Kafka: the records of the contract, field by field. No state, no clients.
+"""The records of the contract, which travel over Kafka, field by field. No state, no clients.
 
-How bytes become records, and what makes one invalid: `streams/decoding.py`.
+How bytes become records, and what makes a record invalid, is in `streams/decoding.py`.
 """
 
 from typing import Annotated, Any, Literal, get_args
@@ -26,12 +26,12 @@ Status = Literal["sent", "delivered", "undelivered", "skipped", "failed"]
 SCENARIOS: tuple[Scenario, ...] = get_args(Scenario)
 CHANNELS: tuple[Channel, ...] = get_args(Channel)
 
-# Far above any real batch, and exact in every JSON reader.
+# Far above any real batch size, and an exact number in every JSON reader.
 _MAX_BATCH_SIZE = 2**53
 
 
 class Call(Struct, gc=False):
-    """One finished call. Times and money as they came: the rules parse what they need."""
+    """One finished call. Times and money are texts as published: the rules parse what they need."""
 
     call_id: str
     account_id: str
@@ -48,7 +48,7 @@ class Call(Struct, gc=False):
 
 
 class Recharge(Struct, gc=False):
-    """Money that arrived."""
+    """A payment that arrived on an account."""
 
     recharge_id: str
     account_id: str
@@ -58,7 +58,7 @@ class Recharge(Struct, gc=False):
 
 
 class Announcement(Struct, gc=False):
-    """Something for everyone, or for no one: see `kind`."""
+    """A message of the platform to all accounts; `kind` says whether they are told."""
 
     announcement_id: str
     kind: str
@@ -72,7 +72,7 @@ class Announcement(Struct, gc=False):
 
 
 class ChannelChoice(Struct, omit_defaults=True, gc=False):
-    """The channels an account chose instead of a scenario's default; None: the default."""
+    """The channels that an account chose for each scenario; None: the scenario's default."""
 
     interested_customer: list[Channel] | None = None
     batch_completed: list[Channel] | None = None
@@ -85,7 +85,7 @@ class ChannelChoice(Struct, omit_defaults=True, gc=False):
 
 
 class Account(Struct, omit_defaults=True, gc=False):
-    """A customer of the platform and what they chose."""
+    """A customer's account on the platform, with the customer's choices."""
 
     account_id: str
     name: str
@@ -98,15 +98,15 @@ class Account(Struct, omit_defaults=True, gc=False):
 
 
 class Tick(Struct, gc=False):
-    """Time, as an event."""
+    """A tick: says what time it is."""
 
     at: str
 
 
 class Notification(Struct, omit_defaults=True, gc=False):
-    """A command to the sender: tell one account one thing on one channel.
+    """A command to the sender: tell one account one thing by one channel.
 
-    The fields from `openid` on are given by other systems; they replace what the sender would
+    The fields from `openid` on are set by other systems only, in place of what the sender would
     look up. `title` and `content` are the texts of the channel.
     """
 
@@ -128,7 +128,7 @@ class Notification(Struct, omit_defaults=True, gc=False):
 
 
 class InboxMessage(Struct, gc=False):
-    """What the website's inbox shows."""
+    """A message in the website's inbox."""
 
     message_id: str
     account_id: str
@@ -141,7 +141,7 @@ class InboxMessage(Struct, gc=False):
 
 
 class Delivery(Struct, omit_defaults=True, gc=False):
-    """What became of a notification."""
+    """What became of a command: for instance sent, skipped or failed."""
 
     notification_id: str
     channel: Channel
@@ -156,7 +156,7 @@ class Delivery(Struct, omit_defaults=True, gc=False):
 
 
 class WechatEvent(Struct, gc=False):
-    """An event of the WeChat callback, for the platform's other services."""
+    """An event that WeChat sent to the callback, for the platform's other services."""
 
     event_id: str
     event: str

@@ -1,7 +1,7 @@
-"""Instants and money as they stand in records, and as integers.
+"""Instants and money: as texts in records, and as integers.
 
 An instant is an int: microseconds since 1970-01-01 UTC. Money is an int: fen (1/100 yuan). Both
-compare and encode cheaply, and two spellings of one instant are one value.
+are cheap to compare and encode, and two texts of the same instant give the same int.
 """
 
 import re
@@ -30,9 +30,8 @@ def to_instant(moment: datetime) -> int:
 def parse_instant(text: str) -> int:
     """Return the instant of an RFC 3339 time with an offset.
 
-    Raises ValueError with what is wrong. A leap second counts as the second after :59. What is
-    finer than a microsecond is cut off, as everyone does who prints such times: rounded up it
-    could be another day.
+    Raises ValueError with what is wrong. A leap second counts as the second after :59. Digits
+    beyond microseconds are cut off, as is usual: rounding up could lead to the next day.
     """
     shape = _SHAPE.fullmatch(text)
     if shape is None:
@@ -57,7 +56,7 @@ def from_instant(instant: int) -> datetime:
 
 
 def local_datetime(instant: int, zone: tzinfo) -> datetime:
-    """Return an instant in a zone; in UTC where the calendar ends (31 December 9999)."""
+    """Return an instant as a datetime in a zone; in UTC on the calendar's last day (9999-12-31)."""
     moment = from_instant(instant)
     try:
         return moment.astimezone(zone)
@@ -66,8 +65,8 @@ def local_datetime(instant: int, zone: tzinfo) -> datetime:
 
 
 def format_instant(instant: int, zone: tzinfo) -> str:
-    """Return an instant as RFC 3339 with the zone's offset; in UTC where that has seconds, which
-    RFC 3339 has no place for (the sun's own time, in Shanghai until 1901)."""
+    """Return an instant as RFC 3339 with the zone's offset. Where the offset has seconds (local
+    solar time, in Shanghai until 1901), which RFC 3339 can't express, return it in UTC."""
     local = local_datetime(instant, zone)
     offset = local.utcoffset()
     if offset is not None and offset.seconds % 60:
@@ -76,14 +75,14 @@ def format_instant(instant: int, zone: tzinfo) -> str:
 
 
 def format_moment(instant: int, zone: tzinfo) -> str:
-    """Return when something was done, as deliveries and dead letters say it: with milliseconds."""
+    """Return an instant as deliveries and dead letters carry it: RFC 3339 with milliseconds."""
     return local_datetime(instant, zone).isoformat(timespec="milliseconds")
 
 
 def parse_money(text: str) -> int:
     """Return a decimal string in yuan (at most two decimals) as fen. Raises ValueError."""
     if 3 < len(text) < 19 and text[-3] == ".":
-        # Nearly all money looks so, and hardly any repeats: a memo costs three times as much.
+        # Nearly all amounts look like this, and few repeat: a cache costs three times as much.
         digits = text.replace(".", "", 1)
         if digits.isdecimal() and digits.isascii():
             return int(digits)

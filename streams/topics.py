@@ -1,4 +1,4 @@
-"""The topics: names, partitions, clean-up, and where a key lies. No records, no clients."""
+"""The topics: names, partitions, settings, and the partition of a key. No records, no clients."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -7,7 +7,7 @@ from aiokafka.partitioner import murmur2
 
 
 class ContractTopic(StrEnum):
-    """What dialwatch reads from others, and what others read from it, by contract name."""
+    """The topics of the contract, by contract name: others write some and read the rest."""
 
     CALL_RECORDS = "call-records"
     RECHARGES = "recharges"
@@ -21,7 +21,7 @@ class ContractTopic(StrEnum):
     WECHAT_EVENTS = "wechat-events"
 
 
-# A worker holds the same partition number of each: all of an account's state is in one place.
+# A worker has the same partition numbers of all these: so all of an account's state is together.
 CO_PARTITIONED = (
     ContractTopic.CALL_RECORDS,
     ContractTopic.RECHARGES,
@@ -31,7 +31,7 @@ CO_PARTITIONED = (
 )
 
 
-# What a worker's transactions write.
+# The topics that a worker's transactions write to.
 _WRITTEN = (
     ContractTopic.NOTIFICATIONS,
     ContractTopic.INBOX_MESSAGES,
@@ -39,16 +39,17 @@ _WRITTEN = (
     ContractTopic.DEAD_LETTERS,
 )
 
-# A dead letter is the record and where it came from, a line segment what one poll says of a line:
-# both may be longer than anything that others could publish (1 MiB, the broker's default).
+# A dead letter holds a whole record and where it came from; a line segment holds all calls of one
+# chunk on a line. Both may be longer than what others can publish (1 MiB, the broker's default).
 _LONGEST_OF_OURS = 4 << 20
 
-# What is deleted goes in whole segments, and the one that is written stays: with Kafka's 1 GiB
-# each partition of each of our topics would keep so much.
+# Kafka deletes whole segments, but never the one being written: with its default of 1 GiB each
+# partition of each internal topic would keep that much.
 _QUEUE_SEGMENT_BYTES = 64 << 20
-# The segment that is written is never compacted, so it is as small as the longest record allows.
+# The segment being written is never compacted, so it is as small as the longest record allows.
 _CHANGELOG_SEGMENT_BYTES = _LONGEST_OF_OURS
-# Compacted once this share is new: a restore reads 1 / (1 - 0.3) of what lives, and a segment.
+# Compaction starts when this part of the log is new. So a restore reads at most 1 / (1 - 0.3) of
+# the live records, plus one segment.
 _CHANGELOG_DIRTY_RATIO = 0.3
 # Each transaction's marker is kept as long as deletions are. At 20 a second the 24 hours that are
 # usual are 140 MB a partition, many times what lives. Who reads a changelog from its beginning, or
@@ -58,7 +59,7 @@ CHANGELOG_DELETIONS_KEPT_SECONDS = 3600
 
 @dataclass(frozen=True)
 class Topic:
-    """One topic as `dialwatch topics create` makes it."""
+    """A topic as `dialwatch topics create` creates it."""
 
     name: str
     partitions: int
@@ -66,10 +67,10 @@ class Topic:
     max_message_bytes: int | None = None
     """None: the broker's default."""
     is_internal: bool = False
-    """Only this group's workers read it: it loses nothing by time."""
+    """Only this group's workers read it, so Kafka must never delete its records by age."""
 
     def configs(self) -> dict[str, str]:
-        """Return the settings it is made with, by Kafka's names for them."""
+        """Return the settings with which it is created, by Kafka's names."""
         configs = {"cleanup.policy": "compact" if self.compacted else "delete"}
         if self.max_message_bytes is not None:
             configs["max.message.bytes"] = str(self.max_message_bytes)
@@ -87,14 +88,14 @@ class Topic:
 
 @dataclass(frozen=True)
 class Topics:
-    """Every topic name of one installation. Persisted: a test pins the names."""
+    """All topic names of one installation. They are persisted: a test pins them."""
 
     prefix: str
     group: str
     partitions: int
 
     def name(self, topic: ContractTopic) -> str:
-        """The real name of a contract topic."""
+        """Return a contract topic's name in Kafka, with the installation's prefix."""
         return f"{self.prefix}{topic.value}"
 
     @property
@@ -141,12 +142,12 @@ class Topics:
 
     @property
     def line_segments(self) -> str:
-        """Calls of one poll, combined by line and re-keyed to it."""
+        """The calls of one chunk, combined by line, with the line as key."""
         return f"{self.group}-line-segments"
 
     @property
     def fan_outs(self) -> str:
-        """Announcements on their way to every account: a copy in each partition."""
+        """Announcements on their way to all accounts: one copy in each partition."""
         return f"{self.group}-fan-outs"
 
     @property
@@ -161,22 +162,22 @@ class Topics:
 
     @property
     def wechat_bulk_outbox(self) -> str:
-        """The same for what everybody is told: a fan-out waits, an alert doesn't."""
+        """The same for announcements: these may wait, alerts may not."""
         return f"{self.group}-wechat-bulk-outbox"
 
     @property
     def sms_bulk_outbox(self) -> str:
-        """The same for SMS."""
+        """The same for announcements by SMS."""
         return f"{self.group}-sms-bulk-outbox"
 
     @property
     def changelog(self) -> str:
-        """All state of a partition, one record for each changed key, compacted."""
+        """The state of each partition number: one record for each changed key; compacted."""
         return f"{self.group}-state-changelog"
 
     @property
     def handled_letters(self) -> str:
-        """Which dead letters operators have dealt with, and how; compacted."""
+        """The dead letters that operators have handled, and how; compacted."""
         return f"{self.group}-handled-letters"
 
     def contract(self) -> list[Topic]:
@@ -210,11 +211,11 @@ class Topics:
         ]
 
     def queues(self) -> frozenset[str]:
-        """The internal topics whose records are done with once the group has worked them off."""
+        """The internal topics whose records can be deleted once the group has worked them off."""
         return frozenset(topic.name for topic in self.internal() if not topic.compacted)
 
     def outputs(self) -> tuple[str, ...]:
-        """The topics that a worker's transactions write to, apart from the changelog."""
+        """The topics that a worker's transactions write to, without the changelog."""
         return (
             *(self.name(topic) for topic in _WRITTEN),
             *(topic.name for topic in self.internal() if not topic.compacted),
@@ -226,5 +227,5 @@ class Topics:
 
 
 def partition_of(key: bytes, partitions: int) -> int:
-    """Return where the Java default partitioner puts a key."""
+    """Return the partition that Kafka's default (Java) partitioner gives a key."""
     return int((murmur2(key) & 0x7FFFFFFF) % partitions)

@@ -1,7 +1,7 @@
-"""Traces, where somebody switched them on: which records carry them, and who hears of each step.
+"""Traces: the record header that carries them, and the interface of what records the steps.
 
-Off, as usual: nothing is asked for a record, no header is written, and OpenTelemetry, of which
-only `app/tracing.py` knows, is not even imported.
+Traces are off by default: then no header is written, and OpenTelemetry, which only
+`app/trace_export.py` uses, isn't imported.
 """
 
 from collections.abc import Iterable
@@ -12,29 +12,29 @@ from typing import Protocol
 Headers = list[tuple[str, bytes]]
 
 TRACEPARENT = "traceparent"
-"""The header of a record that says which trace it belongs to, as W3C writes it."""
+"""The record header with the trace that the record belongs to, in W3C's format."""
 
 parent: ContextVar[bytes | None] = ContextVar("traceparent", default=None)
-"""Of the command that this task sends."""
+"""The traceparent of the command that the current task sends."""
 
 
 def traceparent_of(headers: Iterable[tuple[str, bytes]]) -> bytes | None:
-    """Return what a record's headers say of its trace; None: nothing."""
+    """Return the traceparent in a record's headers; None: there is none."""
     return dict(headers).get(TRACEPARENT)
 
 
 class Request(Protocol):
-    """A request to a provider that goes on."""
+    """A request to a provider that is under way."""
 
     headers: dict[str, str]
-    """To be sent with it."""
+    """The HTTP headers to send with it."""
 
     def answered(self, status: int) -> None:
         """Note the HTTP status."""
 
 
 class Traces(Protocol):
-    """Whoever is told."""
+    """Records the steps; see `app/trace_export.py`."""
 
     def noticed(
         self,
@@ -46,22 +46,23 @@ class Traces(Protocol):
         caused_by: bytes | None,
         now: int,
     ) -> Headers:
-        """Return the headers of a command. The same again for the same: a cycle may be folded
-        twice. `cause`: the record's name; `caused_by`: its traceparent; `now`: an instant."""
+        """Record that a command was emitted; return its headers. Deterministic, because a cycle may
+        be folded twice. `cause`: the name of the record that caused it; `caused_by`: that record's
+        traceparent; `now`: an instant."""
 
     def request(self, channel: str) -> AbstractContextManager[Request]:
-        """A request of the command whose traceparent `parent` holds."""
+        """Return the context of a request for the command whose traceparent is in `parent`."""
 
 
 _on: Traces | None = None
 
 
 def switch(traces: Traces | None) -> None:
-    """Switch traces on, or off again, for this process."""
+    """Switch traces on for this process; None: off."""
     global _on  # noqa: PLW0603 (as the metrics are)
     _on = traces
 
 
 def on() -> Traces | None:
-    """Return who is told; None: traces are off."""
+    """Return what records the steps; None: traces are off."""
     return _on

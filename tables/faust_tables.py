@@ -1,7 +1,7 @@
 """The tables as Faust declares them: `app.tables` lists them, with what they hold and for how long.
 
 The only module here that knows Faust. The rules change the same tables by a chunk's state; what
-these show is committed, and nobody writes them (see `streams/engine/views.py`).
+these show is committed, and nobody writes them (see `streams/engine/table_views.py`).
 """
 
 from datetime import timedelta

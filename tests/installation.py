@@ -13,7 +13,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
-from app.kafka.topics import create_topics
+from app.kafka.topic_setup import create_topics
 from app.local.console import ConsoleProcess
 from app.local.worker import WorkerProcess
 from app.settings import PREFIX, Settings, load_settings

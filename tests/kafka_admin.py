@@ -9,7 +9,7 @@ from aiokafka.errors import for_code
 from aiokafka.protocol.admin import DeleteGroupsRequest
 from aiokafka.structs import OffsetAndMetadata
 
-from app.kafka.topics import create_topics
+from app.kafka.topic_setup import create_topics
 from streams.engine.types import TP
 from tests.engine.inprocess import eventually
 from tests.installation import Installation

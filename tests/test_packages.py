@@ -100,6 +100,16 @@ def test_nobody_asks_a_metric_how_things_are() -> None:
     assert asking == set()
 
 
+def test_no_public_class_name_stands_for_two_things() -> None:
+    # Who searches for a class finds one, and a reader never asks which is meant.
+    defined: dict[str, set[str]] = {}
+    for package in ("agents", "app", "streams", "tables"):
+        for file in files(package):
+            for name in _classes(ast.parse(file.read_text())):
+                defined.setdefault(name, set()).add(str(file.relative_to(ROOT)))
+    assert {name: places for name, places in defined.items() if len(places) > 1} == {}
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -129,6 +139,13 @@ def test_what_is_read_or_a_test_s_own_is_not_planted() -> None:
 
 def files(folder: str) -> list[Path]:
     return sorted((ROOT / folder).rglob("*.py"))
+
+
+def _classes(tree: ast.Module) -> Iterator[str]:
+    """Yield the public classes of a module."""
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            yield node.name
 
 
 def _privates(file: Path) -> Iterator[str]:

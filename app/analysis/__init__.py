@@ -1,4 +1,5 @@
-"""Asking histories: what a replay reads, folds, counts and shows. Writes nothing into Kafka.
+"""Replay: reading, folding, counting and showing what topics or an export hold. Writes nothing into
+Kafka.
 
 In a notebook: `from app.analysis import replay`.
 """

@@ -1,8 +1,8 @@
-"""A replay held against what was really told: both, only the replay, only what was sent.
+"""A replay compared with the commands really sent: in both, only in the replay, only sent.
 
-Both sides go into a database in a file, so memory doesn't grow with them. They are the same where
-scenario, account, channel and cause are; of low balances, whose cause is two amounts, the local day
-too.
+Both sides are stored in a database file, so that memory doesn't grow. Two commands are the same if
+scenario, account, channel and cause are the same; for low balances, whose cause is two amounts, the
+local day too.
 """
 
 import json
@@ -39,7 +39,7 @@ _BECAUSE_ELSE = "of other grounds: other settings, or records that are gone"
 
 
 class Against:
-    """Both sides, and how they differ."""
+    """The two sides of a comparison, and their differences."""
 
     def __init__(self) -> None:
         self._directory = tempfile.TemporaryDirectory(prefix="dialwatch-")
@@ -51,19 +51,19 @@ class Against:
         )
 
     def close(self) -> None:
-        """Forget everything."""
+        """Delete the database."""
         self._database.close()
         self._directory.cleanup()
 
     def add_told(self, variant: int, said: ToldCommand, command: bytes) -> None:
-        """Take a command of the replay."""
+        """Add a command of the replay."""
         self._database.execute(
             "INSERT INTO told VALUES (?, ?, ?, ?, ?)",
             (variant, _cause(said), instant_of_command(said), said.notification_id, command),
         )
 
     def add_sent(self, record: Any, wanted: CommandFilter) -> None:
-        """Take a record of `notifications`, where it is a command of dialwatch's own."""
+        """Add a record of `notifications`, if it is wanted and one of dialwatch's own commands."""
         try:
             said = decode_command(record.value or b"")
             at = instant_of_command(said)
@@ -76,13 +76,13 @@ class Against:
             )
 
     def index(self) -> None:
-        """Look no more for sides: both are whole."""
+        """Index both sides. Call it when both are complete."""
         self._database.executescript(
             "CREATE INDEX told_cause ON told (cause); CREATE INDEX sent_cause ON sent (cause);"
         )
 
     def differences(self, variant: int) -> Iterator[tuple[Difference, bytes]]:
-        """Yield each command of a variant or of those sent, by when it occurred."""
+        """Yield every command, of a variant or sent, with its kind of difference, by time."""
         yield from self._database.execute(
             f"""
             WITH t AS (SELECT *, row_number() OVER (PARTITION BY cause ORDER BY at, id) AS nth
@@ -103,7 +103,7 @@ class Against:
 
 
 def counted(differences: Iterator[tuple[Difference, bytes]]) -> Counter[Difference]:
-    """Count differences by kind."""
+    """Return the number of differences of each kind."""
     return Counter(difference for difference, _ in differences)
 
 
@@ -113,10 +113,10 @@ def grounds(
     begun: int,
     line_places: Mapping[bytes, set[int]],
 ) -> Counter[str]:
-    """Count what made commands differ.
+    """Return how many commands differ for each reason.
 
-    `changed`: when each account's record came (ms); `begun`: when the first record of the others
-    did; `line_places`: from which partitions each line's calls came.
+    `changed`: the timestamp (ms) of each account's record; `begun`: that of the first record of the
+    other topics; `line_places`: the partitions of each line's calls.
     """
     found: Counter[str] = Counter()
     for difference, command in differences:
@@ -135,9 +135,10 @@ def grounds(
 
 
 def is_ours(said: ToldCommand, headers: Sequence[tuple[str, bytes]]) -> bool:
-    """Is a command one that dialwatch noticed, not another system's and not `direct`?
+    """Did dialwatch's rules emit this command? Not another system, and not `direct`.
 
-    Ours name their cause in a header; those from before there was one are known by their shape.
+    Our commands name their cause in a header; older ones, from before that header, are recognized
+    by their fields.
     """
     if said.scenario not in SCENARIOS:
         return False

@@ -1,6 +1,6 @@
-"""Charts as inline SVG: values in, one `<svg>` out. Colours and type are the page's style sheet's.
+"""Charts as inline SVG: values in, one `<svg>` out. The page's style sheet has colours and fonts.
 
-Widths are those of the view box; a page scales it. Every mark says its figure when pointed at.
+Widths are in units of the view box, which the page scales. Every mark has its number as a tooltip.
 """
 
 import math
@@ -20,9 +20,9 @@ def stacked_bars(
     height: int = 190,
     title: str,
 ) -> str:
-    """Draw a bar for each bucket, of the series stacked upon each other. `series`: a name, which is
-    also its style class, → bucket → number; `labels`: what stands below a bucket; `most`: the
-    highest bar of all charts that are compared."""
+    """Draw one bar for each bucket, with the series stacked. `series`: name (also the style class)
+    → bucket → number; `labels`: bucket → the text below it; `most`: the highest bar of all charts
+    that are compared, for one scale."""
     plot = _Plot(height, most)
     parts = plot.grid()
     step = plot.width / max(len(buckets), 1)
@@ -49,7 +49,7 @@ def stacked_bars(
 def grouped_bars(
     buckets: Sequence[str], series: Mapping[str, Sequence[int]], *, title: str, height: int = 220
 ) -> str:
-    """Draw the series beside each other for each bucket. `series`: a name → a number a bucket."""
+    """Draw the series beside each other for each bucket. `series`: name → one number a bucket."""
     most = max((count for counts in series.values() for count in counts), default=0)
     plot = _Plot(height, most)
     parts = plot.grid()
@@ -77,8 +77,8 @@ def grouped_bars(
 def survival(
     curves: Mapping[str, Mapping[int, int]], marks: Sequence[int], *, title: str, height: int = 260
 ) -> str:
-    """Draw how many runs reached at least each length, both axes logarithmic. `curves`: a name →
-    length → how many runs ended there; `marks`: lengths to point out."""
+    """Draw how many runs reached each length or more, with logarithmic axes. `curves`: name →
+    length → how many runs ended there; `marks`: lengths to highlight."""
     lines = {name: _reached(ended) for name, ended in curves.items()}
     longest = max([2, *marks, *(points[-1][0] for points in lines.values() if points)])
     most = max([1, *(points[0][1] for points in lines.values() if points)])
@@ -124,7 +124,7 @@ def survival(
 
 
 def _reached(ended: Mapping[int, int]) -> list[tuple[int, int]]:
-    """Return length → how many runs reached it, at each length that one ended at."""
+    """Return (length, how many runs reached it) for each length at which a run ended."""
     points = []
     left = sum(ended.values())
     for length in sorted(ended):
@@ -134,7 +134,7 @@ def _reached(ended: Mapping[int, int]) -> list[tuple[int, int]]:
 
 
 class _Plot:
-    """Axes from nothing up to the most."""
+    """A plot with its axes, from 0 to the highest value."""
 
     def __init__(self, height: int, most: int, *, is_log: bool = False, whole: int = _WIDE) -> None:
         self._whole = whole
@@ -146,8 +146,8 @@ class _Plot:
         self._top = self._ticks[-1]
 
     def y(self, value: float) -> float:
-        """Return where a value is."""
-        if self._is_log:  # the lowest decade is for nothing
+        """Return a value's y coordinate."""
+        if self._is_log:  # the lowest decade is for 0
             share = (
                 0.0 if value < 1 else (math.log10(value) + 0.35) / (math.log10(self._top) + 0.35)
             )
@@ -156,7 +156,7 @@ class _Plot:
         return _TOP + self._inner * (1 - share)
 
     def grid(self) -> list[str]:
-        """Draw what stands behind the marks."""
+        """Draw the grid behind the marks."""
         parts = []
         for tick in self._ticks:
             y = self.y(tick)
@@ -174,7 +174,7 @@ class _Plot:
         )
 
     def svg(self, parts: Sequence[str], title: str) -> str:
-        """Put a chart together."""
+        """Return the whole chart."""
         return (
             f'<svg viewBox="0 0 {self._whole} {self._height}" role="img" '
             f'aria-label="{escape(title)}">{"".join(parts)}</svg>'
@@ -182,7 +182,7 @@ class _Plot:
 
 
 def _steps(most: int) -> list[int]:
-    """Return round numbers from nothing to at least the most."""
+    """Return round numbers from 0 up to at least `most`."""
     if most <= 4:
         return list(range(max(most, 1) + 1))
     raw = most / 4

@@ -1,4 +1,4 @@
-"""Commands as an analysis looks at them: which are wanted, and what is in one."""
+"""Commands in an analysis: filtering them, and turning them into rows."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +10,7 @@ from streams.times import parse_instant
 
 
 class ToldCommand(msgspec.Struct, gc=False):
-    """A command, as far as an analysis looks at it."""
+    """The fields of a command that an analysis uses."""
 
     notification_id: str
     scenario: str
@@ -33,7 +33,7 @@ VARIANT_COLUMNS: dict[str, type] = {"run_length": int, "window_hours": float}
 
 
 def row_of(command: bytes) -> tuple[Any, ...]:
-    """Return a command by `COLUMNS`; the cause as JSON."""
+    """Return a command's values in the order of `COLUMNS`; the cause as JSON."""
     said = decode_command(command)
     return (
         said.notification_id, said.scenario, said.account_id, said.channel, said.occurred_at,
@@ -42,23 +42,23 @@ def row_of(command: bytes) -> tuple[Any, ...]:
 
 
 def beside_of(variant: Variant) -> bytes:
-    """Return what stands beside a variant's command: the beginning of a JSON object."""
+    """Return the beginning of the JSON object of a variant's command: the variant's own fields."""
     hours = str(variant.hours).encode()
     return b'"run_length":%d,"window_hours":%b,' % (variant.run_length, hours)
 
 
 def with_variant(variant: Variant, command: bytes) -> bytes:
-    """Return a command beside the variant that tells it, as JSON."""
+    """Return a command and its variant as one JSON object."""
     return b'{%b"command":%b}' % (beside_of(variant), command)
 
 
 @dataclass(frozen=True)
 class CommandFilter:
-    """Which commands are looked at; everything is folded."""
+    """Which commands to show. (Everything is folded in any case.)"""
 
     since: int | None = None
     until: int | None = None
-    """Of the event that caused it: from (inclusive) and up to (exclusive), as instants."""
+    """The range of the cause's instant: `since` inclusive, `until` exclusive."""
     scenarios: frozenset[str] = frozenset()
     account: str | None = None
 
@@ -67,7 +67,7 @@ class CommandFilter:
         return self == CommandFilter()
 
     def has(self, said: ToldCommand, at: int) -> bool:
-        """Whether a command that occurred at an instant is wanted."""
+        """Is a command, which occurred at the instant `at`, wanted?"""
         return (
             (self.since is None or at >= self.since)
             and (self.until is None or at < self.until)
@@ -76,7 +76,7 @@ class CommandFilter:
         )
 
     def is_outside(self, span: tuple[int, int] | None) -> bool:
-        """Does the range lie wholly outside of a span of instants (None: nothing spans)?"""
+        """Does the range not overlap a span of instants? None: there is no span."""
         if span is None or (self.since is None and self.until is None):
             return self.since is not None or self.until is not None
         return (self.since is not None and span[1] < self.since) or (
@@ -85,5 +85,5 @@ class CommandFilter:
 
 
 def instant_of_command(said: ToldCommand) -> int:
-    """Return when a command occurred."""
+    """Return the instant at which a command occurred."""
     return parse_instant(said.occurred_at)

@@ -1,10 +1,10 @@
-"""An export on disk: where its files lie, what is in them, and reading them as logs.
+"""An export on disk: the paths and content of its files, and reading them as logs.
 
     DIRECTORY/export.json                           what was exported
     DIRECTORY/call-records/3/2026-11-24.parquet     records of one partition and local day
 
-Rows stand in the order of their offsets. Where timestamps go backwards over midnight, two days'
-files of a partition lie across each other, and are read as one.
+Rows are in the order of their offsets. Where timestamps go backwards over midnight, the offsets of
+two days' files overlap; these are read as one.
 """
 
 import base64
@@ -32,20 +32,20 @@ _MOST_LINES = 10_000
 
 
 class Bytes(msgspec.Struct):
-    """Bytes that are no UTF-8, as JSON lines carry them."""
+    """Bytes that aren't UTF-8, in JSON lines."""
 
     base64: str
 
 
 class Header(msgspec.Struct):
-    """One header of a record."""
+    """One header of a record, in JSON lines."""
 
     key: str
     value: str | Bytes | None
 
 
 class Line(msgspec.Struct):
-    """One record, as JSON lines carry it."""
+    """One record, in JSON lines."""
 
     topic: str
     partition: int
@@ -57,41 +57,42 @@ class Line(msgspec.Struct):
 
 
 class DayFile(msgspec.Struct):
-    """What the manifest says of one file."""
+    """The manifest's entry for one file."""
 
     records: int
     first: int
     last: int
-    """Offsets."""
+    """The offsets of the first and last record."""
 
 
 class LogExport(msgspec.Struct):
-    """What the manifest says of one partition."""
+    """The manifest's entry for one partition."""
 
     begin: int = 0
-    """The offset that was asked for first: nothing before it is in the files."""
+    """The first offset that was exported: the files hold nothing before it."""
     next: int = 0
-    """All records before this offset are in the files, in the range."""
+    """The files hold all records of the range before this offset."""
     end: int = 0
-    """Where the log ended when it was exported."""
+    """The log's end offset at the time of the export."""
     log_begin: int = 0
-    """Where it began: what is older was deleted."""
+    """The log's first offset then: older records were deleted."""
     days: dict[str, DayFile] = {}
 
 
 class TopicExport(msgspec.Struct):
-    """What the manifest says of one topic."""
+    """The manifest's entry for one topic."""
 
     since: int | None = None
     until: int | None = None
-    """The range that was asked for: Kafka's timestamps in ms."""
+    """The range of timestamps (ms) that was asked for."""
     words: tuple[str | None, str | None] | None = None
-    """How it was asked for. `-7d` means the same days when a cut-off export goes on."""
+    """The range as it was written, so that `-7d` means the same days when an interrupted export
+    goes on."""
     partitions: dict[str, LogExport] = {}
 
 
 class Manifest(msgspec.Struct):
-    """What was exported so far."""
+    """What an export holds so far: the content of `export.json`."""
 
     format: FileFormat
     timezone: str
@@ -99,7 +100,7 @@ class Manifest(msgspec.Struct):
 
 
 def read_manifest(directory: Path) -> Manifest | None:
-    """Return an export's manifest, None: there is none. Raises CommandError."""
+    """Return an export's manifest; None: there is none. Raises CommandError where it is broken."""
     file = directory / MANIFEST
     try:
         return msgspec.json.decode(file.read_bytes(), type=Manifest)
@@ -112,12 +113,12 @@ def read_manifest(directory: Path) -> Manifest | None:
 
 
 def day_path(directory: Path, topic: str, partition: int, day: str, format_: FileFormat) -> Path:
-    """Return where a day's records of a partition lie."""
+    """Return the path of the file with a partition's records of one local day."""
     return directory / topic / str(partition) / f"{day}.{format_}"
 
 
 def to_text(raw: bytes | None) -> str | Bytes | None:
-    """Return bytes as JSON carries them."""
+    """Return bytes for JSON: text where they are UTF-8."""
     if raw is None:
         return None
     try:
@@ -127,18 +128,18 @@ def to_text(raw: bytes | None) -> str | Bytes | None:
 
 
 def to_bytes(said: str | Bytes | None) -> bytes | None:
-    """Return the bytes that `to_text` was given."""
+    """The inverse of `to_text`."""
     if isinstance(said, Bytes):
         return base64.b64decode(said.base64, validate=True)
     return None if said is None else said.encode()
 
 
 class FileLogs:
-    """A `Reading` of an export."""
+    """An export's files as `Logs`."""
 
     def __init__(self, directory: Path, topics: Topics, needed: str | None = None) -> None:
-        """Look at what is there; `needed`: a topic without which there is nothing to do. Raises
-        CommandError."""
+        """Find an export's files. Raises CommandError where the directory is no export or doesn't
+        have the topic `needed`."""
         if not directory.is_dir():
             raise CommandError(
                 f"there is no directory {directory}: make one with `dialwatch export … --to`"
@@ -160,7 +161,7 @@ class FileLogs:
         self._reading: dict[TP, Iterator[tuple[list[Any], list[int]]]] = {}
 
     def counts(self) -> dict[str, int]:
-        """Return how many partitions each topic has, by its real name."""
+        """See `Logs`."""
         counts: dict[str, int] = {}
         for topic in ContractTopic:
             numbers = [number for name, number in self._files if name == topic.value]
@@ -198,7 +199,7 @@ class FileLogs:
         self._reading.clear()
 
     def missing(self) -> list[str]:
-        """Say in sentences what of the topics isn't in the export."""
+        """See `Logs`."""
         said = []
         inputs = ("accounts", "recharges", "ticks", "announcements")
         absent = [topic for topic in inputs if not any(name == topic for name, _ in self._files)]
@@ -256,7 +257,7 @@ class FileLogs:
 def _chunks(
     files: list[Path], topic: str, partition: int, has_headers: bool
 ) -> Iterator[tuple[list[Any], list[int]]]:
-    """Yield a partition's records in the order of their offsets, with their timestamps."""
+    """Yield a partition's records in lists, in the order of offsets, each with its timestamps."""
     spans = sorted((*_span(file), file) for file in files)
     across: list[Path] = []
     end = -1

@@ -1,7 +1,7 @@
-"""Several processes, each with a share of the partitions, and their slices in one order.
+"""Folding in several processes, each with a share of the partitions; slices are merged in order.
 
-A process sends its slices through a pipe (no socket) and waits where the others are behind. Slices
-don't depend on who folds what, so neither does what comes out.
+A process sends its slices through a pipe (no socket), and waits while the others are behind. The
+result doesn't depend on the number of processes, because slices don't.
 """
 
 import multiprocessing
@@ -11,22 +11,22 @@ from collections.abc import Callable, Iterator, Sequence
 from heapq import merge
 from typing import Any
 
-from app.analysis.partition_logs import Reading
+from app.analysis.partition_logs import Logs
 from app.analysis.refold import Question, Slice, Watch
 from app.errors import CommandError
 from app.garbage_collector import tune_memory
 
-Opening = Callable[[], Reading]
-"""Opens what is read, in whichever process it is called. Travels between processes."""
+Opening = Callable[[], Logs]
+"""Opens the logs in the process that calls it. Is pickled."""
 
-# So much is sent at once, and so much of a process that is ahead waits here.
+# The most that is sent at once, and that waits here of a process that is ahead.
 _MOST_SLICES, _MOST_RECORDS = 500, 100_000
 _MOST_WAITING = 16
 
 
-def slices_of(question: Question, reading: Reading, opening: Opening, jobs: int) -> Iterator[Slice]:
-    """Yield the slices of all partitions in order, folded by so many processes. `reading`: what is
-    open here, for one process. Raises CommandError."""
+def slices_of(question: Question, reading: Logs, opening: Opening, jobs: int) -> Iterator[Slice]:
+    """Yield the slices of all partitions in order, folded by `jobs` processes. `reading`: the open
+    logs, used where `jobs` is 1. Raises CommandError."""
     partitions = range(question.topics.partitions)
     if jobs == 1:
         yield from Watch(question, reading, partitions).slices()
@@ -77,11 +77,12 @@ def _work(
     except CommandError as error:
         pipe.send(error)
     except (BrokenPipeError, KeyboardInterrupt):
-        pass  # nobody listens any more
+        pass  # the parent has closed the pipe
 
 
 def _received(pipe: Any, stop: threading.Event) -> Iterator[Slice]:
-    """Yield what a process sends; a thread takes it out of the pipe, so that it can go on."""
+    """Yield the slices that a process sends. A thread empties the pipe, so that the process needn't
+    wait."""
     waiting: queue.Queue[Any] = queue.Queue(_MOST_WAITING)
 
     def receive() -> None:

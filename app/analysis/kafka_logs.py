@@ -1,4 +1,4 @@
-"""Reading topics for a replay: without a group, up to the ends they have when it begins."""
+"""Reading topics for a replay: without a group, up to the ends that they have at its start."""
 
 import asyncio
 from collections.abc import Iterable, Mapping
@@ -20,7 +20,7 @@ _FETCH_BYTES = 4 << 20
 
 
 class KafkaLogs:
-    """A `Reading` of an installation's topics. Has an event loop of its own."""
+    """An installation's topics as `Logs`. Blocks: it has an event loop of its own."""
 
     def __init__(self, settings: Settings) -> None:
         """Connect. Raises KafkaAwayError."""
@@ -39,12 +39,12 @@ class KafkaLogs:
         return self._counts
 
     def begin(self, logs: Iterable[PartitionLog], starts: Mapping[TP, int] | None = None) -> int:
-        """See `Reading`. `starts`: from which offset on, where that isn't the beginning."""
+        """See `Logs`. `starts`: the first offsets to read, where these aren't the logs' first."""
         by_tp = {TopicPartition(*log.tp): log for log in logs}
         return int(self._run(self._begin(by_tp, starts or {})))
 
     def bounds(self, tps: Iterable[TP]) -> dict[TP, tuple[int, int]]:
-        """Return where logs begin and end."""
+        """Return the first and the end offset of logs."""
         return dict(self._run(self._bounds([TopicPartition(*tp) for tp in tps])))
 
     def offsets_at(self, tps: Iterable[TP], timestamp: int) -> dict[TP, int | None]:
@@ -52,7 +52,7 @@ class KafkaLogs:
         return dict(self._run(self._offsets_at(list(tps), timestamp)))
 
     def missing(self) -> list[str]:
-        """Accounts are compacted: what is deleted there says nothing any more."""
+        """See `Logs`. Leaves accounts out: in a compacted topic missing records are normal."""
         topics = self._settings.topics
         said = []
         for topic in (topics.calls, topics.recharges, topics.ticks, topics.announcements):
@@ -75,7 +75,7 @@ class KafkaLogs:
                 self._runner.run(self._consumer.stop())
         finally:
             self._runner.close()
-            fetching.uninstall()  # a notebook may read by aiokafka too
+            fetching.uninstall()  # a notebook may use aiokafka too
 
     def _run(self, work: Any) -> Any:
         try:
@@ -143,7 +143,7 @@ class KafkaLogs:
                 if records:
                     logs[tp].add(records)
             for tp, log in list(logs.items()):
-                # Behind the last record there may be a marker: only the position knows.
+                # A marker may follow the last record: only the position shows that.
                 log.is_ended = await consumer.position(tp) >= self._ends[log.tp]
                 if not log.is_hungry:
                     del logs[tp]

@@ -1,7 +1,7 @@
-"""Parquet, by polars, which is imported only where it is used: row groups out and in.
+"""Reading and writing Parquet by row groups, with polars, which is imported only when needed.
 
-Memory holds a row group, never a file. polars writes a file from one frame, so row groups are
-written as files of their own first and then streamed into one.
+A row group is in memory, never a whole file. polars writes a file from one frame, so row groups are
+first written as files of their own and then streamed into one.
 """
 
 import tempfile
@@ -16,7 +16,7 @@ ROW_GROUP = 16_384
 
 
 def load_polars() -> ModuleType:
-    """Return polars. Raises CommandError where it isn't installed."""
+    """Import and return polars. Raises CommandError where it isn't installed."""
     try:
         import polars  # noqa: PLC0415 (a worker never needs it)
     except ImportError:
@@ -27,22 +27,22 @@ def load_polars() -> ModuleType:
 
 
 class GroupsWriter:
-    """One Parquet file that grows by row groups, put together at its end."""
+    """Collects row groups, and writes them as one Parquet file at the end."""
 
     def __init__(self, directory: Path | None = None) -> None:
-        """`directory`: for what is on its way; None: the system's for temporary files."""
+        """`directory`: for temporary files; None: the system's."""
         self._polars = load_polars()
         self._directory = tempfile.TemporaryDirectory(prefix="dialwatch-", dir=directory)
         self._files: list[Path] = []
 
     def add(self, frame: Any) -> None:
-        """Take a frame of about a row group."""
+        """Add a frame of about the size of a row group."""
         file = Path(self._directory.name) / f"{len(self._files)}.parquet"
         frame.write_parquet(file, compression="zstd", compression_level=1)
         self._files.append(file)
 
     def end(self, file: Path, before: Path | None = None, keep: int = 0) -> None:
-        """Write everything into one file, after the first `keep` rows of another one."""
+        """Write all row groups into `file`, after the first `keep` rows of the file `before`."""
         polars = self._polars
         frames = [polars.scan_parquet(one, glob=False) for one in self._files]
         if before is not None and keep:
@@ -52,12 +52,12 @@ class GroupsWriter:
         self.discard()
 
     def discard(self) -> None:
-        """Forget everything."""
+        """Delete the temporary files."""
         self._directory.cleanup()
 
 
 class RowsWriter:
-    """Rows into a Parquet file that is open for writing."""
+    """Writes rows into an open Parquet file."""
 
     def __init__(self, out: BinaryIO, columns: dict[str, type]) -> None:
         polars = load_polars()
@@ -70,7 +70,7 @@ class RowsWriter:
         self._is_empty = True
 
     def put(self, row: Sequence[Any]) -> None:
-        """Take one row."""
+        """Add one row."""
         self._rows.append(row)
         if len(self._rows) >= ROW_GROUP:
             self._flush()
@@ -92,8 +92,8 @@ class RowsWriter:
 
 
 def row_groups(file: Path, columns: Sequence[str], most: int = ROW_GROUP) -> Iterator[Any]:
-    """Yield a file's rows as frames of at most so many. Raises CommandError where the file isn't
-    whole."""
+    """Yield a file's rows as frames of at most `most` rows. Raises CommandError where the file is
+    broken."""
     polars = load_polars()
     try:
         lazy = polars.scan_parquet(file, glob=False)

@@ -1,6 +1,6 @@
-"""Logs as a replay reads them: each partition of a topic a head of `order`, filled when empty.
+"""The logs that a replay reads: one queue for each partition, refilled when it is empty.
 
-Where records come from (Kafka, an export's files) is a `Reading`; what they mean isn't known here.
+`Logs` is where records come from: Kafka, or an export's files. What they mean isn't known here.
 """
 
 from bisect import bisect_right
@@ -15,7 +15,7 @@ from streams.engine.types import TP, Source
 
 
 class FileRecord(msgspec.Struct, gc=False):
-    """A record out of a file, as the folds look at one."""
+    """A record from a file, with the fields that folds use."""
 
     offset: int
     timestamp: int
@@ -26,17 +26,17 @@ class FileRecord(msgspec.Struct, gc=False):
 
 
 class PartitionLog:
-    """One partition of a topic, and what was read of it. `source`: whose order it has."""
+    """One partition's queue of records. Implements `order.Head`; `source` gives its order."""
 
     def __init__(self, tp: TP, source: Source) -> None:
         self.tp = tp
         self.source = source
         self.is_ended = False
-        """No more comes."""
+        """Has the log ended, so that no record follows those that wait?"""
         self.at: int | None = None
-        """When the first record that waits is due (ms), None: none waits. Timestamps are the
-        producers' and may go backwards: a record is due with the latest one before it, which is
-        when its turn comes whoever merges by heads."""
+        """When the first waiting record is due (ms); None: none waits. Timestamps are the
+        producers' and may go backwards. So a record is due at the highest timestamp up to it:
+        then its turn comes in any merge that looks at heads."""
         self._records: list[Any] = []
         self._due: list[int] = []
         self._taken = 0
@@ -44,7 +44,7 @@ class PartitionLog:
 
     @property
     def offset(self) -> int | None:
-        """Of the first record that waits; None: none waits."""
+        """The offset of the first waiting record; None: none waits."""
         return None if self.at is None else int(self._records[self._taken].offset)
 
     def more_from(self) -> int:
@@ -53,11 +53,11 @@ class PartitionLog:
 
     @property
     def is_hungry(self) -> bool:
-        """Does nothing wait of a log that has more?"""
+        """Is the queue empty although the log has more records?"""
         return self.at is None and not self.is_ended
 
     def add(self, records: list[Any], timestamps: list[int] | None = None) -> None:
-        """Take what was read, at least one record. Nothing may wait."""
+        """Fill the empty queue with records that were read, at least one."""
         due = [record.timestamp for record in records] if timestamps is None else timestamps
         if due[0] < self._latest or due != sorted(due):
             due = list(accumulate(due, max, initial=self._latest))[1:]
@@ -65,7 +65,8 @@ class PartitionLog:
         self._latest, self.at = due[-1], due[0]
 
     def take(self, most: int, until: int) -> list[Any]:
-        """Take up to so many of the records that wait and are due until then, at least one."""
+        """Remove and return records: at least one, at most `most`, none due after `until` (ms) but
+        the first."""
         begin = self._taken
         end = min(begin + most, len(self._due))
         if self._due[end - 1] > until:
@@ -79,21 +80,21 @@ class PartitionLog:
         return self._records[begin:end]
 
 
-class Reading(Protocol):
-    """Where logs come from."""
+class Logs(Protocol):
+    """The source of logs for a replay."""
 
     def counts(self) -> dict[str, int]:
         """Return how many partitions each topic has, by its real name."""
 
     def begin(self, logs: Iterable[PartitionLog]) -> int:
-        """Read these from now on, and no others, up to the ends they have. Returns about how many
-        records that is."""
+        """Read only these logs from now on, up to their present ends. Return about how many records
+        that is."""
 
     def fill(self, hungry: list[PartitionLog]) -> None:
-        """Return when each of these has records or is ended. Raises CommandError."""
+        """Wait until each of these logs has records or has ended. Raises CommandError."""
 
     def missing(self) -> list[str]:
-        """Say in sentences what isn't there to be read any more, or was never exported."""
+        """Return sentences about records that can't be read: deleted already, or never exported."""
 
     def close(self) -> None:
-        """Let go of what is open."""
+        """Close connections or files."""

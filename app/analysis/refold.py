@@ -1,13 +1,13 @@
-"""Folding all partitions again, in an order that hangs on the records alone.
+"""Folding all partitions again, in an order that depends on the records only.
 
-1. `Watch` folds the partitions it is given, each in the worker's order (`streams/engine/order.py`),
-   side by side in slices of time, and yields what each slice said: commands, and segments of lines.
-   What lies where its account was before `topics expand` is folded in the state of where it is now.
-2. `LineWatch` takes the slices of all partitions in order and counts the lines, whose calls come
+1. `Watch` folds its partitions, each in the worker's order (`streams/engine/order.py`), in slices
+   of time. For each slice it yields the results: commands, and segments of lines. Records that lie
+   in an account's partition of before `topics expand` are folded in the account's present one.
+2. `LineWatch` takes the slices of all partitions in order and folds the lines, whose calls come
    from several partitions.
 
-Slices are cut by timestamps and counts, never by what a poll happened to bring: however records are
-read, and by how many processes (`app/analysis/jobs.py`), the same commands come out in one order.
+Slices are cut by timestamps and counts, never by what a poll brought. So the same commands come out
+in the same order, however records are read and by however many processes (`app/analysis/jobs.py`).
 """
 
 from collections import defaultdict
@@ -20,7 +20,7 @@ import msgspec
 
 from agents.register import watching
 from agents.rules import Rules
-from app.analysis.partition_logs import PartitionLog, Reading
+from app.analysis.partition_logs import Logs, PartitionLog
 from app.analysis.variants import NEVER, AccountRuns, Lengths, Variant
 from app.errors import CommandError
 from streams.engine.memory import MemoryEngine, MemoryRecord
@@ -33,12 +33,13 @@ from tables.lines import LineSegment
 from tables.store import CLOCKS, CUSTOMERS
 
 SLICE_MS = 1000
-# A second may hold as much as it likes: a slice ends after so many records of a partition too.
+# A slice is one second, but also ends after so many records of a partition.
 _SLICE_RECORDS = 4096
-# Ticks go into all partitions at once: one whose ticks begin so much later wasn't there before.
+# Ticks are written to all partitions at once: a partition whose ticks begin so many slices after
+# the others' was added later.
 _LATE_SLICES = 2
 ALL = -1
-"""In place of a variant's number: what each variant says."""
+"""In place of a variant's number: the same for every variant."""
 
 Key = tuple[int, int]
 _END: Key = (FOREVER, 0)
@@ -47,55 +48,54 @@ _decode_segment = msgspec.msgpack.Decoder(LineSegment).decode
 
 @dataclass(frozen=True)
 class Question:
-    """What is to be found out by folding again."""
+    """What a replay is to find out."""
 
     rules: Rules
     topics: Topics
     variants: tuple[Variant, ...]
     has_lengths: bool = False
-    """Whether it is to be known how long runs get."""
+    """Are the lengths of runs wanted?"""
     has_places: bool = False
-    """Whether it is to be known which lines have calls in several partitions, and when accounts
-    changed last."""
+    """Are the partitions of each line's calls wanted, and when each account changed last?"""
 
     @property
     def windows(self) -> list[float]:
-        """The windows of the variants, each once, in hours."""
+        """The different windows of the variants, in hours."""
         return list(dict.fromkeys(variant.window_hours for variant in self.variants))
 
 
 class Slice(NamedTuple):
-    """What one slice of one partition said. Travels between processes."""
+    """The results of one slice of one partition. Is pickled."""
 
     key: Key
-    """Which second, and which part of it: those of all partitions are in this order."""
+    """The second, and the part of it. The slices of all partitions are in this order."""
     place: tuple[int, int]
-    """Within it: fan-outs' partitions, then calls' partitions."""
+    """The order within one key: partitions of fan-outs, then partitions of calls."""
     told: Sequence[tuple[int, bytes]] = ()
-    """A variant's number, or `ALL`, and a command."""
+    """Commands, each with a variant's number or `ALL`."""
     segments: Sequence[tuple[bytes, bytes]] = ()
-    """Of lines: key and value."""
+    """Line segments: key and value."""
     ticks: Sequence[tuple[int, bytes]] = ()
-    """Kafka's timestamp and the value."""
+    """Ticks: the record's timestamp (ms) and its value."""
     records: int = 0
     invalid: int = 0
     lengths: Any = None
-    """With the last one: how long accounts' runs got."""
+    """In the last slice only: the lengths of accounts' runs."""
     changed: Any = None
-    """With the last one: when each account's record came, in ms."""
+    """In the last slice only: the timestamp (ms) of each account's record."""
 
 
 class _Part:
-    """One partition on its way."""
+    """The progress of one partition."""
 
     def __init__(self, place: tuple[int, int], logs: list[PartitionLog]) -> None:
         self.place = place
         self.logs = logs
         self.key: Key = (-FOREVER, 0)
-        """Of the next record."""
+        """The slice of the next record."""
         self.head: tuple[PartitionLog, int] | None = None
         self.records = 0
-        """In this second."""
+        """The number of records so far in this second."""
         self.begin_slice()
 
     def begin_slice(self) -> None:
@@ -105,7 +105,7 @@ class _Part:
         self.folded = self.invalid = 0
 
     def look(self) -> None:
-        """Find whose turn it is, and in which slice. No log may be hungry."""
+        """Find the log whose turn it is, and the slice of its record. No log may be hungry."""
         head = self.head = next_of(self.logs)
         if head is None or head[0].at is None:
             self.key = _END
@@ -118,7 +118,7 @@ class _Part:
             self.key = (self.key[0], self.records // _SLICE_RECORDS)
 
     def take(self, ticks: str) -> tuple[PartitionLog, list[Any]]:
-        """Take the next records of this slice. `ticks`: a topic of which it is one at a time."""
+        """Take the next records of this slice; of the topic `ticks` one at a time."""
         assert self.head is not None  # noqa: S101 (whoever takes has looked)
         log, until = self.head
         most = 1 if log.tp.topic == ticks else _SLICE_RECORDS - self.records % _SLICE_RECORDS
@@ -133,17 +133,17 @@ class _Part:
 
 
 class Watch:
-    """The folds of some partitions, or of all."""
+    """Folds some partitions, or all."""
 
     def __init__(
         self,
         question: Question,
-        reading: Reading,
+        reading: Logs,
         partitions: Iterable[int],
         *,
         is_first: bool = True,
     ) -> None:
-        """`is_first`: of several, the one that says what is wrong with announcements."""
+        """`is_first`: is this the one, of several processes, that reports invalid announcements?"""
         self._topics = question.topics
         self._reading = reading
         self._partitions = sorted(partitions)
@@ -165,13 +165,13 @@ class Watch:
             self._sources.values(), self._topics.partitions, self._on_output
         )
         self._everyone: defaultdict[int, list[tuple[int, bytes]]] = defaultdict(list)
-        """What announcements say, by partition of the account."""
+        """The commands of announcements, by partition of the account."""
         self._part = _Part((0, 0), [])
         self._late: dict[int, int] = {}
-        """Partitions that came later, and the slice in which their ticks begin."""
+        """The partitions that were added later, and the slice in which their ticks begin."""
 
     def slices(self) -> Iterator[Slice]:
-        """Fold everything; yield what each slice said, in order."""
+        """Fold everything; yield the slices in order."""
         self._fold_accounts()
         topics = self._topics
         parts = [
@@ -222,7 +222,7 @@ class Watch:
         return PartitionLog(TP(topic, number), self._sources[topic])
 
     def _fold_accounts(self) -> None:
-        """Customers as the topic holds them, before anything else."""
+        """Fold the present records of all accounts, before anything else."""
         logs = [self._log(self._topics.accounts, number) for number in self._partitions]
         self._reading.begin(logs)
         while True:
@@ -237,7 +237,7 @@ class Watch:
                 self._engine.fold(log.tp, records)
 
     def _fold_slice(self, part: _Part, key: Key) -> None:
-        """Fold a partition's part of a slice, as far as it is read."""
+        """Fold the records of a slice of one partition that have been read."""
         self._part = part
         ticks = self._topics.ticks
         while part.key == key:
@@ -263,18 +263,18 @@ class Watch:
                 self._runs.on_tick(tp.partition, clock.tick)
 
     def _find_late(self, logs: Iterable[PartitionLog]) -> None:
-        """Find the partitions that weren't there from the beginning. All logs have been read."""
+        """Find the partitions that were added later. Every log must have records or have ended."""
         ticks = {log.tp.partition: log for log in logs if log.tp.topic == self._topics.ticks}
         first = ticks[self._partitions[0]].at if ticks else None
         for number, log in ticks.items():
-            # One of which retention took the beginning may have been there.
+            # If retention has deleted a log's beginning, the partition may be an old one.
             if first is not None and log.at is not None and log.offset == 0:
                 begins = log.at // SLICE_MS
                 if begins > first // SLICE_MS + _LATE_SLICES:
                     self._late[number] = begins
 
     def _at_home(self, tp: TP, records: list[Any]) -> Iterable[tuple[TP, list[Any]]]:
-        """Yield records with the partition in whose state they are folded."""
+        """Yield records grouped by the partition in whose state they are folded."""
         topics, place = self._topics, self._engine.place
         if tp.topic == topics.announcements or not any(
             one.key is not None and place(one.key) != tp.partition for one in records
@@ -286,8 +286,9 @@ class Watch:
         return homes.items()
 
     def _home(self, tp: TP, key: bytes | None) -> TP:
-        """Return where a record is folded: at its account's home, or, if the account is known where
-        the record lies, there: whoever publishes by another partitioner is folded as it is."""
+        """Return the partition in whose state a record is folded: the present one of its account.
+        But where the account is known in the record's own partition, it is that one, because its
+        publisher uses another partitioner."""
         home = tp.partition if key is None else self._engine.place(key)
         if home == tp.partition or self._engine.states[tp.partition].peek(CUSTOMERS, key or b""):
             return tp
@@ -331,7 +332,7 @@ class Watch:
 
 
 class LineWatch:
-    """The lines of all partitions, under each variant, and what all slices came to."""
+    """Folds the lines of all partitions for each variant, and sums up all slices."""
 
     def __init__(self, question: Question) -> None:
         self._topics = question.topics
@@ -339,13 +340,13 @@ class LineWatch:
         self.records = 0
         self.invalid = 0
         self.begun: int | None = None
-        """When the first record came, apart from those of accounts, in ms; None: there is none."""
+        """The timestamp (ms) of the first record, without accounts; None: there is none."""
         self.account_lengths: dict[float, Any] = {}
         self.line_lengths = Lengths(question.windows) if question.has_lengths else None
         self.changed: dict[bytes, int] = {}
-        """When each account's record came, in ms, where that is to be known."""
+        """The timestamp (ms) of each account's record, where `has_places`."""
         self.line_places: dict[bytes, set[int]] | None = {} if question.has_places else None
-        """The partitions from which each line's calls came, where that is to be known."""
+        """The partitions of each line's calls; None without `has_places`."""
         self._engines = [
             self._engine(number, variant.rules(question.rules))
             for number, variant in enumerate(question.variants)
@@ -362,7 +363,7 @@ class LineWatch:
         return MemoryEngine(sources, self._topics.partitions, on_output)
 
     def told(self, slices: Iterable[Slice]) -> Iterator[tuple[int, bytes]]:
-        """Yield everything that is told, with the variant's number or `ALL`, in order."""
+        """Yield all commands in order, each with the variant's number or `ALL`."""
         segments_topic, ticks_topic = self._topics.line_segments, self._topics.ticks
         for _, group in groupby(slices, key=lambda one: one.key):
             segments: defaultdict[int, list[Any]] = defaultdict(list)

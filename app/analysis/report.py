@@ -1,4 +1,4 @@
-"""One self-contained page of what a replay comes to: nothing on it is loaded from elsewhere."""
+"""The report: the results of a replay as one HTML page that loads nothing from elsewhere."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ _MOST_CHARTS = 24
 
 
 def report_of(run: Replay, counts: Summary, notes: Sequence[str]) -> str:
-    """Return the page. `notes`: what a reader must know, in sentences."""
+    """Return the page. `notes`: sentences that a reader must know."""
     template = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -78,7 +78,7 @@ def _told(counts: Summary, number: int) -> Counter[str]:
 
 
 def _tiles(run: Replay, counts: Summary, own: Variant) -> list[dict[str, str]]:
-    """The figures of the variant that is set, or of the first."""
+    """Return the key figures of `own`, the variant of the settings or the first one."""
     number = run.variants.index(own) if own in run.variants else 0
     told = _told(counts, number)
     tiles = [
@@ -148,8 +148,8 @@ def _over_time(run: Replay, counts: Summary, days: Sequence[str]) -> list[dict[s
 
 
 def _filled(buckets: Sequence[str]) -> list[str]:
-    """Return the hours (`2026-11-24T09`) or days between the first and the last, each once: where
-    nothing happened a gap is seen. Of more than a thousand, only those that hold something."""
+    """Return all hours (`2026-11-24T09`) or days from the first to the last, so that the chart
+    shows gaps. Where they are more than a thousand, return only those given."""
     if not buckets:
         return []
     form = "%Y-%m-%dT%H" if "T" in buckets[0] else "%Y-%m-%d"

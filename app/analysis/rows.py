@@ -1,6 +1,7 @@
-"""What an analysis prints: rows as JSON lines, CSV, Parquet or a table, on stdout or into a file.
+"""Printing rows as JSON lines, CSV, Parquet or a table, to stdout or into a file.
 
-Rows are written as they come; a file is written beside its place and takes it when it is whole.
+Rows are written as they come. A file is written under another name first, and renamed when it is
+complete.
 """
 
 import csv
@@ -21,7 +22,7 @@ _WIDEST = 60
 
 
 class Rows:
-    """Where rows go. `columns`: a name and a width in the table (0: as wide as it is)."""
+    """Writes rows. `columns`: each a name and its width in a table (0: as wide as needed)."""
 
     def __init__(self, out: BinaryIO, format_: Format, columns: dict[str, type]) -> None:
         self.format = format_
@@ -37,12 +38,12 @@ class Rows:
             self._csv.writerow(columns)
 
     def put_json(self, document: bytes) -> None:
-        """Write one row, given as JSON. Only where the format is jsonl."""
+        """Write one row, given as JSON. Only for the format jsonl."""
         self._out.write(document + b"\n")
         self.written += 1
 
     def put(self, row: Sequence[Any]) -> None:
-        """Write one row, given by columns. Where the format is anything but jsonl."""
+        """Write one row, given by columns. For all formats but jsonl."""
         self.written += 1
         if self._parquet is not None:
             self._parquet.put(row)
@@ -56,7 +57,7 @@ class Rows:
                 self._flush_table()
 
     def end(self) -> None:
-        """Write what waits."""
+        """Write the rows that still wait."""
         if self._parquet is not None:
             self._parquet.end()
         elif self.format == "csv":
@@ -71,7 +72,8 @@ class Rows:
         self._text.truncate()
 
     def _flush_table(self) -> None:
-        """Columns are as wide as the first rows need: nobody waits for the last."""
+        """Write the table's waiting rows. Columns are as wide as these need, so that no row must
+        wait for the last one."""
         lines = self._table
         if not self._widths:
             lines = [list(self._columns), *lines]
@@ -96,14 +98,14 @@ def _fit(text: str, width: int) -> str:
 
 
 def check_output(format_: Format, to: Path | None) -> None:
-    """Raise SettingsError where a format and a place don't go together."""
+    """Raise SettingsError where a format can't be written to this place."""
     if format_ == "parquet" and to is None:
         raise SettingsError(["--output parquet: needs --to FILE"])
     check_place("--to", to)
 
 
 def check_place(option: str, file: Path | None) -> None:
-    """Raise SettingsError where a file can't be written; None: it isn't asked for."""
+    """Raise SettingsError where a file can't be written. None: no file is asked for."""
     if file is None:
         return
     if file.is_dir():
@@ -114,8 +116,7 @@ def check_place(option: str, file: Path | None) -> None:
 
 @contextmanager
 def written(to: Path | None) -> Iterator[BinaryIO]:
-    """Yield stdout, or a file beside `to` that takes its place at the end; where something goes
-    wrong nothing is left of it."""
+    """Yield stdout, or a new file that is renamed to `to` at the end (after an error: deleted)."""
     if to is None:
         yield sys.stdout.buffer
         return

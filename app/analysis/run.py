@@ -1,4 +1,4 @@
-"""One replay from beginning to end: what is read, by how many, and the commands that come out."""
+"""One replay from beginning to end: arguments, logs to read, and the commands that result."""
 
 import functools
 import sys
@@ -15,14 +15,13 @@ from app.analysis.commands import CommandFilter, ToldCommand, decode_command, in
 from app.analysis.files import FileLogs
 from app.analysis.jobs import slices_of
 from app.analysis.kafka_logs import KafkaLogs
-from app.analysis.partition_logs import PartitionLog, Reading
+from app.analysis.partition_logs import Logs, PartitionLog
 from app.analysis.refold import ALL, LineWatch, Question, Slice
 from app.analysis.variants import Variant, variants_of
 from app.errors import CommandError, SettingsError, all_of
 from app.garbage_collector import tune_memory
-from app.kafka.topics import common_count
+from app.kafka.topic_setup import common_count
 from app.ranges import range_of
-from app.rules import rules_of
 from app.settings import Settings
 from streams.engine.order import FOREVER
 from streams.engine.types import TP, Source
@@ -34,13 +33,13 @@ _EVERYTHING = CommandFilter()
 
 @dataclass(frozen=True)
 class Asked:
-    """What a replay is asked for."""
+    """The arguments of a replay, checked."""
 
     settings: Settings
     variants: tuple[Variant, ...]
     wanted: CommandFilter = _EVERYTHING
     files: Path | None = None
-    """An export; None: the topics."""
+    """The directory of an export; None: read the topics."""
     jobs: int = 1
     has_lengths: bool = False
     has_places: bool = False
@@ -60,8 +59,9 @@ def asked_for(
     has_lengths: bool = False,
     has_places: bool = False,
 ) -> Asked:
-    """Return what people ask for as text. Raises SettingsError, with a line for each mistake."""
-    rules = rules_of(settings)
+    """Parse the arguments that people give as text. Raises SettingsError, with a line for each
+    mistake."""
+    rules = settings.rules
     variants, (begin, end), _ = all_of(
         lambda: variants_of(rules, run_length, window_hours),
         lambda: range_of(settings.zone, since, until),
@@ -76,18 +76,18 @@ def _check_scenarios(names: Sequence[str]) -> None:
         raise SettingsError([f"--scenario: must be one of {', '.join(SCENARIOS)}"])
 
 
-def open_reading(settings: Settings, files: Path | None) -> Reading:
-    """Open what is read. Raises CommandError."""
+def open_reading(settings: Settings, files: Path | None) -> Logs:
+    """Open the export, or the topics where `files` is None. Raises CommandError."""
     if files is not None:
         return FileLogs(files, settings.topics, needed=ContractTopic.CALL_RECORDS.value)
     return KafkaLogs(settings)
 
 
 class Replay:
-    """A replay that is open. Use it as a context, and take its commands once."""
+    """An open replay. Use it as a context manager, and iterate over its commands once."""
 
     def __init__(self, asked: Asked) -> None:
-        """Raises CommandError."""
+        """Open the logs. Raises CommandError."""
         self.asked = asked
         self.variants = asked.variants
         self._opening = functools.partial(open_reading, asked.settings, asked.files)
@@ -98,7 +98,7 @@ class Replay:
             self.reading.close()
             raise
         question = Question(
-            rules_of(asked.settings),
+            asked.settings.rules,
             self.topics,
             asked.variants,
             asked.has_lengths,
@@ -106,13 +106,13 @@ class Replay:
         )
         self._question = question
         self.seen = LineWatch(question)
-        """What all records came to."""
+        """The folds of the lines, and the sums over all records."""
         self.span: tuple[int, int] | None = None
-        """The instants of the first and last command, wanted or not, and of the records."""
+        """The first and last instant of all commands, wanted or not, and of the records."""
         self._told_wanted = 0
 
     def _topics(self) -> Topics:
-        """Return the topics, with as many partitions as what is read has."""
+        """Return the topics with the number of partitions of the logs that are read."""
         counts, topics = self.reading.counts(), self.asked.settings.topics
         if self.asked.files is not None:
             return replace(topics, partitions=max(counts[topics.calls], 1))
@@ -132,8 +132,8 @@ class Replay:
         self.reading.close()
 
     def commands(self) -> Generator[tuple[int, bytes, ToldCommand | None], None, None]:
-        """Fold everything; yield what is wanted of what is told: the variant's number (`ALL`: each
-        says it), the command, and what is in it where that was looked at."""
+        """Fold everything; yield each wanted command: the variant's number (`ALL`: every variant
+        has it), its bytes, and its fields if they were decoded."""
         tune_memory()
         wanted = self.asked.wanted
         slices = slices_of(self._question, self.reading, self._opening, self.asked.jobs)
@@ -153,7 +153,7 @@ class Replay:
             raise CommandError("there are no records in this range: widen --since and --until")
 
     def sent(self) -> Iterator[Any]:
-        """Yield the records of `notifications`. After the commands."""
+        """Yield the records of `notifications`. Call it after `commands`."""
         topic = self.topics.notifications
         count = self.reading.counts().get(topic, 0)
         source = Source(topic, lambda _: None)
@@ -170,14 +170,14 @@ class Replay:
                 yield from log.take(1 << 30, FOREVER)
 
     def notes(self) -> list[str]:
-        """Say in sentences what the replay lacks, and what it passed over."""
+        """Return sentences about records that the replay lacked or left out."""
         notes = list(dict.fromkeys(self.reading.missing()))
         if self.seen.invalid:
             notes.append(f"{self.seen.invalid} invalid records were passed over")
         return notes
 
     def variants_of(self, number: int) -> Sequence[tuple[int, Variant]]:
-        """Return whom a variant's number means."""
+        """Return the variants that a number stands for: one, or all for `ALL`."""
         if number == ALL:
             return list(enumerate(self.variants))
         return [(number, self.variants[number])]
@@ -187,7 +187,7 @@ class Replay:
         self.span = min(span[0], begin), max(span[1], end)
 
     def _shown(self, slices: Iterator[Slice]) -> Iterator[Slice]:
-        """Show on a terminal how many records are folded."""
+        """Pass slices on, and show on a terminal how many records are folded."""
         console = Console(file=sys.stderr)
         shown = Progress(console=console, transient=True) if console.is_terminal else None
         waiting = 0

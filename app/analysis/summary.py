@@ -1,4 +1,4 @@
-"""What a replay comes to: how many are told of what, when, and who is told most."""
+"""The summary of a replay: commands counted by scenario, day and hour, and who gets the most."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -24,12 +24,12 @@ _SMS_LENGTH, _SMS_PART_LENGTH = 70, 67
 
 
 class Summary:
-    """Counts, by variant. Grows with days and accounts, not with records."""
+    """Counts commands by variant. Its size grows with days and accounts, not with commands."""
 
     def __init__(
         self, variants: Sequence[Variant], *, sms_price: float | None = None, signature: str = ""
     ) -> None:
-        """`sms_price`: of one message. `signature`: what the gateway puts before each."""
+        """`sms_price`: for one SMS. `signature`: the text that the gateway puts before each."""
         self.variants = variants
         self.sms_price = sms_price
         self._signed = len(f"【{signature}】")
@@ -41,7 +41,7 @@ class Summary:
         self._hours: Counter[tuple[int, str, str]] = Counter()
 
     def add(self, variant: int, said: ToldCommand) -> None:
-        """Count a command. Its day is the local one, as it is written."""
+        """Count a command, under the local day in its `occurred_at`."""
         account = said.account_id or ""
         self._counts[variant, said.occurred_at[:10], said.scenario, said.channel] += 1
         self._hours[variant, said.occurred_at[:13], said.scenario] += 1
@@ -52,7 +52,7 @@ class Summary:
             self._parts[variant] += 1 if length <= _SMS_LENGTH else -(-length // _SMS_PART_LENGTH)
 
     def by_day(self, variant: int) -> dict[tuple[str, str, str], int]:
-        """Return day, scenario and channel → how many, in order."""
+        """Return (day, scenario, channel) → number of commands, in order."""
         counted: Counter[tuple[str, str, str]] = Counter()
         for (number, *rest), count in self._counts.items():
             if number in (ALL, variant):
@@ -60,7 +60,7 @@ class Summary:
         return dict(sorted(counted.items()))
 
     def by_hour(self, variant: int) -> dict[tuple[str, str], int]:
-        """Return hour (`2026-11-24T09`) and scenario → how many, in order."""
+        """Return (hour, such as `2026-11-24T09`, scenario) → number of commands, in order."""
         counted: Counter[tuple[str, str]] = Counter()
         for (number, hour, scenario), count in self._hours.items():
             if number in (ALL, variant):
@@ -68,39 +68,40 @@ class Summary:
         return dict(sorted(counted.items()))
 
     def accounts(self, variant: int) -> Counter[str]:
-        """Return how many messages each account gets."""
+        """Return account → number of messages."""
         return self._accounts[ALL] + self._accounts[variant]
 
     def accounts_of(self, variant: int, scenario: str, channel: str) -> int:
-        """Return how many accounts are told of a scenario by a channel."""
+        """Return how many accounts get messages of a scenario by a channel."""
         every, own = (self._told.get((n, scenario, channel), set()) for n in (ALL, variant))
         return len(every | own)
 
     def most_told(self, variant: int) -> list[tuple[str, int]]:
-        """Return the accounts that get most, most first; by name where they get as many."""
+        """Return the accounts with the most messages, most first; equal ones by name."""
         counted = self.accounts(variant)
         return sorted(counted.items(), key=lambda item: (-item[1], item[0]))[:MOST_TOLD]
 
     def notifications(self, variant: int) -> int:
-        """Return how many commands there are in all."""
+        """Return the number of all commands."""
         return sum(self.by_day(variant).values())
 
     def sms(self, variant: int) -> int:
-        """Return how many SMS are sent."""
+        """Return the number of SMS."""
         return sum(n for (_, _, channel), n in self.by_day(variant).items() if channel == "sms")
 
     def sms_parts(self, variant: int) -> int:
-        """Return as how many parts networks carry them: 70 characters, or 67 of a longer one."""
+        """Return the number of parts in which networks carry the SMS: one up to 70 characters, else
+        one for every 67."""
         return self._parts[ALL] + self._parts[variant]
 
     def cost(self, messages: int) -> float | None:
-        """Return what so many SMS cost, None: there is no price."""
+        """Return the price of so many SMS; None: no price was given."""
         return None if self.sms_price is None else round(messages * self.sms_price, 4)
 
     def rows(self) -> list[tuple[Any, ...]]:
-        """Return everything by `COLUMNS`. `of` says what a row counts: a `day`'s commands of one
-        scenario and channel, a `scenario`'s, a whole `variant`'s, or those of one `account` of the
-        most told."""
+        """Return all counts as rows of `COLUMNS`. The column `of` says what a row counts: a `day`'s
+        commands of one scenario and channel, those of a `scenario`, of a `variant`, or of an
+        `account` among those with the most."""
         rows: list[tuple[Any, ...]] = []
         for number, variant in enumerate(self.variants):
             head = variant.run_length, variant.hours

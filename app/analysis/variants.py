@@ -1,7 +1,7 @@
-"""What if: several lengths and windows of runs, counted beside one fold of everything else.
+"""What-if variants: several lengths and windows of runs, with one fold of everything else.
 
-Only runs know a length and a window, so an account's batches, balances and repeats are folded once
-for all variants. A line's runs are counted from segments, by the lines agent of each variant.
+Only runs depend on length and window, so an account's batches, balances and repeats are folded once
+for all variants. A line's runs are folded from segments, by one lines agent for each variant.
 """
 
 import re
@@ -34,12 +34,12 @@ class Variant:
     window_hours: float
 
     def rules(self, rules: Rules) -> Rules:
-        """Return the rules as they would be."""
+        """Return the rules with this variant's length and window."""
         return replace(rules, run_length=self.run_length, run_window_hours=self.window_hours)
 
     @property
     def hours(self) -> int | float:
-        """The window as people write it: 24, not 24.0."""
+        """The window in hours as people write it: 24, not 24.0."""
         return int(self.window_hours) if self.window_hours.is_integer() else self.window_hours
 
     def __str__(self) -> str:
@@ -47,7 +47,7 @@ class Variant:
 
 
 def lengths_of(text: str) -> list[int]:
-    """Return the lengths of `50,100`. Raises SettingsError."""
+    """Parse lengths such as `50,100`. Raises SettingsError."""
     lengths = []
     for one in text.split(","):
         if _LENGTH.fullmatch(one) is None:
@@ -59,7 +59,7 @@ def lengths_of(text: str) -> list[int]:
 
 
 def windows_of(text: str) -> list[float]:
-    """Return the windows, in hours, of `6,24`. Raises SettingsError."""
+    """Parse windows in hours such as `6,24`. Raises SettingsError."""
     windows = []
     for one in text.split(","):
         hours = _hours(one)
@@ -74,8 +74,8 @@ def windows_of(text: str) -> list[float]:
 def variants_of(
     rules: Rules, run_length: str | None, window_hours: str | None
 ) -> tuple[Variant, ...]:
-    """Return each combination of the given lengths and windows (`50,100`); the rules' own where
-    none is given.
+    """Return every combination of lengths and windows (each a text such as `50,100`); the rules'
+    own one where it is None.
 
     Raises SettingsError.
     """
@@ -103,12 +103,12 @@ def _hours(text: str) -> float | None:
 
 
 class AccountRuns:
-    """The account runs of all variants: what the calls agent's own would be under each."""
+    """Folds accounts' runs for all variants, as the calls agent does for one."""
 
     def __init__(
         self, rules: Rules, variants: Sequence[Variant], on_told: Callable[[int, bytes], None]
     ) -> None:
-        """`on_told` gets a variant's number and a command."""
+        """`on_told` is called with a variant's number and a command."""
         self._zone = rules.zone
         self._variants = [
             (number, one.run_length, one.run_window, one.run_retention)
@@ -143,8 +143,8 @@ class AccountRuns:
                     self._on_told(number, encode(command))
 
     def on_tick(self, partition: int, clock: int) -> None:
-        """Note a partition's tick: what was counted before there was any counts as counted on at
-        the first (see `tables.accounts.seen_by_a_tick`)."""
+        """Note a partition's tick. What was counted before the first one counts as counted at its
+        time (see `tables.accounts.seen_by_a_tick`)."""
         if partition in self._ticked:
             return
         self._ticked.add(partition)
@@ -154,8 +154,8 @@ class AccountRuns:
 
 
 class Lengths:
-    """How long runs get that nobody cuts off: window (hours) → length → how many. Of accounts
-    (results `F`) or of lines (results `W`)."""
+    """Counts the lengths of runs that no alert ends: window (hours) → length → how many. Either for
+    accounts (results `F`) or for lines (results `W`)."""
 
     def __init__(self, window_hours: Sequence[float]) -> None:
         self.seen: dict[float, Counter[int]] = {hours: Counter() for hours in window_hours}
@@ -182,12 +182,12 @@ class Lengths:
             run[1] = ended
 
     def count_line(self, line: bytes, calls: Sequence[LineCall | None]) -> None:
-        """Count what a segment says of a line."""
+        """Count the calls of a line segment."""
         for call in calls:
             self.count(line, 0 if call is None else call.ended, is_in_run=call is not None)
 
     def end(self) -> dict[float, Counter[int]]:
-        """Return what was seen; the runs that are going on end here."""
+        """End all runs; return the counts."""
         for key in list(self._runs):
             self.count(key, 0, is_in_run=False)
         return self.seen

@@ -1,7 +1,7 @@
 """SMS through the platform's gateway, as the contract describes it.
 
-The gateway drops a repeated `message_id` however late it comes: an unclear attempt is tried
-again under the same one until there is an answer.
+The gateway drops a repeated `message_id`, however late it comes. So after an unclear attempt the
+message is sent again with the same id until there is an answer.
 """
 
 from typing import TYPE_CHECKING
@@ -18,12 +18,12 @@ from streams.records import Account, Channel, Notification, encode
 if TYPE_CHECKING:
     from app.settings import Settings
 
-# The gateway's address or token is wrong, or a proxy's: no message's fault.
+# The address or token of the gateway or of a proxy is wrong: the message isn't the cause.
 _WRONG_DOOR = frozenset({401, 403, 404, 405, 407})
 
 
 def payload(command: Notification, phone: str, signature: str) -> dict[str, str]:
-    """Return the gateway's request."""
+    """Return the body of the request to the gateway."""
     return {
         "message_id": command.notification_id,
         "phone": phone,
@@ -51,7 +51,7 @@ def outcome(answer: Answer | NoAnswer) -> Outcome:
 
 
 class SmsChannel:
-    """The `agents.channel.SendingChannel` of one gateway; without a URL everything is skipped."""
+    """The `agents.channel.SendingChannel` of one gateway. Without a URL it skips every message."""
 
     name: Channel = "sms"
     doubt_limit_s: float | None = None
@@ -69,7 +69,7 @@ class SmsChannel:
     def prepare(
         self, command: Notification, account: Account | None
     ) -> Message | Skipped | Refused:
-        """Return what would be sent."""
+        """Return the message to send, or why it isn't sent."""
         if self._url is None:
             return Skipped("no gateway")
         phone = account.phone if account is not None else None
@@ -79,11 +79,11 @@ class SmsChannel:
         return Message(command.notification_id, phone, "", body)
 
     def pause_s(self, message: Message) -> float:
-        """The gateway keeps its own limits, and says 429."""
+        """Return 0: the gateway has limits of its own, and answers 429."""
         return 0.0
 
     async def send(self, message: Message, *, is_repeat: bool) -> Outcome:
-        """Post once. A repeat is the gateway's to know."""
+        """Send the message once. The gateway itself recognizes repeats."""
         headers = {"Authorization": f"Bearer {self._token}"} if self._token else None
         secrets = (self._token,) if self._token else ()
         url = self._url or ""
@@ -94,11 +94,11 @@ class SmsChannel:
     def claim(
         self, command: Notification, key: bytes | None, attempts: int, provider_id: str
     ) -> None:
-        """The gateway says nothing later."""
+        """Return None: the gateway sends no later word about a message."""
 
 
 def build_sms(settings: "Settings", http: httpx.AsyncClient) -> SmsChannel:
-    """Return the channel as the settings say."""
+    """Return the channel with the settings' gateway."""
     token = settings.sms_token
     return SmsChannel(
         http,

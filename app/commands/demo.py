@@ -30,7 +30,7 @@ from rich.table import Table
 from rich.text import Text
 
 from app.errors import CommandError
-from app.kafka.topics import create_topics
+from app.kafka.topic_setup import create_topics
 from app.local.console import ConsoleProcess
 from app.local.dialer import Dialer, Event
 from app.local.errors import LocalStackError

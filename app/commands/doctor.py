@@ -23,7 +23,7 @@ from app.channels.wechat.fields import UnfitFieldError, fill, fit, parse_fields
 from app.errors import CommandError
 from app.http import open_http
 from app.kafka.admin import open_admin
-from app.kafka.topics import check_internal, common_count
+from app.kafka.topic_setup import check_internal, common_count
 from app.redis_check import Verdict, examine_redis
 from app.redis_store import open_redis
 from app.settings import Settings, variable

@@ -14,7 +14,7 @@ from typer.models import CommandFunctionType
 from app.errors import SettingsError
 
 
-class Command(TyperCommand):
+class CliCommand(TyperCommand):
     """A command that names everything wrong in how it was called."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -57,7 +57,7 @@ class Program(typer.Typer):
         self, name: str | None = None, **options: Any
     ) -> Callable[[CommandFunctionType], CommandFunctionType]:
         """See Typer."""
-        return super().command(name, cls=Command, **options)
+        return super().command(name, cls=CliCommand, **options)
 
 
 def lines_of(error: TyperException | SettingsError) -> list[str]:

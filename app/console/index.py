@@ -72,7 +72,7 @@ class _Cause(Struct):
     call_id: str | None = None
 
 
-class _Command(Struct):
+class _IndexedCommand(Struct):
     notification_id: str
     scenario: str
     channel: str
@@ -144,7 +144,7 @@ class Index:
         self._retention = settings.console_retention_days * DAY
         self.unreadable = 0
         """Records that were passed over since the start."""
-        self._commands = msgspec.json.Decoder(_Command).decode
+        self._commands = msgspec.json.Decoder(_IndexedCommand).decode
         self._deliveries = msgspec.json.Decoder(_Delivery).decode
         self._messages = msgspec.json.Decoder(_Message).decode
         self._marks = msgspec.json.Decoder(Mark).decode

@@ -57,7 +57,7 @@ class Delivered(NamedTuple):
     occurred: int | None
 
 
-class Command(NamedTuple):
+class CommandRow(NamedTuple):
     """Where a command lies, and whose it is."""
 
     partition: int
@@ -126,12 +126,12 @@ class Queries:
         found = self.deliveries(Filters(notification=notification_id), now=0, limit=MOST_ROWS)
         return found[::-1]
 
-    def command(self, notification_id: str) -> Command | None:
+    def command(self, notification_id: str) -> CommandRow | None:
         """Return where the first command of an id lies."""
         commands = self._commands(self._db(), "id = ?", packed(notification_id), limit=1)
         return commands[0] if commands else None
 
-    def commands_of_call(self, call_id: str) -> list[Command]:
+    def commands_of_call(self, call_id: str) -> list[CommandRow]:
         """Return the commands that a call caused."""
         return self._commands(self._db(), "call = ?", call_id, limit=20)
 
@@ -359,8 +359,8 @@ class Queries:
 
     def _commands(
         self, db: sqlite3.Connection, condition: str, value: Any, *, limit: int
-    ) -> list[Command]:
-        found: list[Command] = []
+    ) -> list[CommandRow]:
+        found: list[CommandRow] = []
         for number in self._segments(db, "commands"):
             table = f"commands_{number}"
             for row in db.execute(
@@ -370,7 +370,7 @@ class Queries:
                 (value, limit),
             ):
                 p, o, stored, *rest = row
-                found.append(Command(p, o, unpacked(stored), *rest))
+                found.append(CommandRow(p, o, unpacked(stored), *rest))
             if len(found) >= limit:
                 break
         return found[:limit]

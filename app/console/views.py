@@ -19,7 +19,7 @@ from app.console.indexer import Indexer
 from app.console.lookups import PATIENCE_SECONDS, KafkaLookups
 from app.console.messages import as_seen
 from app.console.queries import (
-    Command,
+    CommandRow,
     Delivered,
     Filters,
     LetterRow,
@@ -37,7 +37,6 @@ from app.operations.letters import describe as describe_letter
 from app.operations.providers import holds_in_force, is_subscribed, rest_of
 from app.operations.redrive import Order, carry_out
 from app.operations.state import describe_account, describe_batch, describe_line
-from app.rules import rules_of
 from app.settings import Settings
 from streams.engine.state import State
 from streams.records import Delivery
@@ -187,7 +186,7 @@ class Views:
         state = State(partition)
         wanted = [LINES.prefix + key, CLOCKS.prefix]
         state.restore(await self._ask(self._queries.values, partition, wanted))
-        line = line_of(state, key, run_retention=rules_of(self._settings).run_retention)
+        line = line_of(state, key, run_retention=self._settings.rules.run_retention)
         if line is None:
             return None
         return {"state": describe_line(self._settings, line_id, partition, line)}
@@ -202,7 +201,7 @@ class Views:
         self, only_open: bool, limit: int, after: tuple[int, int, bytes] | None
     ) -> dict[str, Any]:
         found = self._queries.batches(limit=limit + 1, after=after, only_open=only_open)
-        retention = rules_of(self._settings).batch_retention
+        retention = self._settings.rules.batch_retention
         clocks = _Clocks(self._queries)
         items = []
         for one in found[:limit]:
@@ -227,7 +226,7 @@ class Views:
 
     def _runs(self, limit: int, before: tuple[int, int, bytes] | None) -> dict[str, Any]:
         found = self._queries.runs(limit=limit + 1, before=before)
-        retention = rules_of(self._settings).run_retention
+        retention = self._settings.rules.run_retention
         clocks = _Clocks(self._queries)
         items = []
         for one in found[:limit]:
@@ -376,12 +375,12 @@ class Views:
         state.restore(queries.values(partition, [*single, CLOCKS.prefix]))
         for table in (BATCHES, PAGES):
             state.restore(queries.values_named_by_instant(partition, table.prefix + key))
-        rules = rules_of(self._settings)
+        rules = self._settings.rules
         return remembered_of(
             state, key, batch_retention=rules.batch_retention, run_retention=rules.run_retention
         )
 
-    async def _record(self, topic: str, command: Command | None) -> Any:
+    async def _record(self, topic: str, command: CommandRow | None) -> Any:
         if command is None:
             return None
         return await self._kafka.record(topic, command.partition, command.offset)
@@ -410,7 +409,7 @@ class Views:
         self,
         record: Any,
         cause: tuple[dict[str, Any], Any] | None,
-        command: Command | None,
+        command: CommandRow | None,
         deliveries: list[Delivered],
         in_inbox: Any,
         language: Language,

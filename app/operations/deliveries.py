@@ -81,14 +81,14 @@ class Found(NamedTuple):
     """Partition and offset."""
 
 
-class _Command(msgspec.Struct):
+class _CommandTitle(msgspec.Struct):
     notification_id: str
     occurred_at: str | None = None
     title: str | None = None
 
 
 _decode = msgspec.json.Decoder(Delivery).decode
-_decode_command = msgspec.json.Decoder(_Command).decode
+_decode_command = msgspec.json.Decoder(_CommandTitle).decode
 
 
 async def find_deliveries(
@@ -157,7 +157,9 @@ async def _newest(
     return found
 
 
-async def _commands_of(installation: Installation, found: Iterable[Found]) -> dict[str, _Command]:
+async def _commands_of(
+    installation: Installation, found: Iterable[Found]
+) -> dict[str, _CommandTitle]:
     """Return the commands of deliveries by notification id; one that is gone is missing."""
     topic = installation.topics.notifications
     by_partition: dict[TP, list[Found]] = {}
@@ -170,7 +172,9 @@ async def _commands_of(installation: Installation, found: Iterable[Found]) -> di
     return {command.notification_id: command for part in parts for command in part}
 
 
-async def _commands_in(installation: Installation, tp: TP, found: list[Found]) -> list[_Command]:
+async def _commands_in(
+    installation: Installation, tp: TP, found: list[Found]
+) -> list[_CommandTitle]:
     logs = installation.logs
     left = {one.delivery.notification_id for one in found}
     keys = {one.key for one in found}
@@ -194,7 +198,7 @@ async def _commands_in(installation: Installation, tp: TP, found: list[Found]) -
     return commands
 
 
-def _row(delivery: Delivery, command: _Command | None, zone: tzinfo) -> dict[str, Any]:
+def _row(delivery: Delivery, command: _CommandTitle | None, zone: tzinfo) -> dict[str, Any]:
     return {
         "notification_id": delivery.notification_id,
         "account_id": delivery.account_id,
@@ -224,7 +228,7 @@ def _delivery(value: bytes | None) -> Delivery | None:
     return delivery
 
 
-def _command(value: bytes | None) -> _Command | None:
+def _command(value: bytes | None) -> _CommandTitle | None:
     try:
         return _decode_command(value or b"")
     except (msgspec.MsgspecError, ValueError):

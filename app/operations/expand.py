@@ -32,7 +32,7 @@ from app.kafka.admin import ClusterAdmin, open_admin
 from app.local.worker import WorkerProcess
 from app.operations.installation import CONNECT_SECONDS, Installation
 from app.operations.lag import group_lag
-from app.operations.transactions import close_producer, open_producer
+from app.operations.transactional_producer import close_producer, open_producer
 from app.settings import PREFIX, Settings
 from streams.engine import fault_points
 from streams.engine.outbox import UNFINISHED

@@ -8,7 +8,6 @@ from app.operations import deliveries
 from app.operations.installation import Installation
 from app.operations.providers import holds_in_force, is_subscribed, rest_of
 from app.operations.state import remember
-from app.rules import rules_of
 from app.settings import Settings
 from tables.explained import Language
 from tables.explanations import Outside, Settled, explain_all
@@ -57,7 +56,7 @@ def describe(
 
 def settled_by(settings: Settings) -> Settled:
     """Return what explanations need of the settings."""
-    rules = rules_of(settings)
+    rules = settings.rules
     return Settled(
         zone=settings.zone,
         run_length=rules.run_length,

@@ -8,7 +8,7 @@ from aiokafka.errors import KafkaError
 
 from app.errors import CommandError, KafkaAwayError
 from app.kafka.admin import ClusterAdmin, open_admin
-from app.kafka.topics import common_count
+from app.kafka.topic_setup import common_count
 from app.settings import Settings, variable
 from streams.engine.types import TP
 from streams.kafka.log_scan import LogScan

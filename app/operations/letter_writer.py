@@ -20,7 +20,7 @@ from app.operations.letters import (
     mark_record,
     read_marks,
 )
-from app.operations.transactions import close_producer, open_producer
+from app.operations.transactional_producer import close_producer, open_producer
 from streams.engine import fault_points
 from streams.kafka.log_scan import BEGINNING
 

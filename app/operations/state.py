@@ -10,7 +10,6 @@ from typing import Any
 from app.operations.installation import Installation
 from app.operations.masks import shown
 from app.operations.providers import is_subscribed
-from app.rules import rules_of
 from app.settings import Settings
 from streams.engine.state import State
 from streams.engine.types import TP
@@ -43,7 +42,7 @@ async def read_state(installation: Installation, partition: int, key: bytes) -> 
 
 async def remember(installation: Installation, account_id: str) -> tuple[int, Remembered]:
     """Return an account's partition and what is remembered of it, if only nothing."""
-    key, rules = account_id.encode(), rules_of(installation.settings)
+    key, rules = account_id.encode(), installation.settings.rules
     partition = installation.partition(installation.topics.changelog, key).partition
     return partition, remembered_of(
         await read_state(installation, partition, key),
@@ -106,7 +105,7 @@ async def line_state(installation: Installation, line_id: str) -> dict[str, Any]
     key, settings = line_id.encode(), installation.settings
     partition = installation.partition(installation.topics.changelog, key).partition
     state = await read_state(installation, partition, key)
-    line = line_of(state, key, run_retention=rules_of(settings).run_retention)
+    line = line_of(state, key, run_retention=settings.rules.run_retention)
     return None if line is None else describe_line(settings, line_id, partition, line)
 
 

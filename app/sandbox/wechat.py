@@ -81,7 +81,7 @@ class ArrivedMessage:
 
 
 @dataclass(frozen=True)
-class Taken:
+class SendAnswer:
     """What became of a request to send: an errcode, or a msgid and, unless it is a repeat, a
     message that arrives."""
 
@@ -120,23 +120,23 @@ class Accounts:
         self.texts.setdefault(self.template_id, PLATFORM_TEMPLATE)
         self.quotas = Quotas(self.now)
 
-    def take(self, body: Any, faults: Faults) -> Taken:
+    def take(self, body: Any, faults: Faults) -> SendAnswer:
         """1. what is wrong with the request, 2. a repeat, 3. what the quotas say, 4. it arrives."""
         code, text = self._check(body)
         if code:
-            return Taken(code, text)
+            return SendAnswer(code, text)
         openid, client_msg_id, now = body["touser"], body.get("client_msg_id"), self.now()
         known = self._known.get((openid, client_msg_id or ""))
         if client_msg_id and known and now - known[0] < REMEMBERED_SECONDS:
             self.repeats += 1
             if faults.duplicate_reply == "error_40241":
-                return Taken(40241)
+                return SendAnswer(40241)
             is_same = faults.duplicate_reply == "ok_same_msgid"
-            return Taken(msgid=known[1] if is_same else self.dice.msgid())
+            return SendAnswer(msgid=known[1] if is_same else self.dice.msgid())
         data = {name: item["value"] for name, item in body["data"].items()}
         code = self.quotas.error(openid, f"{body['template_id']} {data}")
         if code:
-            return Taken(code)
+            return SendAnswer(code)
         msgid = self.dice.msgid()
         if client_msg_id:
             self._known[openid, client_msg_id] = (now, msgid)
@@ -153,7 +153,7 @@ class Accounts:
         )
         self.messages.append(message)
         self.accepted += 1
-        return Taken(msgid=msgid, message=message)
+        return SendAnswer(msgid=msgid, message=message)
 
     def text_of(self, template_id: str) -> str:
         """Return a template's text."""

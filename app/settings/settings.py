@@ -29,6 +29,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from agents.rules import Rules
 from app.errors import SettingsError
 from app.settings import kinds
 from app.settings.secret_files import SecretFiles, UnusableFile
@@ -191,6 +192,18 @@ class Settings(BaseSettings):
     def topics(self) -> Topics:
         """All topic names, with the partitions that new ones are given."""
         return Topics(self.topic_prefix, self.group, self.partitions)
+
+    @property
+    def rules(self) -> Rules:
+        """The parameters of the rules."""
+        return Rules(
+            zone=self.zone,
+            run_length=self.run_length,
+            run_window_hours=self.run_window_hours,
+            reminder_time=self.reminder_time,
+            expiry_notice_days=self.expiry_notice_days,
+            batch_retention_days=self.batch_retention_days,
+        )
 
     @property
     def zone(self) -> ZoneInfo:

@@ -1,22 +1,22 @@
-"""The engine: batches in, one Kafka transaction out, exactly once.
+"""The engine: chunks of records in, one Kafka transaction out, exactly once.
 
-engine        one worker's: assignments come and go, cycles run, failures are recovered from
+engine        what one worker does: assignments come and go, cycles run, failures are recovered from
 phases        which phases it has, which may follow which, and what belongs to each
-config        what it is told at its start
-consumer      Faust's transport: whole batches of each partition to the cycle, rebalances
+config        the names and limits that an engine is given at its start
+consumer      Faust's transport: gives whole record batches to the cycle; rebalances
 takeover      what happens between an assignment and the first fold: settle, restore, place, seek
 positions     what the state was built from, and what is missing
-hanging       transactions that are open for ever are ended
-housekeeping  topics that were made anew are noticed, what is done with is deleted
-buffer        what waits to be folded
-order         which of it is next
-chunks        how a Faust agent is given a chunk, and says that it is folded
+hanging       finds and ends transactions that would stay open for ever
+housekeeping  notices topics that were made anew, deletes records that are worked off
+buffer        the records of one partition that wait to be folded
+order         which of them is folded next
+chunks        gives a chunk to a Faust agent and learns when it is folded
 cycle         fold → produce → offsets → commit → only then the state changes
-refused       what Kafka takes never is replaced
-state         what is remembered of one partition, and what a cycle changed of it
-views         Faust's tables as views of the states, that nobody writes
+refused       replaces records that Kafka will never accept
+state         the values of one partition number, and what a cycle changed of them
+table_views   Faust's tables as views of the states, that nobody writes
 outbox        sources whose work can't be folded (HTTP)
 memory        the same folds without Kafka: replay, console, tests
-types         what these hand to each other
+types         the types that these modules share
 fault_points  where the fault tests may kill or freeze a worker
 """

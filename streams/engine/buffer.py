@@ -1,4 +1,4 @@
-"""What was read of a source partition and waits to be folded."""
+"""The records of a source partition that were read and are not folded yet."""
 
 from bisect import bisect_right
 from collections import deque
@@ -9,25 +9,26 @@ from streams.engine.types import TP, Record, Source
 
 
 class Buffer:
-    """Records of one source partition that were read and not folded: a head of `order`."""
+    """The queue of one source partition's records. Implements `order.Head`."""
 
     def __init__(
         self, tp: TP, source: Source, position: int, is_read_up: Callable[[TP, int], bool]
     ) -> None:
-        """`is_read_up`: does a partition's log end at this offset, as far as is known?"""
+        """`position`: the first offset to read. `is_read_up(tp, offset)`: does the partition's log
+        end at this offset, as far as is known?"""
         self.tp = tp
         self.source = source
         self.position = position
         """The offset after the last record read."""
         self.count = 0
         self.weight = 1.0
-        """Values loaded and records emitted for each record, when it was folded last."""
+        """What one record costs: values loaded plus records emitted for it, in the last fold."""
         self._is_read_up = is_read_up
         self._lists: deque[list[Record]] = deque()
 
     def add(self, records: list[Record]) -> int:
-        """Return how many of the records are new."""
-        # After a seek a fetch that was under way may bring records from before it.
+        """Append the records that are new; return how many they are."""
+        # A fetch that began before a seek may bring records of the old position.
         if records[0].offset < self.position:
             records = [record for record in records if record.offset >= self.position]
             if not records:
@@ -38,7 +39,8 @@ class Buffer:
         return len(records)
 
     def take(self, most: int, until: int) -> list[Record]:
-        """Take up to so many records, at least one, none younger than `until`."""
+        """Remove and return records: at least one, at most `most`, none younger than `until` (ms)
+        but the first."""
         taken = self._lists.popleft()
         while self._lists and len(taken) < most:
             taken = taken + self._lists.popleft()
@@ -51,17 +53,17 @@ class Buffer:
         return taken
 
     def put_back(self, records: Sequence[Record]) -> None:
-        """Take the end of what was taken back."""
+        """Put records back at the front: the last ones of those that were taken."""
         self._lists.appendleft(list(records))
         self.count += len(records)
 
     @property
     def at(self) -> int | None:
-        """Timestamp (ms) of the oldest record, None: there is none."""
+        """The timestamp (ms) of the first record; None: the queue is empty."""
         return self._lists[0][0].timestamp if self._lists else None
 
     def is_past(self, end: int) -> bool:
-        """Is everything before this offset read?"""
+        """Has everything before this offset been read?"""
         # The log's last record may be a transaction's marker, which is never delivered.
         return self.position >= end or self._is_read_up(self.tp, self.position)
 

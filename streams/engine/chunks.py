@@ -1,9 +1,9 @@
 """How a Faust agent gets its chunks: one at a time, and the cycle waits until each is folded.
 
-A channel of Faust's own loses what is in it when the flow resumes after a rebalance, and a Faust
-`Event` of an older generation is dropped without a word: the cycle would wait for ever for its
-fold. So the queue here is under nobody's flow control, and what travels is the bare chunk. When
-a chunk is folded, in which transaction and whether at all stays the engine's.
+Faust's own channel loses its content when the flow resumes after a rebalance, and drops an `Event`
+of an older generation silently: the cycle would wait for ever. So this channel has a queue without
+Faust's flow control and carries the chunk itself. The engine decides whether and when a chunk is
+folded, and in which transaction.
 """
 
 import asyncio
@@ -19,11 +19,11 @@ from streams.engine.types import Chunk
 
 
 class NotGivenError(Exception):
-    """Somebody else than the engine sent something to an agent."""
+    """Code other than the engine sent something to an agent."""
 
 
 class Chunks(Channel[Chunk]):  # type: ignore[misc]
-    """What one agent reads: the chunks of one source, handed over by the engine."""
+    """The channel of one agent: the chunks of one source, given by the engine."""
 
     def __init__(self, app: faust.App, topic: str) -> None:
         super().__init__(
@@ -31,16 +31,17 @@ class Chunks(Channel[Chunk]):  # type: ignore[misc]
         )
         self._topic = topic
         self._folded: asyncio.Future[None]
-        """Of the chunk that the agent took last."""
+        """Done when the chunk that the agent took last is folded."""
 
     def get_topic_name(self) -> str:
-        """Return the topic that the chunks are read from, as `faust agents` shows it."""
+        """Return the name of the source topic, which `faust agents` shows."""
         return self._topic
 
     def give(self, chunk: Chunk) -> asyncio.Future[None]:
-        """Hand over a chunk. Return what is done when it is folded, with what the fold raised.
+        """Give a chunk to the agent. Return a future that is done when the chunk is folded, or
+        fails with what the fold raised.
 
-        Cancel it to take the chunk back: one that the agent hasn't begun is then never folded.
+        Cancelling it takes the chunk back: if the agent hasn't begun it, it is never folded.
         """
         folded: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.queue.put_nowait((chunk, folded))
@@ -48,8 +49,8 @@ class Chunks(Channel[Chunk]):  # type: ignore[misc]
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        """Fold the chunk that was taken last. What that raises is the engine's, who stops the
-        worker; the agent would be started anew by Faust, and go on."""
+        """The context in which the chunk taken last is folded. What the fold raises goes to the
+        engine, which stops the worker; in the agent Faust would only restart the agent."""
         folded = self._folded
         try:
             yield
@@ -59,7 +60,7 @@ class Chunks(Channel[Chunk]):  # type: ignore[misc]
             folded.set_result(None)
 
     async def __anext__(self) -> Chunk:
-        """Return the next chunk. Its fold must follow without an await between."""
+        """Wait for the next chunk and return it. It must be folded without an await in between."""
         while True:
             chunk, folded = await self.queue.get()
             if not folded.cancelled():
@@ -67,7 +68,7 @@ class Chunks(Channel[Chunk]):  # type: ignore[misc]
                 return chunk  # type: ignore[no-any-return]
 
     def clone(self, *, is_iterator: bool | None = None, **kwargs: Any) -> Self:
-        """Return itself: one agent reads it, and nobody else."""
+        """Return this channel itself: only one agent reads it."""
         if is_iterator:
             self.is_iterator: bool = True
         return self

@@ -1,4 +1,4 @@
-"""What one worker's engine is told at its start: names and limits."""
+"""The names and limits that a worker's engine is given at its start."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -16,23 +16,24 @@ class EngineConfig:
     changelog: str
     output_topics: tuple[str, ...]
     queues: frozenset[str]
-    """Topics that nobody but the group knows: what it has worked off is deleted from them."""
+    """Topics that only this group uses: records that it has worked off are deleted there."""
     session_timeout_s: float
     client_options: dict[str, Any]
-    """Bootstrap servers and security, as aiokafka names them."""
+    """Bootstrap servers and security, by aiokafka's parameter names."""
     instead: Instead | None = None
-    """What to write where Kafka refuses a record for good; None: stop."""
+    """Returns what to write in place of a record that Kafka refuses for good; None: stop then."""
     max_poll_interval_s: float = 300.0
-    """A worker whose event loop or reading stands still for so long leaves the group."""
+    """A worker whose event loop, or whose reading, stands still for this long leaves the group."""
     log_patience_s: float = 15.0
-    """How long a log may end before what was read of it: its last marker may not be visible yet."""
+    """How long to wait for a log whose end lies before what was read of it: the last marker may
+    not be visible yet."""
     tidy_every_s: float = 10.0
-    """How often to look for what is done with, and whether the topics still are the same."""
+    """How often to delete what is worked off and to check that the topics are still the same."""
     out_of_group_s: float = 90.0
-    """A worker that the group, while it answers, gives nothing for so long isn't well; after
-    twice that it ends. Longer than a rebalance, which may wait 60 s for a member."""
+    """A worker that gets no share for this long, although the group answers, reports itself as
+    unwell; after twice that it ends. Longer than a rebalance, which may wait 60 s for a member."""
     no_progress_s: float = 30.0
-    """A takeover in which nothing moves for so long is begun again. Longer than any transaction
-    stays pending: 10 s until it times out, 10 more until Kafka looks."""
+    """A takeover without progress for this long is begun again. Longer than any transaction stays
+    pending: 10 s until it times out, and up to 10 s more until Kafka notices."""
     again_after_s: float = 1.0
-    """The pause before what failed is tried again, or a topic looked for again: its shortest."""
+    """The shortest pause before a failed attempt, or the search for a topic, is repeated."""

@@ -1,8 +1,8 @@
-"""Faust's transport with our reading: whole batches to the engine, Faust's group and assignor.
+"""Faust's transport, which reads whole record batches for the engine.
 
-Faust keeps the consumer thread, the subscription, the assignor and the rebalance protocol; its
-acks, its per-record streams and its table recovery are bypassed, because they lose and double
-records over a rebalance.
+Faust's consumer thread, subscription, assignor and rebalance protocol are used as they are. Its
+acknowledgements, per-record streams and table recovery are not: they lose or repeat records in a
+rebalance.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ from streams.kafka.protocol import Membership
 log = logging.getLogger(__name__)
 
 _BUSY_WAIT_MS = 10
-# At low rates the cost of a fetch for each few records dominates: a third of the worker's CPU.
+# At low rates fetches that bring few records each take a third of the worker's CPU.
 _BUSY_FETCH_BYTES = 1 << 16
 _IDLE_WAIT_MS = 1000
 _IDLE_AFTER_EMPTY_POLLS = 4
@@ -45,31 +45,31 @@ _SAY_AGAIN_SECONDS = 60.0
 _WATCH_GROUP_SECONDS = 1.0
 _GROUP_ANSWERS_SECONDS = 5.0
 _FULL_POLL = 500
-"""A poll that brought fewer records is followed by a short pause, so that the next brings more:
-at low rates the cost of a fetch for each record dominates."""
+"""After a poll that brought fewer records there is a short pause, so that the next one brings
+more: at low rates a fetch costs more than its records do."""
 
 
 class OutOfGroupError(Exception):
-    """The group goes on without this worker and takes it in no more."""
+    """The group works without this worker and doesn't take it in again."""
 
 
 class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
-    """Reads for the engine, as its `Reading`."""
+    """The consumer's thread. Implements the engine's `Reading`."""
 
     consumer: "_Consumer"
     _under_way: asyncio.Future[Any] | None = None
 
     def _create_worker_consumer(self, transport: Any) -> Any:
         consumer = super()._create_worker_consumer(transport)
-        # Stock Faust reads committed only with its own, broken, exactly_once, and takes its
-        # assignor, which keeps equal partition numbers together, only with tables.
+        # Stock Faust reads `committed` only with its own exactly_once, which is broken. And it
+        # uses its assignor, which keeps equal partition numbers together, only with tables.
         consumer._isolation_level = "read_committed"
         consumer._partition_assignment_strategy = [self.app.assignor]
         consumer._fetch_max_wait_ms = _IDLE_WAIT_MS
         return consumer
 
     async def on_start(self) -> None:
-        """Start, also where the brokers went away a moment ago: they are waited for."""
+        """Start. Where the brokers are away at this moment, wait for them."""
         self._consumer = consumer = self._create_consumer(loop=self.thread_loop)
         self.time_started = time.monotonic()
         next_word, pause_s = 0.0, _START_AGAIN_SECONDS
@@ -78,7 +78,7 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
                 await consumer.start()
                 return
             except (KafkaError, TimeoutError, OSError) as error:
-                if consumer._fetcher is not None:  # half started, which aiokafka does only once
+                if consumer._fetcher is not None:  # half started: aiokafka can't start it again
                     raise
                 if time.monotonic() >= next_word:
                     next_word = time.monotonic() + _SAY_AGAIN_SECONDS
@@ -87,18 +87,19 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
             pause_s = min(pause_s * 2, _MOST_PAUSE_SECONDS)
 
     async def read(self, tps: set[TP], timeout_s: float) -> dict[TP, list[Any]]:
-        """Return what was fetched of these partitions, whole batches."""
+        """Return the records that were fetched of these partitions, in whole record batches. Waits
+        up to `timeout_s` for the first ones."""
         consumer = self._ensure_consumer()
-        # Shielded, because a cancelled call would go on in the consumer's thread and lose what
-        # it read; who seeks waits for it instead.
+        # Shielded: a cancelled call would go on in the consumer's thread, and what it read would
+        # be lost. `seek_all` waits for it instead.
         self._under_way = asyncio.ensure_future(
             self.call_thread(self._fetch_records, consumer, tps, timeout=timeout_s)
         )
         return dict(await asyncio.shield(self._under_way))
 
     async def seek_all(self, positions: dict[TP, int]) -> None:
-        """Go on reading at these offsets."""
-        # A read that is under way would bring records of before; let it end first.
+        """See `Reading`."""
+        # A read that is under way may bring records of the old positions: let it end first.
         if self._under_way is not None:
             await asyncio.wait([self._under_way], timeout=_READ_HANGS_SECONDS)
             if not self._under_way.done():
@@ -113,24 +114,23 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         await self.call_thread(seek)
 
     def set_idle(self, is_idle: bool) -> None:
-        """Let fetches wait long at the broker for anything, or shortly for much."""
+        """Idle: fetches wait long at the broker for the first record. Else: shortly for many."""
         fetcher = self._ensure_consumer()._fetcher
         fetcher._fetch_max_wait_ms = _IDLE_WAIT_MS if is_idle else _BUSY_WAIT_MS
         fetcher._fetch_min_bytes = 1 if is_idle else _BUSY_FETCH_BYTES
 
     def end_of(self, tp: TP) -> int | None:
-        """Return where a partition's log ends, as far as the last fetch told."""
+        """See `Reading`."""
         state = self._state_of(tp)
         return None if state is None or state.highwater is None else int(state.highwater)
 
     def is_held(self, tp: TP) -> bool:
-        """Does a part of a partition wait behind somebody's open transaction, as far as the last
-        fetch told?"""
+        """See `Reading`."""
         state = self._state_of(tp)
         return state is not None and (state.lso or 0) < (state.highwater or 0)
 
     def is_read_up(self, tp: TP, position: int) -> bool:
-        """Does a partition's log end here, as far as the last fetch told?"""
+        """See `Reading`."""
         state = self._state_of(tp)
         if state is None or state.highwater is None:
             return False
@@ -138,8 +138,8 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         return max(position, self.read_to(tp) or 0) >= int(state.lso)
 
     def read_to(self, tp: TP) -> int | None:
-        """Return up to where a partition was read, markers included. None: nobody knows, or
-        aiokafka's position counts records that are on their way from its thread to the cycle."""
+        """See `Reading`. None also while aiokafka's position counts records that are still on
+        their way from its thread to the cycle."""
         state = self._state_of(tp)
         if state is None or not state.has_valid_position:
             return None
@@ -153,15 +153,15 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         return assignment.state_value(TopicPartition(*tp))
 
     def note_handed_over(self, tps: Iterable[TP]) -> None:
-        """What was read of these partitions has arrived, or was dropped."""
+        """Note that what was read of these partitions has reached the cycle, or was dropped."""
         assignment = self._ensure_consumer()._subscription.subscription.assignment
         for tp in tps:
             if assignment is not None and TopicPartition(*tp) in assignment.tps:
                 assignment.state_value(TopicPartition(*tp)).is_handing_over = False
 
     async def check_group(self) -> None:
-        """Raise what ended the coordination with the group; aiokafka's getmany would, but what
-        reads here goes around it."""
+        """Raise the error that ended the coordination with the group, as aiokafka's getmany does;
+        the reading here doesn't use that."""
 
         async def check() -> None:
             if self._consumer is not None:
@@ -170,8 +170,9 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         await self.call_thread(check)
 
     async def stay_member(self) -> None:
-        """Count as alive: aiokafka leaves the group, for good, when nothing was fetched for the
-        poll interval, as who has no partitions, or is still taking them over, doesn't."""
+        """Tell aiokafka that this worker is alive. It leaves the group for good when nothing was
+        fetched for the poll interval, and a worker without partitions, or one that is still taking
+        them over, fetches nothing."""
 
         async def note() -> None:
             if self._consumer is not None:
@@ -180,8 +181,8 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         await self.call_thread(note)
 
     async def look_for_topics(self) -> None:
-        """Ask again about topics of which nothing is known: the group shares out what its leader
-        knows, and an update that failed aiokafka repeats after five minutes only."""
+        """Ask again about topics of which nothing is known. The group shares out only the topics
+        that its leader knows, and aiokafka repeats a failed update after five minutes only."""
 
         async def look() -> None:
             if self._consumer is not None:
@@ -192,13 +193,13 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]
         await self.call_thread(look)
 
     async def does_group_answer(self) -> bool:
-        """Is the group's coordinator there and able to say how the group is?"""
+        """Does the group's coordinator answer, and know the group's state?"""
 
         async def ask() -> bool:
             coordinator = self._ensure_consumer()._coordinator
             if coordinator.coordinator_id is None:
                 return False
-            # On another connection than that of a join, which the broker may be holding back.
+            # Not on the connection of a join: the broker may hold its answers back.
             answer = await coordinator._client.send(
                 coordinator.coordinator_id,
                 DescribeGroupsRequest([coordinator.group_id]),
@@ -237,17 +238,17 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
         await self._or_crash(self.engine.on_assigned({TP(*tp) for tp in assigned}, membership))
 
     async def perform_seek(self) -> None:
-        """Nothing: the engine seeks when it has taken the partitions over."""
+        """Do nothing: the engine seeks when it has taken the partitions over."""
 
     async def wait_empty(self) -> None:
-        """Nothing: the engine has finished its commit when partitions are revoked."""
+        """Do nothing: when partitions are revoked, the engine has already finished its commit."""
 
     async def commit(self, topics: Any = None, start_new_transaction: bool = True) -> bool:
-        """Nothing: offsets are committed with the engine's transactions."""
+        """Do nothing: offsets are committed with the engine's transactions."""
         return False
 
     async def verify_all_partitions_active(self) -> None:
-        """Nothing: Faust would look at each partition each second, for stalled streams."""
+        """Do nothing: Faust would check each partition each second for stalled streams."""
 
     async def _or_crash(self, callback: Any) -> None:
         # aiokafka only logs what a rebalance callback raises, and the worker would idle on.
@@ -259,7 +260,8 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
 
     @Service.task  # type: ignore[untyped-decorator]
     async def _watch_group(self) -> None:
-        """A coordination that ended would leave the worker idle, with partitions or without."""
+        """Notice when the coordination with the group has ended: the worker would stay idle, with
+        partitions or without."""
         out_since: float | None = None
         while not self.should_stop:
             await self.sleep(_WATCH_GROUP_SECONDS)
@@ -272,7 +274,7 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
             except ConsumerStoppedError:
                 return
             except KafkaError as error:
-                # aiokafka has stopped until it is told that somebody knows.
+                # aiokafka stands still until somebody has taken note of the error.
                 if not error.retriable:
                     self.engine.crash(error)
                     return
@@ -286,10 +288,11 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
         return bool(self.engine.wanted()) and silent_s > self.engine.config.max_poll_interval_s
 
     async def _look_for_us(self, out_since: float | None) -> float | None:
-        """Return since when the group, though it answers, has given this worker no share.
+        """Return since when the group has given this worker no share although it answers; None: it
+        has a share, or the group doesn't answer.
 
-        Brokers that are away are waited for. Who is left out too long says so, is not well, and
-        in the end stops: whoever starts it again has a better chance than this process.
+        Brokers that are away are waited for. A worker that is left out for too long logs it and
+        reports itself as unwell; in the end it stops, since a new process has a better chance.
         """
         engine: Engine = self.engine
         now: float = self.loop.time()
@@ -332,7 +335,7 @@ class _Consumer(driver.Consumer):  # type: ignore[misc]
             fetching.hand_over(self.engine.most_at_once)
             try:
                 records = await self._read(wanted)
-            except KafkaError as error:  # a right that was taken away: Faust would log where
+            except KafkaError as error:  # say a right that was taken away; Faust would log where
                 self.engine.crash(error)
                 return
             count = sum(map(len, records.values()))
@@ -364,9 +367,9 @@ class _Transport(driver.Transport):  # type: ignore[misc]
 
 
 def attach(app: faust.App, engine: Engine) -> None:
-    """Make a Faust app read for an engine: subscribe to its topics, hand it whole batches.
+    """Make a Faust app read for an engine: subscribe to its topics, give it whole record batches.
 
-    To be called once, before the app starts, after all sources and outboxes are added.
+    Call it once, after all sources and outboxes are added and before the app starts.
     """
     fetching.install()
     app.transport = _Transport(app.conf.broker_consumer, app, engine)

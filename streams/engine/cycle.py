@@ -1,11 +1,11 @@
-"""The cycle: read the batch → fold → emit and remember as one unit → only then the next offsets.
+"""The cycle: read chunks → fold them → commit outputs, state and offsets as one transaction.
 
-One assignment's worth of work. What the folds of all partitions changed in one cycle is one
-transaction; while it commits, the next cycle folds on top of it, and no further: what is read
-and not committed is bounded. A cycle that did nothing opens no transaction.
+A `Cycle` does this for one assignment, again and again. While one transaction commits, the next
+one is already folded on top of it, but no third one: so what is read and not committed is bounded.
+Where nothing was folded no transaction is opened.
 
 Longer than other modules: reading, the order of folding and committing share the buffers and the
-running transaction, and what is exact about them is seen only together.
+running transaction, and only together they show why each record counts exactly once.
 """
 
 import asyncio
@@ -68,7 +68,8 @@ _MAX_KNOWN_KEYS = 100_000
 
 
 class Lag(NamedTuple):
-    """How far a partition is behind: records not folded, and the age of the oldest at hand."""
+    """How far a partition is behind: the records not folded, and the age in seconds of the oldest
+    one that was read."""
 
     records: int
     seconds: float
@@ -76,24 +77,25 @@ class Lag(NamedTuple):
 
 @dataclass
 class _Transaction:
-    """What one cycle collected."""
+    """What the folds have changed and emitted since the last commit began."""
 
     started: float = field(default_factory=time.monotonic)
     records: int = 0
     keys: int = 0
-    """Values of the states that the folds have loaded."""
+    """How many values the folds have loaded from the states."""
     emitted: int = 0
-    """Records in `outputs`, and the bytes of their keys and values."""
+    """How many records `outputs` holds."""
     emitted_bytes: int = 0
+    """How many bytes their keys and values have."""
     offsets: dict[TP, int] = field(default_factory=dict)
     outputs: dict[Destination, list[ProducerRecord]] = field(default_factory=dict)
     touched: set[int] = field(default_factory=set)
     finished: set[TP] = field(default_factory=set)
-    """Outbox partitions in which something was finished."""
+    """The outbox partitions in which a record was finished."""
     bulk_done: set[str] = field(default_factory=set)
-    """Topics of bulk sources that have had their share."""
+    """The topics of bulk sources that have had their share."""
     hurried: float | None = None
-    """When somebody began to wait for it; None: nobody does."""
+    """When a fold first asked for an early commit; None: none did."""
 
     @property
     def is_full(self) -> bool:
@@ -106,7 +108,7 @@ class _Transaction:
 
 
 class Cycle:
-    """Folds the batches of one assignment until it is closed or a commit fails."""
+    """Folds the chunks of one assignment until it is closed or a commit fails."""
 
     def __init__(
         self,
@@ -124,9 +126,9 @@ class Cycle:
         on_failure: Callable[[Exception], None],
         instead: Instead | None = None,
     ) -> None:
-        """`positions`: where each partition is read from. `read_first`: by partition number, a
-        source partition and the offset up to which it is folded before any other. `topic_ids`:
-        what the state remembers its sources by.
+        """`positions`: the first offset to read, by partition. `read_first`: by partition number, a
+        source partition and the offset up to which it is folded before any other. `topic_ids`: the
+        ids that the state keeps beside each source's position.
         """
         self._outboxes = outboxes
         self._states = states
@@ -135,12 +137,12 @@ class Cycle:
             for tp, source in sorted(sources.items(), key=lambda item: (item[1].order, item[0]))
         }
         self._partitions: defaultdict[int, list[Buffer]] = defaultdict(list)
-        """By partition number, what order is kept among."""
+        """By partition number, the buffers among which an order is kept."""
         for tp, buffer in self._buffers.items():
             self._partitions[tp.partition].append(buffer)
         self._turns: list[deque[Buffer]] = []
-        """In the order of a round; the partitions of a bulk source have one turn together, or
-        what they say would make each commit one of all partitions of many topics."""
+        """The turns of a round, in order. All partitions of a bulk source share one turn: else
+        each commit would write to all partitions of many topics."""
         together: dict[str, deque[Buffer]] = defaultdict(deque)
         for tp, buffer in self._buffers.items():
             if buffer.source.is_bulk:
@@ -149,14 +151,14 @@ class Cycle:
                 self._turns.append(deque([buffer]))
         self._turns += together.values()
         self._turn = 0
-        """Whose turn is next. A cycle that is full doesn't begin the round anew."""
+        """The index of the next turn. A full transaction doesn't start the round again."""
         self._hurried = -BESIDE_SECONDS
-        """When somebody began to wait last."""
+        """When a fold last asked for an early commit."""
         self._share = 1 / max(len(self._partitions), 1)
         self._buffered = 0
         self.most_buffered = max(_MIN_BUFFERED, _MAX_BUFFERED // max(len(states), 1))
-        """Records of one partition that wait before no more are read, and that are read at once:
-        all together a bounded number."""
+        """How many records of one partition may wait, and are read at once. Bounds the number of
+        records in memory over all partitions."""
         self._outbox_positions = {tp: positions[tp] for tp in outboxes}
         self._windows = {
             tp: Window(states[tp.partition], tp.topic, positions[tp]) for tp in outboxes
@@ -165,7 +167,7 @@ class Cycle:
         self._reading = reading
         self._topic_ids = topic_ids
         self.committed = dict(positions)
-        """What the group's offsets are known to be."""
+        """The group's committed offsets, as far as this worker knows them."""
         self._changelog = changelog
         self._producer = producer
         self._membership = membership
@@ -176,10 +178,10 @@ class Cycle:
         self._commit: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
         self._whole = asyncio.Lock()
-        """Held from the moment a chunk is given to its agent until what came of it is noted: nobody
-        commits, or drops, half of it."""
+        """Held from the moment when a chunk is given to its agent until its result is noted, so
+        that nobody commits or drops half of a chunk."""
         self._given: asyncio.Future[None] | None = None
-        """The chunk given last."""
+        """Done when the chunk given last is folded."""
         self._is_closing = False
         self._known_partitions: dict[tuple[str, bytes], int] = {}
         for tp, outbox in outboxes.items():
@@ -205,7 +207,7 @@ class Cycle:
     # -- reading ----------------------------------------------------------------------------
 
     def wanted(self) -> set[TP]:
-        """Which partitions may be read on: the others have enough waiting."""
+        """Return the partitions to read from; the others have enough records waiting."""
         wanted = {tp for tp, buffer in self._buffers.items() if buffer.count < self.most_buffered}
         wanted.update(
             tp
@@ -215,7 +217,7 @@ class Cycle:
         return wanted
 
     def feed(self, tp: TP, records: list[Record]) -> None:
-        """Take what was read of a partition."""
+        """Queue the records that were read of a partition."""
         if self._is_closing:
             return
         if tp in self._outboxes:
@@ -227,13 +229,13 @@ class Cycle:
             self._wake.set()
 
     def look_again(self) -> None:
-        """A log may have been read up without a record: what waited for that may be folded now."""
+        """Check again what can be folded: a log may have been read to its end without a record."""
         if self._buffered:
             self._wake.set()
 
     def pass_markers(self) -> None:
-        """Commit that logs were read up where nothing but markers, or what was aborted, lies behind
-        what was folded: deleted by retention later, it would look like records never read."""
+        """Move the offsets past markers and aborted records behind the last folded one. Else, once
+        retention has deleted them, they would look like records that were never read."""
         if self._is_closing or self._transaction or self._commit or self._read_first:
             return
         for tp in self.committed:
@@ -261,7 +263,8 @@ class Cycle:
         self._outboxes[tp].take(tp.partition, begun)
 
     def finish(self, tp: TP, offset: int, outputs: list[Output]) -> None:
-        """Take what came of an outbox's record. Ignored once the cycle is closed."""
+        """Note that an outbox's record is done and what it emits. Ignored once the cycle is
+        closed."""
         if self._is_closing or tp not in self._windows:
             return
         self._windows[tp].finish(offset)
@@ -278,8 +281,8 @@ class Cycle:
     # -- folding ----------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Fold and commit until closed. Raises what a fold raises: what that had done of its chunk
-        is never committed."""
+        """Fold and commit until closed. Raises what a fold raises; nothing of that fold's chunk is
+        ever committed."""
         try:
             await self._run()
         except Exception:
@@ -300,7 +303,7 @@ class Cycle:
                 yielded = clock()
 
     async def _fold_next(self) -> bool:
-        """Fold a portion of the next source whose turn it is. Was there any?"""
+        """Fold one chunk of the source whose turn it is. Return whether there was one."""
         transaction = self._transaction
         if transaction is not None and transaction.is_full:
             return False
@@ -323,7 +326,7 @@ class Cycle:
         return self._transaction is not None and buffer.tp.topic in self._transaction.bulk_done
 
     def _turn_of(self, buffer: Buffer) -> int | None:
-        """Return up to which timestamp a buffer's records may be folded; None: not now."""
+        """Return the timestamp (ms) up to which a buffer's records may be folded; None: not now."""
         number = buffer.tp.partition
         first = self._read_first.get(number)
         if first is not None and not buffer.source.is_read_first:
@@ -391,7 +394,7 @@ class Cycle:
         transaction.emitted_bytes += len(key or b"") + len(value or b"")
 
     def _partition_of(self, topic: str, key: bytes | None) -> int:
-        """Where the Java default partitioner puts a key; keyless records go to partition 0."""
+        """Return the partition that Kafka's default partitioner gives a key; 0 without a key."""
         if key is None:
             return 0
         known = self._known_partitions.get((topic, key))
@@ -418,7 +421,7 @@ class Cycle:
         return min(due, transaction.hurried + (HURRIED_BACKLOG_SECONDS if is_backlog else 0.0))
 
     async def _rest(self) -> None:
-        """Sleep until there is something to fold or the running cycle is due."""
+        """Sleep until there is a record to fold or the running transaction is due."""
         self._wake.clear()
         transaction = self._transaction
         if transaction is None or self._commit is not None:
@@ -430,7 +433,7 @@ class Cycle:
         timer.cancel()
 
     def _start_commit(self) -> None:
-        """Seal the running cycle and commit it beside the next one."""
+        """Seal the running transaction and start its commit, during which folding goes on."""
         transaction = self._running()
         self._transaction = None
         for tp in transaction.finished:
@@ -450,7 +453,7 @@ class Cycle:
         self._commit = asyncio.create_task(self._commit_sealed(transaction, records, sealed))
 
     def _note_positions(self, offsets: dict[TP, int]) -> None:
-        """Let the offsets include the markers behind what was folded, and the states know them."""
+        """Move the offsets past markers behind the folded records, and put them into the states."""
         for tp, offset in offsets.items():
             buffer = self._buffers.get(tp)
             if buffer is not None and not buffer.count:
@@ -469,7 +472,7 @@ class Cycle:
         began = time.monotonic()
         try:
             ends = await self._commit_what_is_taken(records, transaction.offsets)
-        except Exception as error:  # whatever it is, nothing of the cycle may be kept
+        except Exception as error:  # whatever it is, nothing of the transaction may be kept
             self._is_closing = True
             self._wake.set()
             self._on_failure(error)
@@ -493,8 +496,8 @@ class Cycle:
     async def _commit_what_is_taken(
         self, records: dict[Destination, Sequence[ProducerRecord]], offsets: dict[TP, int]
     ) -> dict[Destination, int]:
-        """Commit; what Kafka takes never is replaced, and costs one record. The state has no
-        replacement: what is refused of it stops the worker."""
+        """Commit. A record that Kafka will never accept is replaced; a value of the state can't be
+        replaced, so that the worker stops if one is refused."""
         while True:
             try:
                 return await self._producer.commit(records, offsets, self._membership)
@@ -517,14 +520,15 @@ class Cycle:
         return output.topic, partition
 
     async def finish_commit(self, within_s: float) -> bool:
-        """Fold no more; wait for the commit under way. Did it end well, or was there none?
+        """Stop folding and wait for the commit under way. Return whether it succeeded, or there
+        was none.
 
-        The rest of what was folded is dropped: whoever gets the partitions folds it again.
+        What was folded after it is dropped: the next owner of the partitions folds it again.
         """
         self._is_closing = True
         self._wake.set()
         if not await self._is_whole(within_s) and self._given is not None:
-            self._given.cancel()  # its agent is gone; folded later, it would be in no transaction
+            self._given.cancel()  # a chunk folded after this would be in no transaction
         if self._commit is not None:
             await asyncio.wait([self._commit], timeout=within_s)
             if self._commit is not None and not self._commit.done():
@@ -536,17 +540,17 @@ class Cycle:
         return is_settled
 
     async def commit_rest(self, within_s: float) -> None:
-        """Commit what is folded, before a planned stop."""
+        """Commit everything that is folded, before a planned stop."""
         if self._commit is not None:
             await asyncio.wait([self._commit], timeout=within_s)
         if not await self._is_whole(within_s):
             return
-        # (Nothing was awaited since: what is folded now is whole.)
+        # (No await since the check: no chunk is half folded.)
         if not self._is_closing and self._commit is None and self._transaction is not None:
             self._start_commit()
 
     async def _is_whole(self, within_s: float) -> bool:
-        """Wait until no chunk is half done: given to an agent, and not folded and noted."""
+        """Wait until no chunk is with an agent. Return whether that was so within `within_s`."""
         try:
             async with asyncio.timeout(within_s), self._whole:
                 return True

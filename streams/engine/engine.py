@@ -1,11 +1,11 @@
-"""One worker's engine: sources and outboxes in, assignments come and go, cycles run.
+"""One worker's engine: given sources and outboxes, it works on what the group assigns to it.
 
-Between the consumer (Faust's group, whole batches) and the cycle (folds and transactions) it
-keeps the worker's phase (see `phases.py`), has partitions taken over (`takeover.py`) and recovers
-from a commit that failed.
+It stands between the consumer (Faust's group, record batches) and the cycle (folds, transactions).
+It keeps the worker's phase (`phases.py`), starts takeovers (`takeover.py`) and recovers from a
+commit that failed.
 
-Longer than other modules: these interrupt each other at every await, and whoever changes one must
-have the others before his eyes.
+Longer than other modules: these tasks can interrupt each other at every await, so whoever changes
+one must see the others.
 """
 
 import asyncio
@@ -51,7 +51,7 @@ _FENCED = (
     RebalanceInProgressError,
     UnknownMemberIdError,
 )
-"""The group went on without this worker: it will be assigned something again."""
+"""The group went on without this worker; it will assign partitions again."""
 
 _REFUSED = (
     MessageSizeTooLargeError,
@@ -62,7 +62,8 @@ _REFUSED = (
     TopicAuthorizationFailedError,
     TransactionalIdAuthorizationFailed,
 )
-"""Trying again changes nothing: the worker stops before its offsets pass what it can't write."""
+"""Trying again is useless: the worker stops, before its offsets pass a record that it can't write
+the results of."""
 
 _FINISH_COMMIT_SECONDS = 8.0
 _PAUSE_GROWS = 1.2
@@ -73,12 +74,12 @@ _LOOK_FOR_HANGING_SECONDS = 15.0
 
 
 class ProduceRefusedError(Exception):
-    """Kafka refuses what must be written; the worker stops with nothing lost."""
+    """Kafka refuses a record that must be written; the worker stops, and nothing is lost."""
 
 
 @dataclass(frozen=True)
 class _Work:
-    """What goes on for as long as a share is worked on."""
+    """The cycle of a share and the tasks beside it."""
 
     share: Share
     cycle: Cycle
@@ -87,7 +88,7 @@ class _Work:
 
 
 class Engine:
-    """Folds sources and serves outboxes for as long as partitions are assigned."""
+    """Folds sources and feeds outboxes while partitions are assigned."""
 
     def __init__(
         self,
@@ -97,15 +98,16 @@ class Engine:
         takeover: Callable[[EngineConfig, Crash], Takeover] = Takeover,
         cycle: Callable[..., Cycle] = Cycle,
     ) -> None:
-        """`crash`: stops the worker; may be called more than once. `takeover`, `cycle`: what takes
-        partitions over and folds them, where it isn't the usual."""
+        """`crash`: stops the worker; may be called more than once. `takeover`, `cycle`: the classes
+        that take partitions over and fold them; tests give others."""
         self.config = config
         self.crash = crash
         self.states: dict[int, State] = {}
         self.rebalances = 0
-        """Assignments taken."""
+        """How many assignments this worker has had."""
         self.out_of_group: str | None = None
-        """Why this worker has nothing to do although the group is there; set by the consumer."""
+        """Why this worker has no share although the group answers; None: it has one. Set by the
+        consumer."""
         self._takeover = takeover(config, crash)
         self._make_cycle = cycle
         self._reading: Reading | None = None
@@ -114,18 +116,18 @@ class Engine:
         self._share: Share | None = None
         self._work: _Work | None = None
         self._taking_over: asyncio.Task[None] | None = None
-        """Or recovering, before that."""
+        """The takeover under way, or the recovery that comes before it."""
         self._ending: asyncio.Task[None] | None = None
-        """The last cycle's end."""
+        """The task that ends the last cycle."""
         self._looking: asyncio.Task[None] | None = None
         self._member_id = ""
-        """Under which `states` were kept up."""
+        """The member id with which this worker has kept `states` up to date."""
         self._last_failure = 0.0
 
     def _enter(self, phase: Phase, share: Share | None = None, work: _Work | None = None) -> None:
-        """Go over to a phase and what belongs to it; end the cycle that doesn't any more.
+        """Enter a phase with its share and its work; end the cycle that no longer belongs to it.
 
-        Raises IllegalPhaseError.
+        Raises IllegalPhaseError where the phase can't follow or something is missing.
         """
         partitions = None if share is None else len(share.tps)
         check(self._phase, phase, partitions=partitions, has_cycle=work is not None)
@@ -135,25 +137,25 @@ class Engine:
         self._phase, self._share, self._work = phase, share, work
         if over is not None:
             over.housekeeping.cancel()
-            # A task of its own: half of it would leave what was folded in the states, or a
-            # transaction open.
+            # In a task of its own, so that nobody cancels it half-way: that would leave
+            # uncommitted changes in the states, or an open transaction.
             self._ending = asyncio.create_task(self._end(over))
 
     # -- what is to be done -----------------------------------------------------------------
 
     def add_source(self, source: Source) -> None:
-        """Fold a topic."""
+        """Add a topic to fold."""
         self._takeover.sources[source.topic] = source
         metrics.expect(source.topic)
 
     def add_outbox(self, outbox: Outbox) -> None:
-        """Serve a topic whose work can't be folded."""
+        """Add a topic whose records a sender works off."""
         self._takeover.outboxes[outbox.topic] = outbox
         outbox.bind(self._finisher(outbox.topic))
 
     @property
     def sources(self) -> Mapping[str, Source]:
-        """What is folded, by topic."""
+        """The sources by topic."""
         return self._takeover.sources
 
     def topics(self) -> list[str]:
@@ -161,7 +163,7 @@ class Engine:
         return self._takeover.topics()
 
     def bind(self, reading: Reading) -> None:
-        """Take who reads for this engine. Once, before anything is assigned."""
+        """Set the reader of partitions. Call it once, before anything is assigned."""
         if self._reading is not None:
             raise RuntimeError("an engine is read for by one consumer")
         self._reading = reading
@@ -177,17 +179,17 @@ class Engine:
 
     @property
     def phase(self) -> Phase:
-        """What it does now."""
+        """The present phase."""
         return self._phase
 
     @property
     def is_stopped(self) -> bool:
-        """Is it stopping, or has it?"""
+        """Is the engine stopping, or stopped?"""
         return self._phase in {Phase.STOPPING, Phase.STOPPED}
 
     @property
     def is_ready(self) -> bool:
-        """Are partitions assigned (or is it known that there are none for us) and restored?"""
+        """Is the share known (it may be empty) and its state restored?"""
         return self._work is not None or (self._phase is Phase.IDLE and self._share is not None)
 
     @property
@@ -197,16 +199,17 @@ class Engine:
 
     @property
     def membership(self) -> Membership | None:
-        """As whom the group gave this worker its share, which may be nothing; None: it didn't."""
+        """The member id and generation of the present share, which may be empty; None: there is no
+        share."""
         return None if self._share is None else self._share.membership
 
     @property
     def restored(self) -> float:
-        """Which part of the share's state is restored, 0 to 1."""
+        """The part of the share's state that is restored, 0 to 1."""
         return self._takeover.restored
 
     def state_of(self, partition: int) -> State | None:
-        """Return what is remembered of a partition number, when this worker has it."""
+        """Return the state of a partition number; None: this worker doesn't have it."""
         return self.states.get(partition)
 
     def lags(self) -> dict[TP, Lag]:
@@ -217,32 +220,33 @@ class Engine:
 
     @property
     def reader(self) -> object | None:
-        """A token of the running cycle, to be given to `feed` with what was read meanwhile; None:
-        nothing is to be read."""
+        """A token of the running cycle, to be passed to `feed` with the records read; None: nothing
+        is to be read now."""
         return None if self._work is None else self._work.cycle
 
     def wanted(self) -> set[TP]:
-        """Which partitions are to be read now."""
+        """Return the partitions to be read now."""
         return set() if self._work is None else self._work.cycle.wanted()
 
     @property
     def most_at_once(self) -> int:
-        """How many records of one partition are to be read at once."""
+        """The number of records to read of one partition at once."""
         return 1 if self._work is None else self._work.cycle.most_buffered
 
     def feed(self, reader: object | None, tp: TP, records: list[Record]) -> None:
-        """Take what was read for `reader`. Whoever came after it reads from elsewhere: for it
-        these records would leave a gap."""
+        """Take records that were read for the cycle of the token `reader`. Ignored where another
+        cycle runs by now: that one reads from another offset, and would get a gap."""
         if self._work is not None and self._work.cycle is reader:
             self._work.cycle.feed(tp, records)
 
     def note_polled(self) -> None:
-        """A poll is over, whatever it brought: it may have been only a transaction's marker."""
+        """Note that a poll is over. Even without records it may have passed a transaction's
+        marker."""
         if self._work is not None:
             self._work.cycle.look_again()
 
     def on_out_of_range(self, tp: TP, offset: int) -> None:
-        """What is to be read next isn't there: stop, and say which."""
+        """Stop the worker because the log has no record at the next offset to read."""
 
         async def look() -> None:
             self.crash(await self._takeover.missing_at(tp, offset))
@@ -252,18 +256,18 @@ class Engine:
     # -- assignments ----------------------------------------------------------------------------
 
     async def on_revoked(self) -> None:
-        """Stop folding and finish the commit under way: the current generation still may."""
+        """Stop folding and finish the commit under way, which the present generation still may."""
         if not self.is_stopped:
             self._enter(Phase.IDLE)
         elif self._phase is Phase.STOPPING:
             self._enter(Phase.STOPPED)
         await self._stop_takeover()
         await self._until_ended()
-        # The takeover may have been about to commit its claims: whoever comes next would wait.
+        # The takeover may have a transaction open for its claims: the next owner would wait for it.
         await self._takeover.end()
 
     async def on_assigned(self, assigned: set[TP], membership: Membership) -> None:
-        """Take partitions over, in the background. Comes after `on_revoked`, always."""
+        """Start taking partitions over, in the background. Always called after `on_revoked`."""
         if self.is_stopped:
             return
         share = Share(frozenset(assigned), membership)
@@ -271,8 +275,8 @@ class Engine:
         self.rebalances += 1
         metrics.REBALANCES.inc()
         if membership.member_id != self._member_id:
-            # Nobody knows for how long this worker was away: a deletion of that time may have
-            # left no trace in the compacted changelog, and reading on would miss it.
+            # This worker may have been away for long. A value that was deleted meanwhile may have
+            # left no trace in the compacted changelog, so reading on would miss the deletion.
             self._member_id = membership.member_id
             self.states = {}
         kept = {tp.partition for tp in assigned}
@@ -282,8 +286,8 @@ class Engine:
             self._begin(self._take_over(share))
 
     async def watch_for_hanging(self) -> None:
-        """Look for transactions that hang in what is read and written, for as long as this runs:
-        end this group's, tell of others'. A takeover looks for itself."""
+        """Look for hanging transactions in the topics read and written, until cancelled: end those
+        of this group, log those of others. A takeover looks for itself."""
         reader, hanging = self._takeover.reader, self._takeover.hanging
         before: dict[TP, int] = {}
         while True:
@@ -301,9 +305,9 @@ class Engine:
                 log.debug("could not look for hanging transactions: %r", error)
 
     async def connect(self) -> None:
-        """Connect before there are partitions, so that those which come needn't wait for it.
+        """Connect before partitions are assigned, so that the takeover needn't wait for it.
 
-        Best effort: a takeover connects what isn't.
+        Best effort: the takeover connects what is not connected yet.
         """
         try:
             await self._takeover.connect()
@@ -311,7 +315,7 @@ class Engine:
             log.debug("not connected yet: %r", error)
 
     async def stop(self) -> None:
-        """Finish what is begun, commit it, let go."""
+        """Finish what is begun, commit it and disconnect."""
         if self._phase is Phase.RUNNING:
             self._enter(Phase.STOPPING, self._share, self._work)
         elif not self.is_stopped:
@@ -325,7 +329,7 @@ class Engine:
         await self._takeover.close()
 
     async def _take_over(self, share: Share) -> None:
-        """Take a share over, however often that must be tried."""
+        """Take a share over; repeat until it succeeds or can't succeed."""
         complained_of, next_word, pause_s = "", 0.0, self.config.again_after_s
         now = asyncio.get_running_loop().time
         while True:
@@ -345,7 +349,7 @@ class Engine:
                         _last_function(error.__cause__),
                     )
                 elif type(error).__name__ != complained_of or now() >= next_word:
-                    # What it says of the same may differ each time: in which order it tried.
+                    # Only the type is compared: the text may differ with each try.
                     complained_of, next_word = type(error).__name__, now() + _SAY_AGAIN_SECONDS
                     log.warning("can't take partitions over yet, trying on: %r", error)
                 await self._takeover.disconnect()
@@ -353,7 +357,7 @@ class Engine:
                 task = asyncio.current_task()
                 if task is None or task.cancelling():
                     raise
-                # aiokafka leaks the ends of its own tasks; this one was not meant.
+                # aiokafka leaks the CancelledError of its own tasks: this task was not cancelled.
                 log.warning("can't take partitions over yet, trying on: a request was dropped")
             await asyncio.sleep(pause_s)
             pause_s = min(pause_s * _PAUSE_GROWS, _MOST_PAUSE_SECONDS)
@@ -368,8 +372,8 @@ class Engine:
         )
 
     def _work_on(self, share: Share, taken: Taken) -> None:
-        """Fold what was taken over, unless it was revoked meanwhile: something may swallow the
-        takeover's cancellation."""
+        """Start the cycle of a share that was taken over, unless it was revoked meanwhile: library
+        code may have swallowed the takeover's cancellation."""
         if self._share is not share:
             return
         cycle = self._make_cycle(
@@ -428,7 +432,7 @@ class Engine:
         await self._takeover.stop_tidying()
 
     async def _until_ended(self) -> None:
-        """Wait for the end of the last cycle; may be cancelled and called again, by whomever."""
+        """Wait until the last cycle has ended. May be cancelled and called again, by any task."""
         if self._ending is not None:
             await asyncio.shield(self._ending)
 
@@ -449,7 +453,7 @@ class Engine:
     def _note_commit_failed(self, error: Exception) -> None:
         try:
             self._on_commit_failed(error)
-        except Exception as bug:  # the commit's task is awaited by nobody who would see it
+        except Exception as bug:  # nobody awaits the commit's task and would see it
             self.crash(bug)
 
     def _on_commit_failed(self, error: Exception) -> None:
@@ -473,7 +477,7 @@ class Engine:
             self.crash(error)  # a bug: trying again changes nothing
             return
         now = asyncio.get_running_loop().time()
-        # Two workers of one id must not race, and what fails for good must not spin.
+        # Two workers of one id must not race, and an error that stays must not make it spin.
         is_again = now - self._last_failure < _RECOVER_CALMLY_SECONDS
         self._last_failure = now
         if self._phase is Phase.STOPPING:
@@ -491,8 +495,8 @@ class Engine:
         return forbidden(error, config.client_options, operation=operation, group=config.group)
 
     async def _recover(self, pause_s: float) -> None:
-        """See the cycle to its end; take the same partitions over again unless the group went
-        on."""
+        """Wait until the cycle has ended; then take the same partitions over again, unless the
+        group went on without this worker."""
         await self._until_ended()
         await asyncio.sleep(pause_s)
         share = self._share
@@ -502,7 +506,7 @@ class Engine:
 
 
 def _last_function(error: BaseException | None) -> str:
-    """Return where an exception was raised, as far as it is our code."""
+    """Return the name of the last function of ours in an exception's traceback."""
     frames = traceback.extract_tb(None if error is None else error.__traceback__)
     ours = [frame.name for frame in frames if frame.filename.startswith(str(Path(__file__).parent))]
     return ours[-1] if ours else "unknown"

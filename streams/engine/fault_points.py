@@ -28,7 +28,7 @@ def arm(point_and_count: str, sent: signal.Signals) -> None:
 
 
 def arm_as(told: Mapping[str, str]) -> None:
-    """Arm what the two variables say, for fault tests only."""
+    """Arm the points that the two variables name, for fault tests only."""
     for variable, sent in (
         ("DIALWATCH_TEST_CRASH_AT", signal.SIGKILL),
         ("DIALWATCH_TEST_FREEZE_AT", signal.SIGSTOP),
@@ -38,7 +38,7 @@ def arm_as(told: Mapping[str, str]) -> None:
 
 
 def passing(point: str) -> None:
-    """Say that execution is here."""
+    """Count a passing of this point; when it is the armed one, send this process the signal."""
     if not _armed or point not in _armed:
         return
     _passed[point] = _passed.get(point, 0) + 1

@@ -1,9 +1,9 @@
 """Transactions that hang: open in a partition, over for their coordinator.
 
-A broker that starts may complete transactions before it knows of partitions that it leads: their
-markers are never written, and no reader gets past what was written with them. Here it is found
-out which ones hang, how they ended, and they are ended so. What the requests look like is in
-`streams/kafka/transactions.py`.
+A broker that starts may complete transactions before it knows which partitions it leads. Then
+their markers are never written, and no reader of committed records gets past them. This module
+finds the hanging ones, finds out how they ended (commit or abort), and writes those markers. The
+requests are in `streams/kafka/transactions.py`.
 """
 
 import asyncio
@@ -28,56 +28,56 @@ log = logging.getLogger(__name__)
 
 _UNDER_WAY = {"Ongoing", "PrepareCommit", "PrepareAbort", "PrepareEpochFence"}
 _LOOK_BACK_MS = 60_000
-"""A transaction's records are younger than its first one less this, in every partition."""
+"""A transaction's records, in every partition, are later than its first one less this."""
 _EVIDENCE_SECONDS = 20.0
 
 
 class HangingTransactionError(Exception):
-    """A transaction hangs, and this worker can't or mustn't end it."""
+    """A transaction hangs, and this worker can't end it or may not."""
 
 
 class Verdict(Enum):
-    """How a transaction that is open in a partition stands."""
+    """What is known of a transaction that is open in a partition."""
 
     OPEN = "open"
     COMMITTED = "committed"
     ABORTED = "aborted"
     UNKNOWN = "unknown"
-    """It hangs, and its coordinator doesn't know (any more) how it ended."""
+    """It hangs, and its coordinator doesn't know, or has forgotten, how it ended."""
 
 
 class Hanging(NamedTuple):
-    """One that hangs in one partition."""
+    """A transaction that hangs in one partition."""
 
     transaction: OpenTransaction
     known: TransactionState | None
     owner: str | None
-    """Its transactional id; None: no coordinator knows."""
+    """The transactional id; None: no coordinator knows it."""
     verdict: Verdict
 
 
 def judge(one: OpenTransaction, known: TransactionState | None) -> Verdict:
-    """Say how an open transaction stands. `known`: what its coordinator said after it was seen to
-    be open and before it was seen to be open still."""
+    """Return the verdict on an open transaction. `known`: its coordinator's answer, asked after
+    the transaction was seen open and before it was seen open again."""
     if known is None or known.producer_id != one.producer_id:
         return Verdict.UNKNOWN
     if known.state in _UNDER_WAY:
-        # A later transaction of the same producer may be under way elsewhere.
+        # The coordinator may mean a later transaction of the same producer, in other partitions.
         return Verdict.OPEN if one.tp in known.partitions else Verdict.UNKNOWN
     later = known.producer_epoch - one.producer_epoch
     if known.state == "CompleteCommit" and later == 0:
         return Verdict.COMMITTED
-    # Who aborts what timed out, or what a predecessor left open, raises the epoch by one first.
+    # A coordinator that aborts after a timeout, or for a new producer, raises the epoch by one.
     if known.state == "CompleteAbort" and later in (0, 1):
         return Verdict.ABORTED
     return Verdict.UNKNOWN
 
 
 def judge_by_spans(epoch: int, first_timestamp: int, spans: Iterable[Span]) -> Verdict:
-    """Say how the last transaction of a producer's epoch ended, by what another partition holds.
+    """Return how the last transaction of a producer's epoch ended, judged by another partition.
 
-    `first_timestamp`: of the first record that is known to be part of it. An earlier transaction
-    wrote nothing after that, by the same clock.
+    `spans`: what that partition holds of the producer. `first_timestamp` (ms): of the first record
+    known to belong to the transaction; by the same clock all earlier ones ended before it.
     """
     of_epoch = [span for span in spans if span.producer_epoch == epoch]
     if not of_epoch:
@@ -91,7 +91,7 @@ def judge_by_spans(epoch: int, first_timestamp: int, spans: Iterable[Span]) -> V
 
 
 class HangingTransactions:
-    """Finds those of one group's workers in what they write, and ends them."""
+    """Finds the hanging transactions of one group's workers, and ends them."""
 
     def __init__(
         self,
@@ -101,27 +101,27 @@ class HangingTransactions:
         output_topics: Collection[str],
         principal: str = "this user",
     ) -> None:
-        """`principal`: who this program is for Kafka, as lines for people name him."""
+        """`principal`: this program's user in Kafka's ACLs, for the log."""
         self._reader = reader
         self._principal = principal
         self._group = group
         self._changelog: str = changelog
         self._written = [changelog, *output_topics]
         self._told: dict[TP, int] = {}
-        """Offsets at which others' hang that were told of."""
+        """The offsets of others' hanging transactions that were logged already."""
 
     def written(self) -> list[TP]:
-        """Return all partitions that workers write, as far as they are known."""
+        """Return all known partitions that workers write to."""
         return transactions.partitions_of(self._reader.client, self._written)
 
     async def find(self, tps: Collection[TP]) -> list[Hanging]:
-        """Return what hangs in partitions, whosever it is. Raises KafkaError."""
+        """Return the transactions of all producers that hang in partitions. Raises KafkaError."""
         found, _ = await self._find(tps)
         return found
 
     async def look_at(self, tps: Collection[TP]) -> None:
-        """Look at partitions whose last stable offset doesn't move: end this group's hanging
-        transactions, tell once of others'.
+        """Check partitions whose last stable offset doesn't move: end this group's hanging
+        transactions, log those of others once.
 
         Raises HangingTransactionError where one of this group can't be ended; KafkaError.
         """
@@ -139,12 +139,12 @@ class HangingTransactions:
     def is_ours(self, hanging: Hanging) -> bool:
         """Did a worker of this group write it?"""
         if hanging.owner is None:
-            # Nobody else writes it.
+            # Nobody else writes to the changelog.
             return bool(hanging.transaction.tp.topic == self._changelog)
         return bool(re.fullmatch(f"{re.escape(self._group)}-[0-9a-f]+", hanging.owner))
 
     def advice(self, hanging: Hanging) -> str:
-        """Return a line about one that hangs, and who ends it."""
+        """Return a line that says what hangs, and who must do what to end it."""
         if self.is_ours(hanging) and hanging.verdict is not Verdict.UNKNOWN:
             return (
                 f"{_described([hanging])}; Kafka had {hanging.verdict.value} it: a worker that "
@@ -153,11 +153,13 @@ class HangingTransactions:
         return tell(hanging)
 
     async def mend(self, owner: str | None = None) -> bool:
-        """End what hangs of this group's, or of one transactional id's alone. Was there any?
+        """End this group's hanging transactions, or those of the id `owner` only. Return whether
+        there were any.
 
-        To be called before InitProducerId of an id: that erases how its last transaction ended.
+        Call it before InitProducerId of an id, which erases how its last transaction ended.
 
-        Raises HangingTransactionError where it is undecidable, or the right is missing; KafkaError.
+        Raises HangingTransactionError where that can't be found out, or the right is missing;
+        KafkaError.
         """
         client = self._reader.client
         tps = self.written()
@@ -167,7 +169,7 @@ class HangingTransactions:
         try:
             found, hidden = await self._find(tps)
         except IncompatibleBrokerVersion:
-            return False  # before Kafka 2.8 and 3.0 nobody can ask
+            return False  # Kafka before 2.8 or 3.0, which has no such requests
         ours = {one.transaction.producer_id for one in found if self.is_ours(one)}
         by_producer: dict[tuple[int, int], list[Hanging]] = {}
         for one in found:
@@ -189,7 +191,7 @@ class HangingTransactions:
             name: await transactions.describe_transaction(client, name)
             for name in set(owners.values())
         }
-        # What was open before and is open after its coordinator called it ended will stay so.
+        # One that was open before its coordinator called it ended, and still is, hangs.
         again, _ = await transactions.open_transactions(client, {one.tp for one in opened})
         still = {_identity(one) for one in again}
         found = []
@@ -202,7 +204,7 @@ class HangingTransactions:
         return found, hidden
 
     async def _verdict(self, hanging: list[Hanging], tps: Collection[TP]) -> Verdict:
-        """Say how the last transaction of one producer and epoch ended, which hangs in places."""
+        """Return how the last transaction of one producer ended; `hanging`: where it hangs."""
         said = {one.verdict for one in hanging}
         if Verdict.UNKNOWN in said:
             said = await self._evidence([one.transaction for one in hanging], tps)
@@ -215,7 +217,7 @@ class HangingTransactions:
         return said.pop()
 
     async def _evidence(self, opened: list[OpenTransaction], tps: Collection[TP]) -> set[Verdict]:
-        """Return how markers in other partitions say that it ended."""
+        """Return how the transaction ended, according to the markers in other partitions."""
         client = self._reader.client
         producer_id, epoch = opened[0].producer_id, opened[0].producer_epoch
         hangs_in = {one.tp for one in opened}
@@ -247,7 +249,7 @@ class HangingTransactions:
             Marker(one.tp, one.producer_id, one.producer_epoch, one.coordinator_epoch, is_commit)
             for one, *_ in hanging
         ]
-        if offsets is not None:  # this user may not look into it
+        if offsets is not None:  # None: this user may not read it
             last = max(marker.coordinator_epoch for marker in markers)
             markers.append(markers[0]._replace(tp=offsets, coordinator_epoch=last))
         log.warning("%s: Kafka had %s it, and it is ended so", _described(hanging), verdict.value)
@@ -282,7 +284,7 @@ class HangingTransactions:
 
 
 def tell(hanging: Hanging) -> str:
-    """Return a line about one that this worker can't end: another system's."""
+    """Return a line about another system's transaction, which this worker can't end."""
     told = _described([hanging])
     if hanging.verdict is Verdict.ABORTED:
         return f"{told}; its coordinator aborted it. To end it: {_abort_commands([hanging])}"

@@ -1,5 +1,6 @@
-"""What a worker does now and then beside its cycles: look whether its topics still are those that
-its state was built from, and delete from the group's queues what is done with."""
+"""Work that a worker does every few seconds beside its cycles: check that the topics still are the
+ones that its state was built from, and delete records that are worked off from the group's queues.
+"""
 
 import logging
 from collections.abc import Collection, Mapping
@@ -17,11 +18,12 @@ from streams.kafka.log_reader import LogReader
 log = logging.getLogger(__name__)
 
 _MISSING_FOR = 3
-"""Looks in a row that don't find a topic: a broker that just started may not know it yet."""
+"""A topic counts as missing after so many checks in a row: a broker that just started may not know
+it yet."""
 
 
 class Housekeeping:
-    """Of one assignment."""
+    """The housekeeping of one assignment."""
 
     def __init__(
         self,
@@ -30,7 +32,7 @@ class Housekeeping:
         changelog: str,
         queues: Collection[str],
     ) -> None:
-        """`topic_ids`: of all topics that the worker needs."""
+        """`topic_ids`: the id of each topic that the worker needs. `queues`: see `EngineConfig`."""
         self._reader = reader
         self._ids = topic_ids
         self._changelog = changelog
@@ -40,7 +42,8 @@ class Housekeeping:
         self._missed = 0
 
     async def look_for_gaps(self, committed: Mapping[TP, int]) -> list[Gap]:
-        """Return which topics were made anew or deleted under the worker. Raises KafkaError."""
+        """Return a gap for each topic that was deleted, or deleted and created again, while this
+        worker used it. Raises KafkaError."""
         found = await self._reader.topic_ids(self._ids)
         is_any_missing = bool(self._ids.keys() - found.keys())
         self._missed = self._missed + 1 if is_any_missing else 0
@@ -54,8 +57,8 @@ class Housekeeping:
         return [Gap(Missing.MADE_ANEW, TP(topic, 0), 0, 0, 0) for topic in sorted(gone)]
 
     async def delete_done(self, committed: Mapping[TP, int]) -> None:
-        """Delete the queues' records before these offsets. Raises KafkaError, but for lacking the
-        right: that is said, once."""
+        """Delete the queues' records before the committed offsets. Raises KafkaError; where only
+        the right is missing, logs that once and raises nothing."""
         done = {
             tp: offset
             for tp, offset in committed.items()
@@ -76,5 +79,5 @@ class Housekeeping:
 
 
 def is_transient(error: Exception) -> bool:
-    """Is it Kafka's, and worth another look later?"""
+    """Does the error come from Kafka or the network, so that a later try may succeed?"""
     return isinstance(error, KafkaError | TimeoutError | OSError)

@@ -1,8 +1,8 @@
-"""An engine in memory: the same folds as the worker's, records in, outputs out; no Kafka, no loop.
+"""An engine in memory: the worker's folds without Kafka and without an event loop.
 
-As Kafka ships TopologyTestDriver: given its sources, shared by the replay and by tests. What a
-fold emits into a topic that one of the sources reads is folded at once; the rest goes to whoever
-asked. In which order records come is the caller's (see `order.py`), and so is the end of a cycle.
+Like Kafka's TopologyTestDriver; used by replay, console and tests. A record that is emitted into a
+topic which one of the sources reads is folded at once; the others go to `on_output`. The caller
+decides the order of records (see `order.py`) and when a cycle ends.
 """
 
 from collections import deque
@@ -13,8 +13,8 @@ from streams.engine.state import State
 from streams.engine.types import TP, Chunk, Output, Source
 from streams.topics import partition_of
 
-# What was worked on becomes bytes again, as at a worker's commits, when so many values are loaded;
-# and after so many records, for the values that were only looked at.
+# Loaded values are turned back into bytes, as at a worker's commit, when there are this many; and
+# also after this many records, because values that were only looked at aren't counted.
 _MOST_LOADED = 100_000
 _MOST_RECORDS = 2_000_000
 _LOOK_EVERY = 20_000
@@ -22,7 +22,7 @@ _MOST_KNOWN_KEYS = 200_000
 
 
 class MemoryRecord(NamedTuple):
-    """A record that is only in memory."""
+    """A record that exists only in memory."""
 
     offset: int
     timestamp: int
@@ -33,28 +33,29 @@ class MemoryRecord(NamedTuple):
 
 
 class MemoryEngine:
-    """All partitions' states, and the folds on them."""
+    """The states of all partitions, and the folds that change them."""
 
     def __init__(
         self, sources: Iterable[Source], partitions: int, on_output: Callable[[TP, Output], None]
     ) -> None:
-        """`on_output` gets what goes to topics that no source reads, with the partition whose fold
-        said it (its topic and number)."""
+        """`on_output` gets each record for a topic that no source reads, and the source partition
+        whose fold emitted it."""
         self.sources = {source.topic: source for source in sources}
         self._partitions = partitions
         self._on_output = on_output
         self.states = [State(number) for number in range(partitions)]
         self._no_state = State(-1)
-        """Of partitions beyond these: a topic that isn't co-partitioned may have more."""
+        """The state of partition numbers beyond `partitions`, which topics that aren't
+        co-partitioned may have."""
         self.waiting: deque[tuple[TP, MemoryRecord]] = deque()
-        """What was emitted and is to be folded."""
+        """Emitted records that are still to be folded."""
         self._at = TP("", 0)
         self._records = 0
         self._look_at = _LOOK_EVERY
         self._places: dict[bytes, int] = {}
 
     def fold(self, tp: TP, records: Sequence[Any]) -> None:
-        """Fold records of one partition and whatever they cause."""
+        """Fold records of one partition, and then every record that they cause."""
         self.fold_one(tp, records)
         while self.waiting:
             self.fold_next()
@@ -66,7 +67,7 @@ class MemoryEngine:
                 self.end_cycle()
 
     def fold_one(self, tp: TP, records: Sequence[Any]) -> None:
-        """Fold records; what they cause waits."""
+        """Fold records of one partition; the records that they cause wait in `waiting`."""
         self._at = tp
         left = records
         while left:
@@ -75,7 +76,7 @@ class MemoryEngine:
             left = chunk.unfinished
 
     def chunk(self, tp: TP, records: Sequence[Any]) -> Chunk:
-        """Return what a fold is given: room without limit, and a moment that is no time."""
+        """Return a chunk for a fold: its room has no limit, and its `now` is 0."""
         has_state = tp.partition < len(self.states)
         state = self.states[tp.partition] if has_state else self._no_state
         return Chunk(tp, records, state, self.emit, _nobody_waits)
@@ -86,7 +87,7 @@ class MemoryEngine:
         self.fold_one(tp, [record])
 
     def end_cycle(self) -> None:
-        """Make what was worked on the base, as a commit does."""
+        """Make the changes permanent, as a commit does."""
         self._records, self._look_at = 0, _LOOK_EVERY
         for state in self.states:
             state.seal()
@@ -102,7 +103,7 @@ class MemoryEngine:
         return place
 
     def emit(self, output: Output) -> None:
-        """Take what a fold says."""
+        """Take a record that a fold emits."""
         if output.topic not in self.sources:
             self._on_output(self._at, output)
             return
@@ -115,4 +116,4 @@ class MemoryEngine:
 
 
 def _nobody_waits() -> None:
-    """Nothing is committed: a fold that is in a hurry hurries nobody."""
+    """Do nothing: without commits there is none to hurry."""

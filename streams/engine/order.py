@@ -1,9 +1,9 @@
-"""Which record of a partition is folded next: the one rule of order, for whoever folds.
+"""Which record of a partition number is folded next: the one rule, used by worker and replay.
 
-Timestamps are the producers' (ms since 1970) and order only what they must: timed sources and
-clocks among each other, and a clock after all that is older and goes before it. A free source goes
-whenever it likes: nothing that others remember depends on when (announcements and fan-outs look at
-customers only). No records, no buffers, no Kafka: heads in, "who, and up to when" out.
+Timed sources and clocks are folded in the order of their timestamps (the producers', in ms since
+1970). A clock also waits for older records of sources with a lower `order`. All other sources may
+be folded at any time, because no other source depends on when (announcements and fan-outs look at
+customers only). Pure: no records, buffers or Kafka; heads in, "which one, and up to when" out.
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,34 +14,34 @@ from streams.engine.types import Source
 FOREVER = (1 << 63) - 1
 """Later than any timestamp: no limit."""
 UNKNOWN = -FOREVER
-"""Earlier than any timestamp, -1 included, which records have that were given none."""
+"""Earlier than any timestamp; a record without one has -1."""
 
 
 class Head(Protocol):
-    """The front of one source's queue, in one partition."""
+    """The front of the queue of one source partition."""
 
     @property
     def source(self) -> Source:
-        """Whose order and kind it has."""
+        """The source, which has `order`, `is_timed` and `is_clock`."""
 
     @property
     def at(self) -> int | None:
-        """Timestamp of the oldest record that waits, None: none waits."""
+        """The timestamp (ms) of the first record that waits; None: none waits."""
 
     def more_from(self) -> int:
-        """From which timestamp on more may come, asked while none waits: `UNKNOWN`, or
-        `FOREVER` where the log has ended."""
+        """The earliest timestamp that the next record may have: `FOREVER` where the log has ended,
+        else `UNKNOWN`. Asked only while no record waits."""
 
 
 H = TypeVar("H", bound=Head)
 
 
 def turn_of(head: H, heads: Iterable[H]) -> int | None:
-    """Return up to which timestamp a head's records may be folded now; None: not one of them yet.
+    """Return the timestamp up to which a head's records may be folded now; None: none yet.
 
-    `heads`: of the same partition, itself among them or not. Up to the limit nothing of theirs can
-    go before; a record that waits may always be folded alone, so that one whose successors'
-    timestamps go backwards stops nobody.
+    `heads`: all heads of the same partition number; `head` may be among them. Up to the returned
+    limit no record of theirs must be folded before. If the first record may be folded at all, it
+    may be folded alone, even where the following timestamps go backwards.
     """
     source, at = head.source, head.at
     if at is None:
@@ -56,7 +56,7 @@ def turn_of(head: H, heads: Iterable[H]) -> int | None:
         begins = other.at
         if begins is None:
             begins = other.more_from()
-        # Of one millisecond, the sources' order decides.
+        # Within one millisecond the sources' `order` decides.
         if theirs.order < source.order:
             begins -= 1
         if begins < at:
@@ -66,8 +66,8 @@ def turn_of(head: H, heads: Iterable[H]) -> int | None:
 
 
 def next_of(heads: Sequence[H]) -> tuple[H, int] | None:
-    """Return whose record is the oldest of those that may be folded, and up to which timestamp
-    that source may go on; None: nobody has one."""
+    """Return the head with the oldest record that may be folded, and the timestamp up to which it
+    may go on; None: no record may be folded."""
     oldest = sorted(
         (head for head in heads if head.at is not None),
         key=lambda head: (head.at, head.source.order),
@@ -80,7 +80,7 @@ def next_of(heads: Sequence[H]) -> tuple[H, int] | None:
 
 
 def _goes_before(other: Source, source: Source) -> bool:
-    """Does a source wait for what is older of another one?"""
+    """Must `source` wait for older records of `other`?"""
     if other.is_timed or other.is_clock:
         return True
     return source.is_clock and other.order < source.order

@@ -1,8 +1,8 @@
-"""Sources whose work can't be folded, because it is HTTP: begun at once, finished in any order.
+"""Outboxes: topics whose records are worked off over HTTP, so that they finish in any order.
 
-What is finished is committed with the cycle it finishes in, together with what came out of it.
-Of each partition the offset of the first unfinished record is committed, and beside it, in the
-state, which later ones are unfinished too: after a crash only those are begun again.
+A finished record is committed with the cycle in which it finished, together with what it emits.
+For each partition the offset of the first unfinished record is committed; the state holds which
+later ones are unfinished too. After a crash only the unfinished ones are begun again.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -15,7 +15,7 @@ from streams.engine.types import Output, Record
 
 
 class OutboxRecord(NamedTuple):
-    """One command to work off."""
+    """One record of an outbox: a command to send."""
 
     offset: int
     key: bytes | None
@@ -24,34 +24,35 @@ class OutboxRecord(NamedTuple):
 
 
 Finish = Callable[[int, int, list[Output]], None]
-"""(partition, offset, outputs): the record is done and these come out of it."""
+"""Called with (partition, offset, outputs) when a record is done; `outputs` is what it emits."""
 
 
 class Outbox(Protocol):
-    """What works off the records of one topic."""
+    """Works off the records of one topic: a sender."""
 
     topic: str
     max_pending: int
-    """Begun and unfinished records of one partition above which the engine stops reading it."""
+    """The engine stops reading a partition that has more begun and unfinished records than this."""
 
     def bind(self, finish: Finish) -> None:
-        """Take what is to be called once for every record that is done."""
+        """Take the function to be called exactly once for every record that is done."""
 
     def on_assigned(self, partition: int) -> None:
-        """A partition's records will come."""
+        """Be told that records of this partition may come from now on."""
 
     def take(self, partition: int, records: Sequence[OutboxRecord]) -> None:
-        """Begin work on records, in their order. Returns at once."""
+        """Begin work on records, in their order. Doesn't block."""
 
     def pending(self, partition: int) -> int:
-        """How many records of a partition are begun and not finished."""
+        """Return how many records of a partition are begun and not finished."""
 
     async def on_revoked(self, partitions: Collection[int]) -> None:
-        """Stop working on partitions. Bounded; what is cut off is begun again elsewhere."""
+        """Stop working on these partitions, within bounded time. The next owner begins again what
+        was not finished."""
 
 
 class _Unfinished(Struct, array_like=True):
-    """Offsets below or at `last` that are not finished."""
+    """The offsets up to and including `last` that are not finished."""
 
     last: int
     offsets: list[int]
@@ -62,16 +63,16 @@ UNFINISHED = Table(b"u", _Unfinished)
 
 
 class Window:
-    """Which records of one partition of an outbox are unfinished."""
+    """Keeps track of the unfinished records of one outbox partition."""
 
     def __init__(self, state: State, topic: str, committed: int) -> None:
-        """`committed`: the offset reading starts at."""
+        """`committed`: the group's offset, at which reading starts."""
         self._state = state
         self._key = topic.encode()
         self._next = committed
         remembered = state.peek(UNFINISHED, self._key)
         self._skip_to = remembered.last if remembered else -1
-        # Older ones are there when somebody set the group's offsets: nobody reads them any more.
+        # Older ones remain when somebody set the group's offsets by hand: they are never read.
         self._again = (
             {offset for offset in remembered.offsets if offset >= committed}
             if remembered
@@ -81,7 +82,7 @@ class Window:
         self._unfinished: dict[int, None] = dict.fromkeys(sorted(self._again))
 
     def begin(self, records: Sequence[Record]) -> list[OutboxRecord]:
-        """Return which of the records read are to be worked off."""
+        """Note records that were read; return those to be worked off."""
         begun = []
         for record in records:
             offset = record.offset
@@ -95,18 +96,19 @@ class Window:
         return begun
 
     def finish(self, offset: int) -> None:
-        """Remember that a record is done."""
+        """Note that a record is done."""
         del self._unfinished[offset]
 
     @property
     def is_finished(self) -> bool:
-        """Is all that was begun done?"""
+        """Is every record that was begun done?"""
         return not self._unfinished
 
     def settle(self, read_to: int | None) -> int:
-        """Write down what is unfinished before the state is sealed; return what to commit.
+        """Write what is unfinished into the state; return the offset to commit. Call it before the
+        state is sealed.
 
-        `read_to`: up to where the log was read, with the markers behind its last record.
+        `read_to`: the offset up to which the log was read, past markers behind the last record.
         """
         first = next(iter(self._unfinished), None)
         last = max(self._next - 1, self._skip_to)

@@ -1,8 +1,8 @@
-"""What the state was built from: how far each source was read, and which topic that was.
+"""Positions: up to which offset of which topic the state was built from each source.
 
-Written to the changelog with the transaction that commits the group's offsets, so the two say the
-same unless somebody else changed one of them. `decide` is pure: it says where reading goes on, or
-what is missing, and `tell` what an operator can do about it.
+They are written to the changelog with the transaction that commits the group's offsets. So the two
+agree, unless somebody changed one of them. `decide` (pure) says where reading goes on, or what is
+missing; `tell` says what an operator can do about that.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -18,40 +18,41 @@ from streams.kafka.protocol import CommittedOffset
 
 
 class Position(Struct, array_like=True):
-    """How far one source is folded. Persisted: append fields only, with defaults."""
+    """How far a source partition is folded. Persisted: append fields only, with defaults."""
 
     offset: int
     topic_id: bytes = b""
-    """Empty: brokers knew of none."""
+    """Empty: the brokers are older than topic ids."""
     is_begun: bool = True
-    """Was anything folded, or is this only where it begins?"""
+    """Was any record folded? False: this is only the offset at which reading begins."""
 
 
-# The key is the topic. 0.1.0 keeps what it doesn't know as it is.
+# The key is the topic. Version 0.1.0 leaves records of this unknown table as they are.
 POSITIONS = Table(b"@", Position)
 ORIGIN = b""
-"""A key of `POSITIONS` that each changelog partition gets once: one without it was made anew under
-a running worker, and lacks what was written before."""
+"""A key of `POSITIONS` that is written once to each changelog partition. A partition without it
+was made anew under a running worker, and lacks what was written before."""
 
 
 class Missing(Enum):
-    """What keeps a worker from going on where the state stands."""
+    """Why a worker can't go on from the state's positions."""
 
     MADE_ANEW = auto()
-    """The topic is another one than the state was built from."""
+    """The topic was deleted and made anew since the state was built."""
     DELETED_UNREAD = auto()
     CUT_SHORT = auto()
-    """The log ends before the place up to which it was read."""
+    """The log ends before the offset up to which it was read."""
     STATE_BEHIND = auto()
-    """The changelog doesn't hold what was written with the offsets."""
+    """The changelog lacks what was committed together with the group's offsets."""
     OFFSETS_EXPIRED = auto()
-    """The group has none, and the state, which is 0.1.0's, doesn't know what it was built from."""
+    """The group has no offsets, and the state, written by 0.1.0, has no positions."""
     FORGOTTEN = auto()
-    """Neither offsets nor a state, but queues that only this group writes were written."""
+    """The group has no offsets and no state, but the queues that only it writes were written."""
 
 
 class Gap(NamedTuple):
-    """One partition of which something is missing."""
+    """A partition that lacks something: it was read up to `read_to`, and its log now begins and
+    ends at `begin` and `end`."""
 
     what: Missing
     tp: TP
@@ -61,33 +62,34 @@ class Gap(NamedTuple):
 
 
 class MissingRecordsError(Exception):
-    """Going on by itself would lose or repeat something. Its text says what an operator can do."""
+    """The worker can't go on without losing or repeating records. The text says what an operator
+    can do."""
 
 
 @dataclass(frozen=True)
 class Log:
-    """A partition as it stands."""
+    """A partition's log at this moment."""
 
     begin: int
     end: int
     topic_id: bytes
     is_written: bool = False
-    """This group's transactions write it: behind what they wrote stands a marker."""
+    """Do this group's transactions write to it? Then a marker stands behind what they wrote."""
     is_shared: bool = False
-    """Others may write it too."""
+    """May others write to it too?"""
 
 
 @dataclass(frozen=True)
 class Start:
-    """Where reading goes on."""
+    """The offset at which reading goes on."""
 
     offset: int
     is_new: bool
-    """Nothing was ever folded."""
+    """Nothing was ever folded of this partition."""
     is_another_topic: bool = False
-    """Not the one that was read before: what the state says of its offsets means nothing."""
+    """The topic was made anew: offsets that the state remembers mean nothing in it."""
     is_decided: bool = False
-    """Somebody set it by hand."""
+    """An operator set the offset by hand."""
 
 
 def decide(
@@ -98,15 +100,18 @@ def decide(
     has_state: bool = True,
     unfinished: Collection[int] = (),
 ) -> Start | Missing:
-    """Return where reading goes on. `has_state`: is there one that positions are kept in?
-    `unfinished`: offsets of which the state knows that they are records, begun and not done.
+    """Return where reading of one partition goes on, or why it can't.
 
-    1. Offsets that somebody set by hand are a decision, whatever the state says.
-    2. Offsets of 0.1.0, which writes no positions, are younger than any position beside them.
-    3. Else the state says it: the group's offsets say the same, or expired, or are older; if they
-       are younger, the state lost what was written with them.
-    4. Nothing was ever read: the log's beginning.
-    5. What is to be read must be there, in the topic that was read before.
+    `committed`: the group's offset. `known`: the state's position. `has_state`: is there a state
+    that keeps this partition's position? `unfinished`: offsets of records that the state knows as
+    begun and not done.
+
+    1. An offset that an operator set by hand counts, whatever the state says.
+    2. An offset committed by 0.1.0, which writes no positions, is newer than any position.
+    3. Else the state's position counts. The group's offset is the same, expired, or lower; if it
+       is higher, the state has lost what was written with it.
+    4. Where nothing was ever read, reading begins at the log's beginning.
+    5. The records to be read must be there, in the same topic as before.
     """
     is_decided = committed.offset >= 0 and not committed.metadata
     is_of_old = committed.offset >= 0 and not is_decided and not committed.has_position
@@ -128,8 +133,8 @@ def decide(
     if start.offset > log.end:
         return Missing.CUT_SHORT
     unread = log.begin - start.offset
-    # 0.1.0 committed before the marker, always. In a topic that others write too a single offset
-    # may be one of theirs, if we have read up to it.
+    # 0.1.0 always committed the offset before the marker. In a topic that others write to as well,
+    # a single offset that is left may be a record of theirs, unless it is 0.1.0's.
     is_marker = (
         unread == 1
         and log.is_written
@@ -142,14 +147,14 @@ def decide(
 
 
 def is_another(known: bytes, topic_id: bytes) -> bool:
-    """Is a topic another one than that which was known? Not, where brokers know of no ids."""
+    """Has a topic another id than before? False where the brokers are older than topic ids."""
     return bool(known and topic_id and known != topic_id)
 
 
 def tell(
     gaps: Iterable[Gap], *, group: str, changelog: str, read_first: Sequence[str], brokers: str
 ) -> str:
-    """Return one line: what is missing, and which commands decide it."""
+    """Return one line for operators: what is missing, and which commands decide how to go on."""
     by_kind: dict[Missing, dict[str, list[Gap]]] = {}
     for gap in sorted(gaps, key=lambda gap: (gap.what.value, gap.tp)):
         by_kind.setdefault(gap.what, {}).setdefault(gap.tp.topic, []).append(gap)
@@ -181,7 +186,7 @@ def tell(
     which = " ".join(
         f"--topic {topic}"
         if found[0].what is Missing.MADE_ANEW
-        # Of the other partitions nothing is to be read again.
+        # Only these partitions: nothing of the others is to be read again.
         else f"--topic {topic}:{_listed(gap.tp.partition for gap in found)}"
         for topic, found in _merged(by_kind.values()).items()
     )

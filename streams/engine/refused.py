@@ -1,4 +1,4 @@
-"""What Kafka takes never: each such record is replaced by what its agent says instead."""
+"""Records that Kafka will never accept: each is replaced by what `Instead` returns for it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -8,7 +8,7 @@ from streams.kafka.producer import Destination, ProducerRecord, RefusedRecordsEr
 
 
 class RefusedRecord(NamedTuple):
-    """One that was to be written, and why it can't be."""
+    """A record that was to be written, and why Kafka doesn't accept it."""
 
     topic: str
     partition: int
@@ -16,13 +16,14 @@ class RefusedRecord(NamedTuple):
     value: bytes | None
     headers: Sequence[tuple[str, bytes]]
     reason: str
-    """The broker's name for it."""
+    """The name of Kafka's error."""
     longest: int | None
-    """What the topic takes, in bytes, where that is known."""
+    """The longest record that the topic takes, in bytes; None: unknown."""
 
 
 Instead = Callable[[RefusedRecord], list[Output]]
-"""Returns what is to be written in a record's place. What is refused again comes again."""
+"""Returns the records to write in place of a refused one. It is called again with any of them that
+is refused too."""
 
 
 def without(
@@ -33,8 +34,8 @@ def without(
     longest: Mapping[str, int],
     place: Callable[[Output], Destination],
 ) -> dict[Destination, Sequence[ProducerRecord]]:
-    """Return what is to be committed with the refused records replaced. `place`: where an output
-    goes."""
+    """Return `records` with the refused ones replaced. `longest`: `max.message.bytes` by topic.
+    `place`: returns the topic and partition of an output."""
     kept: dict[Destination, list[ProducerRecord]] = {
         destination: list(pairs) for destination, pairs in records.items()
     }

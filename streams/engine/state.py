@@ -1,7 +1,7 @@
-"""What is remembered of one partition number, and what the running cycle changed of it.
+"""The state of one partition number: its committed values, and what the running cycle changed.
 
-Values are bytes wherever they wait (a million accounts fit in memory so) and objects only while
-a cycle works on them. Look-up order: the running cycle, the cycle being committed, the base.
+Values are kept as bytes, so that a million accounts fit in memory, and are objects only while a
+cycle works on them. A look-up asks the running cycle, then the one being committed, then the base.
 """
 
 from collections import defaultdict
@@ -13,13 +13,13 @@ import msgspec
 V = TypeVar("V")
 
 Change = tuple[bytes, bytes | None, list[tuple[str, bytes]]]
-"""A record of the changelog: key, value (None: deleted) and headers, of which there are none."""
+"""A record of the changelog: key, value (None: deleted) and headers (always empty)."""
 
 _NO_HEADERS: list[tuple[str, bytes]] = []
 
 
 class Table(Generic[V]):
-    """One kind of state: a prefix for its keys, and its values' bytes.
+    """One kind of state: the prefix of its keys, and how its values become bytes.
 
     `prefix` is persisted: one byte, different for every table, never changed.
     """
@@ -43,22 +43,22 @@ class State:
     def __init__(self, partition: int) -> None:
         self.partition = partition
         self.position = 0
-        """Offset of the changelog up to which the base is complete."""
+        """The offset of the changelog up to which the base holds everything."""
         self.derived: dict[str, Any] = {}
-        """What rules work out from the state to find things in it; emptied when it is not built
-        on the state as it is any more."""
-        # By a table's prefix and then by key: no key is put together to look something up.
+        """Indexes that rules derive from the state. Emptied when the state is set back, so that
+        they would no longer match it."""
+        # First by the table's prefix, then by key: so a look-up needn't join the two.
         self._base: defaultdict[bytes, dict[bytes, bytes]] = defaultdict(dict)
         self._committing: defaultdict[bytes, dict[bytes, bytes | None]] = defaultdict(dict)
         self._live: defaultdict[Table[Any], dict[bytes, Any]] = defaultdict(dict)
         self._peeked: defaultdict[Table[Any], dict[bytes, Any]] = defaultdict(dict)
 
     def __len__(self) -> int:
-        """How many values the base holds."""
+        """The number of values in the base."""
         return sum(map(len, self._base.values()))
 
     def get(self, table: Table[V], key: bytes) -> V | None:
-        """Return the value to work on: it is remembered with this cycle, changed or not."""
+        """Return a value that the caller may change: what it is at the cycle's end is written."""
         live = self._live[table]
         if key in live:
             value: V | None = live[key]
@@ -70,14 +70,14 @@ class State:
         return value
 
     def get_or_put(self, table: Table[V], key: bytes, make: Callable[[], V]) -> V:
-        """Return the value to work on; where there is none, remember the one that is made."""
+        """Like `get`; where there is no value, put the one that `make` returns."""
         value = self.get(table, key)
         if value is None:
             value = self._live[table][key] = make()
         return value
 
     def peek(self, table: Table[V], key: bytes) -> V | None:
-        """Return the value to look at: changes of it are lost. Cheaper than `get` at commit."""
+        """Return a value to look at only: changes of it are lost. Cheaper at commit than `get`."""
         live = self._live[table]
         if key in live:
             value: V | None = live[key]
@@ -91,7 +91,7 @@ class State:
         return value
 
     def read(self, table: Table[V], key: bytes) -> V | None:
-        """`peek` that remembers nothing: for walks through a table, which wouldn't fit decoded."""
+        """Like `peek`, but the decoded value isn't kept: for walks through a whole table."""
         live = self._live[table]
         if key in live:
             value: V | None = live[key]
@@ -100,8 +100,8 @@ class State:
         return None if raw is None else table.decode(raw)
 
     def get_many(self, table: Table[V], keys: Collection[bytes]) -> list[V | None]:
-        """`get` for many keys, at half its price. Give them in the order in which they are used:
-        with a million accounts, what is not in the processor's caches is most of the cost."""
+        """`get` for many keys, at half the cost. Give the keys in the order in which the values are
+        used: with a million accounts most of the cost is what the processor's caches miss."""
         live, decode = self._live[table], table.decode
         committing, base = self._committing[table.prefix], self._base[table.prefix]
         for key in keys:
@@ -112,17 +112,17 @@ class State:
         return list(map(live.get, keys))
 
     def put(self, table: Table[V], key: bytes, value: V) -> None:
-        """Remember a new value."""
+        """Set a key's value."""
         self._live[table][key] = value
 
     def delete(self, table: Table[Any], key: bytes) -> None:
-        """Forget a value."""
+        """Delete a key's value."""
         self._live[table][key] = None
 
     def keys(self, table: Table[Any]) -> Iterator[bytes]:
-        """Yield the keys of a table. Walks all of it: not for every record.
+        """Yield all keys of a table. Takes long in a large one: don't use it for every record.
 
-        Nothing may be put or deleted before the last one is taken.
+        Put and delete nothing before the last key is taken.
         """
         live, committing = self._live[table], self._committing[table.prefix]
         yield from (key for key, value in live.items() if value is not None)
@@ -132,23 +132,23 @@ class State:
                 yield key
 
     def committed(self, table: Table[V], key: bytes) -> V | None:
-        """Return a copy of the value that is committed: for whoever looks and is no fold."""
+        """Return a copy of the committed value. For code outside of the folds."""
         base = self._base.get(table.prefix)
         raw = None if base is None else base.get(key)
         return None if raw is None else table.decode(raw)
 
     def committed_keys(self, table: Table[Any]) -> Collection[bytes]:
-        """Return the keys of what is committed."""
+        """Return the keys of a table's committed values."""
         return self._base.get(table.prefix, {}).keys()
 
     def loaded(self) -> int:
-        """How many values the running cycle has loaded or changed: it holds them as objects."""
+        """The number of values that the running cycle has loaded or changed, held as objects."""
         return sum(map(len, self._live.values()))
 
     def seal(self) -> list[Change]:
-        """End the running cycle: return what it changed, for the changelog; None: deleted.
+        """End the running cycle; return its changes, for the changelog.
 
-        Until `apply` or `discard` these changes are seen by the next cycle.
+        The next cycle sees these changes at once. `apply` or `discard` must follow.
         """
         if any(self._committing.values()):
             raise RuntimeError("the cycle before is still being committed")
@@ -164,7 +164,7 @@ class State:
         return changes
 
     def apply(self) -> None:
-        """Make the sealed changes the base: their transaction is committed."""
+        """Move the sealed changes into the base, once their transaction is committed."""
         for prefix, sealed in self._committing.items():
             base = self._base[prefix]
             for key in [key for key, raw in sealed.items() if raw is None]:
@@ -174,14 +174,14 @@ class State:
         self._committing.clear()
 
     def discard(self) -> None:
-        """Forget the running cycle and the sealed one: back to the base."""
+        """Drop the changes of the running and the sealed cycle: back to the base."""
         self._live.clear()
         self._peeked.clear()
         self._committing.clear()
         self.derived = {}
 
     def restore(self, records: Iterable[tuple[bytes, bytes | None]]) -> None:
-        """Take changelog records over into the base, in their order."""
+        """Apply changelog records to the base, in their order."""
         base = self._base
         for full, raw in records:
             if raw is None:

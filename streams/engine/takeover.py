@@ -42,21 +42,21 @@ log = logging.getLogger(__name__)
 
 _ASK_AGAIN_SECONDS = 0.02
 _PATIENCE_SECONDS = 0.5
-"""A live owner finishes its commit in this time; after it the owner counts as gone."""
+"""A live owner finishes its commit within this time; else it counts as dead."""
 _END_AGAIN_SECONDS = 0.2
 _LOOKS_FOR_TOPIC = 3
 
 Crash = Callable[[Exception], None]
-"""Stop the worker, because of this."""
+"""Stops the worker because of an error."""
 
 
 class PartitionsSplitError(Exception):
-    """What belongs together wasn't assigned together: the state of a record isn't here."""
+    """Partitions that share a state were assigned to different workers."""
 
 
 @dataclass(frozen=True)
 class Share:
-    """What the group gave this worker."""
+    """The partitions that the group assigned to this worker, and its membership."""
 
     tps: frozenset[TP]
     membership: Membership
@@ -64,44 +64,44 @@ class Share:
 
 @dataclass
 class Positions:
-    """Where each source partition is read from, and where it ended just now."""
+    """For each source partition the offset to read from, and the log's end just now."""
 
     start: dict[TP, int] = field(default_factory=dict)
     end: dict[TP, int] = field(default_factory=dict)
     topic_ids: dict[str, bytes] = field(default_factory=dict)
     is_new: set[TP] = field(default_factory=set)
-    """Partitions of which the group has folded nothing yet."""
+    """The partitions of which the group has folded nothing yet."""
     is_decided: set[TP] = field(default_factory=set)
-    """Partitions whose offset somebody set by hand."""
+    """The partitions whose offset an operator set by hand."""
     claims: dict[TP, int] = field(default_factory=dict)
-    """Offsets to commit before anything is folded: whoever comes next finds who was here, even if
-    this worker's first transaction is its last, and that the state knows its positions."""
+    """The offsets to commit before anything is folded. With them the next owner finds this
+    worker's id, even if its first transaction is its last, and knows that the state has
+    positions."""
     gaps: list[Gap] = field(default_factory=list)
-    """What is missing; where there is any, nothing else counts."""
+    """What is missing. If there is any, the other fields mean nothing."""
 
 
 @dataclass(frozen=True)
 class Taken:
-    """What a cycle begins with."""
+    """What a takeover results in: all that a cycle needs to begin."""
 
     sources: Mapping[TP, Source]
     outboxes: Mapping[TP, Outbox]
     positions: Positions
     read_first: Mapping[int, tuple[TP, int]]
-    """By partition number, the source partition and the offset up to which it goes first."""
+    """By partition number, a source partition and the offset up to which it is folded first."""
     topic_ids: Mapping[str, bytes]
-    """Of all topics that the worker needs."""
+    """The ids of all topics that the worker needs."""
 
 
 class Takeover:
-    """Takes partitions over, one share after the other, with the connections that it needs for it
-    and the cycle after it."""
+    """Takes over one share after the other. Owns the Kafka connections, which cycles use too."""
 
     def __init__(self, config: EngineConfig, crash: Crash) -> None:
         self.sources: dict[str, Source] = {}
         self.outboxes: dict[str, Outbox] = {}
         self.restored = 0.0
-        """Which part of the last share's state is restored."""
+        """The part of the last share's state that is restored, 0 to 1."""
         self.producer = TransactionalProducer(
             f"{config.group}-{config.worker_id}", config.client_options
         )
@@ -117,9 +117,9 @@ class Takeover:
         self._crash = crash
         self._written = frozenset(config.output_topics)
         self._topic_ids: dict[str, bytes] = {}
-        """As they were when partitions were taken over last."""
+        """The topics' ids at the last takeover."""
         self._tidying: asyncio.Task[None] | None = None
-        """Goes on beside the first cycles."""
+        """Ends what others left open; runs on beside the first cycles."""
 
     def topics(self) -> list[str]:
         """All topics that must be subscribed to."""
@@ -133,10 +133,12 @@ class Takeover:
         seek: Callable[[dict[TP, int]], Awaitable[None]],
         on_progress: Callable[[], None],
     ) -> Taken:
-        """Take a share over. `states`: what is known already, and then all of the share's; a
-        repeated attempt goes on with it. May be cancelled.
+        """Try once to take a share over. May be cancelled.
 
-        Raises KafkaError, TimeoutError, OSError: try again; anything else won't get better.
+        `states` is changed: it may hold states already, and in the end holds all of the share's. A
+        repeated attempt goes on with it. `seek` sets the offsets to read from; `on_progress` is
+        called when a part is restored. Raises KafkaError, TimeoutError or OSError where another
+        attempt may succeed; any other error is for good.
         """
         config = self._config
         await self._check_together(share.tps)
@@ -174,7 +176,7 @@ class Takeover:
         with metrics.RESTORE_SECONDS.time():
             restored = await self.reader.restore(changelogs, ends, on_restored)
         for state in found.values():
-            state.discard()  # what senders looked up meanwhile is of before
+            state.discard()  # senders may have looked values up meanwhile, which are old now
         states.clear()
         states.update(found)
         positions = await self._place(committed, states)
@@ -191,8 +193,8 @@ class Takeover:
         return Taken(sources, outboxes, positions, gates, self._topic_ids)
 
     async def connect(self) -> None:
-        """Connect; open a transactional producer only where all partitions can be written and
-        nothing hangs of what its predecessor wrote."""
+        """Connect. The transactional producer is opened only once all partitions have leaders and
+        no transaction of its predecessor hangs."""
         topics = [*self._topics_needed(), *self._config.output_topics]
         await self.reader.open(topics)
         await self.producer.end()
@@ -203,31 +205,31 @@ class Takeover:
         await self.producer.learn(list(self._config.output_topics))
 
     async def disconnect(self) -> None:
-        """After an attempt that failed: the next one connects anew, and ends what this one left
-        open."""
+        """Disconnect after a failed attempt: the next one connects anew, and ends the transactions
+        that this one left open."""
         if self._tidying is not None:
             self._tidying.cancel()
         await self.producer.end()
         await self.reader.close()
 
     async def end(self) -> None:
-        """End the transaction that is open, if one is: what it wrote isn't waited for by others."""
+        """End the open transaction, if there is one, so that nobody waits for what it wrote."""
         await self.producer.end()
 
     async def stop_tidying(self) -> None:
-        """Stop what goes on beside the first cycles."""
+        """Stop the task that ends what others left open."""
         tidying, self._tidying = self._tidying, None
         if tidying is not None and not tidying.done():
             tidying.cancel()
             await asyncio.wait([tidying])
 
     async def close(self) -> None:
-        """Let go of the connections."""
+        """Disconnect."""
         await self.producer.close()
         await self.reader.close()
 
     async def missing_at(self, tp: TP, offset: int) -> MissingRecordsError:
-        """Return what to stop with where there is nothing to read at an offset."""
+        """Return the error to stop with when a partition has no record at the offset to read."""
         what, begin, end = Missing.DELETED_UNREAD, 0, 0
         try:
             begin = (await self.reader.beginnings([tp]))[tp]
@@ -239,7 +241,7 @@ class Takeover:
         return self.missing([Gap(what, tp, offset, begin, end)])
 
     def missing(self, gaps: Sequence[Gap]) -> MissingRecordsError:
-        """Return what to stop with where something is missing."""
+        """Return the error to stop with because of gaps."""
         config = self._config
         servers = config.client_options["bootstrap_servers"]
         return MissingRecordsError(
@@ -255,7 +257,7 @@ class Takeover:
     async def _place(
         self, committed: Mapping[TP, CommittedOffset], states: Mapping[int, State]
     ) -> Positions:
-        """Find where to read from. Raises MissingRecordsError."""
+        """Return where to read each partition from. Raises MissingRecordsError."""
         is_new = all(it.offset < 0 for it in committed.values()) and not any(
             map(len, states.values())
         )
@@ -289,7 +291,7 @@ class Takeover:
     async def _claim(
         self, positions: Positions, states: Mapping[int, State], membership: Membership
     ) -> None:
-        """Commit what `place` found out, before anything is folded on it."""
+        """Commit the positions and offsets that `place` found, before anything is folded."""
         records: dict[Destination, Sequence[ProducerRecord]] = {}
         for number, state in states.items():
             changes = state.seal()
@@ -303,8 +305,8 @@ class Takeover:
             state.position = ends.get((self._config.changelog, number), state.position)
 
     async def _check_together(self, tps: Collection[TP]) -> None:
-        """Raise PartitionsSplitError unless the same partition numbers of all topics that share
-        a state are here; MissingRecordsError where that is because a topic is gone."""
+        """Raise PartitionsSplitError unless this worker has the same partition numbers of all
+        topics that share a state; MissingRecordsError where the cause is a topic that is gone."""
         split = self._find_split(tps)
         if split is None:
             return
@@ -316,8 +318,8 @@ class Takeover:
                 for topic in self._topics_needed()
                 if topic not in found or is_another(self._topic_ids.get(topic, b""), found[topic])
             ]
-            # A broker that just started may not know it yet. Or didn't when the group's leader
-            # asked it: who asks again and shares out anew, which ends this takeover.
+            # A broker that just started may not know the topic yet. Or it didn't when the group's
+            # leader asked: then the leader asks again, and the rebalance ends this takeover.
             await asyncio.sleep(self._config.again_after_s)
         if not gone:
             raise split
@@ -353,8 +355,8 @@ class Takeover:
         return {tp.partition for tp in tps if tp.topic in first}
 
     def _read_first(self, tps: Collection[TP], positions: Positions) -> dict[int, tuple[TP, int]]:
-        """Partition numbers of which nothing but the read-first topic was ever folded, or of which
-        somebody decided that it is read again."""
+        """Return, for `Taken.read_first`, the partition numbers of which only the read-first topic
+        was ever folded, or for which an operator decided to read that topic again."""
         gates = {}
         for topic in self._first_topics():
             for tp in tps:
@@ -373,7 +375,7 @@ class Takeover:
 
 
 def crash_of(crash: Crash, task: asyncio.Task[None]) -> None:
-    """A task's exception would be seen by nobody."""
+    """Stop the worker with a task's exception, which nobody would see otherwise."""
     error = None if task.cancelled() else task.exception()
     if isinstance(error, Exception):
         crash(error)
@@ -391,11 +393,12 @@ async def place(
     queues: Collection[str],
     patience_s: float,
 ) -> Positions:
-    """Return where to read each partition from, and put into the states what they don't know.
+    """Return where to read each partition from, and write positions into states that lack them.
 
-    `own_id`: this worker's transactional id. `read_first`, `outboxes`: topics of that kind.
-    `written`: those that this group's transactions write; `queues`: those that nobody else does.
-    `patience_s`: how long to wait for an end that lies before what was read.
+    `own_id`: this worker's transactional id. `read_first`, `outboxes`: the topics of that kind.
+    `written`: the topics that this group's transactions write to; `queues`: those of them that
+    nobody else writes to. `patience_s`: how long to wait for a log whose end lies before what was
+    read of it.
     """
     topics = {tp.topic for tp in committed}
     ids = await reader.topic_ids(topics)
@@ -453,7 +456,7 @@ async def place(
 
 
 def _read_to(committed: CommittedOffset, known: Position | None, topic_id: bytes) -> int:
-    """Return up to where the log must reach."""
+    """Return the offset that the log must reach at least."""
     is_ours = committed.metadata and committed.has_position
     if known is None or (committed.offset >= 0 and not is_ours):
         return committed.offset
@@ -465,7 +468,7 @@ def _states_lost(
     states: Mapping[int, State],
     read_first: Collection[str],
 ) -> dict[int, Missing]:
-    """Return by partition number what is wrong with a state as a whole."""
+    """Return, by partition number, what is wrong with a state as a whole."""
     lost = {}
     for number, state in states.items():
         offsets = {tp: it for tp, it in committed.items() if tp.partition == number}
@@ -474,7 +477,7 @@ def _states_lost(
         if any(offsets[tp].has_position for tp in ours) and not has_origin:
             lost[number] = Missing.STATE_BEHIND
         elif not len(state) and any(tp.topic in read_first for tp in ours):
-            # 0.1.0's: whoever folds accounts remembers it.
+            # A state of 0.1.0 without positions; but one that folded accounts isn't empty.
             lost[number] = Missing.STATE_BEHIND
         elif len(state) and not has_origin and all(it.offset < 0 for it in offsets.values()):
             lost[number] = Missing.OFFSETS_EXPIRED
@@ -489,7 +492,8 @@ def _note(
     known: Position | None,
     committed: CommittedOffset,
 ) -> None:
-    """Let the state and the group's offsets say the same, with whatever is committed first."""
+    """Note a partition's start, its claim and its position, so that after the first commit the
+    state and the group's offsets agree."""
     position = Position(start.offset, found.topic_ids[tp.topic], not start.is_new)
     if position != known:
         state.put(POSITIONS, tp.topic.encode(), position)
@@ -505,7 +509,8 @@ def _unfinished(tp: TP, states: Mapping[int, State]) -> Sequence[int]:
 
 
 def _check_unfinished(found: Positions, tp: TP, state: State, start: Start, stands: Log) -> None:
-    """What was unfinished in another outbox of this name says nothing of this one."""
+    """Compare what the state says is unfinished in an outbox with its log: drop it where the topic
+    was made anew or an operator set the offset, note a gap where the log is cut short."""
     key = tp.topic.encode()
     unfinished = state.peek(UNFINISHED, key)
     if unfinished is None:
@@ -517,8 +522,8 @@ def _check_unfinished(found: Positions, tp: TP, state: State, start: Start, stan
 
 
 async def reached(reader: LogReader, needed: Mapping[TP, int], within_s: float) -> dict[TP, int]:
-    """Return the logs' ends, once they have come as far as is known of them: what was written last,
-    a marker say, may be there and not be visible yet. After `within_s`: as they are."""
+    """Return the logs' ends, once they have reached the offsets `needed`, or after `within_s`
+    seconds as they are. What was written last, say a marker, may not be visible yet."""
     deadline = asyncio.get_running_loop().time() + within_s
     while True:
         ends = await reader.ends(needed)
@@ -556,10 +561,11 @@ async def end_what_is_left_open(
 ) -> None:
     """End the transactions that stay pending in partitions just taken over.
 
-    An owner that died before it sent its offsets leaves nothing that `settle` would see, but
-    nobody can read past what it wrote until its transaction times out: 10 s and more. Best
-    effort, and may be cancelled: without it everything is right and slower, unless a transaction
-    hangs. Raises HangingTransactionError where one does and can't be ended.
+    `owners`: by partition number, the transactional ids of former owners. `settle` doesn't see the
+    transaction of an owner that died before it sent its offsets, yet nobody can read past what it
+    wrote until it times out, after 10 s or more. Best effort, and may be cancelled: without it the
+    worker is only slower, unless a transaction hangs. Raises HangingTransactionError where one
+    hangs and can't be ended.
     """
     try:
         ends, before = await reader.ends(tps), await reader.stable_ends(tps)
@@ -568,10 +574,10 @@ async def end_what_is_left_open(
             await asyncio.sleep(_PATIENCE_SECONDS)
             stable = await reader.stable_ends(pending)
             pending = [tp for tp in pending if stable[tp] < ends[tp]]
-            # Where it moves, live workers write.
+            # Where the stable end moves, live workers write.
             stuck = {tp.partition for tp in pending if stable[tp] == before[tp]}
             if stuck:
-                await hanging.mend()  # before who left it is fenced: that hides how it ended
+                await hanging.mend()  # before its owner is fenced, which hides how it ended
             for owner in set().union(*(owners.get(number, set()) for number in stuck)) - ended:
                 log.info("ending what %s left open", owner)
                 await producer.end_transaction_of(owner)
@@ -584,9 +590,9 @@ async def end_what_is_left_open(
 async def settle(
     producer: TransactionalProducer, hanging: HangingTransactions, group: str, tps: list[TP]
 ) -> dict[TP, CommittedOffset]:
-    """Return the group's offsets once nobody is about to change them.
+    """Return the group's offsets once no transaction is pending that would change them.
 
-    Raises HangingTransactionError where what a transaction left can't be ended.
+    Raises HangingTransactionError where such a transaction hangs and can't be ended.
     """
     loop = asyncio.get_running_loop()
     began = loop.time()
@@ -602,9 +608,9 @@ async def settle(
         await asyncio.sleep(_ASK_AGAIN_SECONDS)
         if loop.time() - began > _PATIENCE_SECONDS:
             began = loop.time()
-            if await hanging.mend():  # before who left it is fenced: that hides how it ended
+            if await hanging.mend():  # before its owner is fenced, which hides how it ended
                 continue
-            # Transactions of the dead would be pending until they time out: 10 s and more.
+            # A dead owner's transaction would be pending until it times out, for 10 s or more.
             last = owners_of(await producer.committed_offsets(group, tps, require_stable=False))
             numbers = {tp.partition for tp in waiting}
             for owner in set().union(*(last[number] for number in numbers)) - ended:
@@ -615,8 +621,8 @@ async def settle(
 
 
 def owners_of(offsets: Mapping[TP, CommittedOffset], but: str = "") -> dict[int, set[str]]:
-    """Return by partition number the transactional ids of who committed what is committed, others
-    than `but`."""
+    """Return, by partition number, the transactional ids that committed the offsets, without
+    `but`."""
     owners: dict[int, set[str]] = {tp.partition: set() for tp in offsets}
     for tp, committed in offsets.items():
         if committed.metadata and committed.metadata != but:

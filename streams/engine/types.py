@@ -1,4 +1,4 @@
-"""What the engine's parts hand to each other."""
+"""The types that the engine's modules, and the agents, share."""
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +14,7 @@ __all__ = ["TP", "Chunk", "Output", "Reading", "Record", "Source"]
 
 
 class Record(Protocol):
-    """One Kafka record as aiokafka's C parser hands it over."""
+    """One Kafka record as aiokafka's C parser returns it."""
 
     offset: int
     timestamp: int
@@ -25,7 +25,7 @@ class Record(Protocol):
 
 
 class Output(NamedTuple):
-    """One record to produce. `partition` None: where murmur2 of the key puts it."""
+    """One record to produce. `partition` None: the one that Kafka's default partitioner gives."""
 
     topic: str
     partition: int | None
@@ -43,30 +43,31 @@ def _no_limit() -> int:
 
 @dataclass(slots=True)
 class Chunk:
-    """All records of one poll of one source partition, and where what they cause goes."""
+    """The records of one source partition that a fold gets at once, and what it may use."""
 
     tp: TP
     records: Sequence[Record]
     state: "State"
-    """Of the same partition number, shared by all sources of it."""
+    """The state of the same partition number, shared by all its sources."""
     emit: Callable[[Output], None]
-    """Produce with this cycle's transaction. Needs no answer: it is done or nothing is."""
+    """Produce a record with this cycle's transaction: it is committed with the rest, or not at
+    all."""
     hurry: Callable[[], None]
-    """Commit this cycle at once: somebody waits for what it says."""
+    """Ask for a commit at once, because a person waits for what was emitted."""
     now: int = 0
-    """This moment as an instant, by the clock of whoever runs the fold: folds read none."""
+    """The present instant, by the clock of the one that calls the fold: folds read no clock."""
     room: Callable[[], int] = _no_limit
-    """How many more records may be emitted of this chunk before others have their turn. A fold
-    that can emit many for one record stops where none is left."""
+    """Returns how many more records this chunk may emit before others have their turn. A fold that
+    can emit many for one record must stop at 0."""
     unfinished: Sequence[Record] = ()
 
     def leave(self, record: Record) -> None:
-        """Stop at a record: it and those behind it are folded again. What was done of it is known
-        then only from what the state says."""
+        """Leave this record and those after it: they are folded again later. What was done for it
+        already is known then only from the state."""
         self.unfinished = [one for one in self.records if one.offset >= record.offset]
 
     def in_turn(self) -> Iterator[Record]:
-        """Yield the records for as long as there is room; the rest is left."""
+        """Yield the records while there is room; leave the rest."""
         for number, record in enumerate(self.records):
             if number and self.room() <= 0:
                 self.leave(record)
@@ -76,41 +77,41 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Source:
-    """A topic and the fold of its batches. A fold that raises stops the worker."""
+    """A topic and the fold of its chunks. A fold that raises stops the worker."""
 
     topic: str
     fold: Callable[[Chunk], None]
     order: int = 1
-    """Which of a partition's sources goes first when several have records."""
+    """The source with the lowest order goes first when several have records of one time."""
     is_read_first: bool = False
-    """A new group reads what stands in this topic before it folds anything else."""
+    """A new group folds all that is in this topic before anything else."""
     is_timed: bool = False
-    """Its records and those of other timed sources of the partition (clocks are) are folded in
-    the order of their timestamps: a backlog comes out as it would have come in time."""
+    """Records of timed sources of one partition number are folded in the order of their timestamps,
+    so that a backlog gives the same results as records in time. Clocks are timed too."""
     is_clock: bool = False
-    """Its records wait also for what is older of all sources that go first (see `order`)."""
+    """Its records also wait for older records of all sources with a lower `order`."""
     is_bulk: bool = False
-    """Nobody waits for what it says: it has a small share of each cycle, once."""
+    """Nobody waits for what it emits: it gets one small share of each cycle."""
     give: "Callable[[Chunk], asyncio.Future[None]] | None" = None
-    """Hands a chunk to the Faust agent that folds it (`chunks.py`); None: it is folded at once."""
+    """Gives a chunk to the Faust agent that folds it (`chunks.py`); None: `fold` is called."""
 
 
 class Reading(Protocol):
-    """Whoever reads the assigned partitions for an engine, and knows where their logs end. Only
-    `seek_all` waits."""
+    """Reads the assigned partitions for an engine, and knows where their logs end. Only `seek_all`
+    waits. "As far as known" means: according to the last fetch."""
 
     async def seek_all(self, positions: dict[TP, int]) -> None:
-        """Go on reading at these offsets, once no read of before is under way."""
+        """Wait until no earlier read is under way; then go on reading at these offsets."""
 
     def is_read_up(self, tp: TP, position: int) -> bool:
-        """Does a partition's log end at this offset, as far as the last fetch told?"""
+        """Does a partition's log end at this offset, as far as known?"""
 
     def end_of(self, tp: TP) -> int | None:
-        """Return where a partition's log ends, as far as the last fetch told."""
+        """Return the end offset of a partition's log, as far as known; None: unknown."""
 
     def is_held(self, tp: TP) -> bool:
-        """Does a part of a partition wait behind somebody's open transaction?"""
+        """Are there records behind an open transaction, as far as known? They can't be read yet."""
 
     def read_to(self, tp: TP) -> int | None:
-        """Return up to where a partition was read, markers included, when all that was read has
-        arrived; None: it hasn't, or nobody knows."""
+        """Return the offset up to which a partition was read, past markers; None: unknown, or
+        records that were read are still on their way to the engine."""

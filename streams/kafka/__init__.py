@@ -1,7 +1,7 @@
-"""A room for aiokafka: what of it is patched, spoken by hand or read apart from the group.
+"""What uses aiokafka's internals: patches, requests that it lacks, reading without a group.
 
-An upgrade of aiokafka touches this folder and `streams/engine/consumer.py`. What is used of it that
-it doesn't promise, and why; `tests/engine/test_aiokafka.py` holds the list and the version.
+An upgrade of aiokafka touches this folder and `streams/engine/consumer.py`. Below is each private
+part that is used, and why; `tests/engine/test_aiokafka.py` checks the list and the version.
 
     producer.sender.BACKOFF_OVERRIDE        its 20 ms between two transactions are most of an alert
     producer._txn_manager, its state,       an abort of an "empty" transaction sends no EndTxn; the

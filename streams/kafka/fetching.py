@@ -1,9 +1,9 @@
-"""Whole record batches as lists of aiokafka's C records, instead of one Python object each.
+"""Fetching record batches as lists of aiokafka's C records, instead of one Python object each.
 
 aiokafka builds a ConsumerRecord for every record through a generator; that alone costs more than
-all of dialwatch's rules. `install` swaps the two classes its fetcher builds results with; every
-AIOKafkaConsumer of the process then returns lists of C records from `getmany`, and `getone` is
-gone. Follows aiokafka 0.14's consumer/fetcher.py.
+all of dialwatch's rules. `install` replaces the two classes with which its fetcher builds results:
+then `getmany` of every AIOKafkaConsumer in the process returns lists of C records, and `getone`
+doesn't work. Follows aiokafka 0.14's consumer/fetcher.py.
 """
 
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from aiokafka.errors import CorruptRecordException
 
 
 class _PartitionRecords(fetcher.PartitionRecords):  # type: ignore[misc]
-    """Yields lists: the records of one record batch each."""
+    """Yields lists, each with the records of one record batch."""
 
     def _unpack_records(self) -> Iterator[list[Any]]:
         records = self._records
@@ -26,7 +26,7 @@ class _PartitionRecords(fetcher.PartitionRecords):  # type: ignore[misc]
                 self.next_fetch_offset = batch.next_offset
                 continue
             wanted = self.next_fetch_offset
-            # A fetch starts at a batch's beginning, which may lie before the wanted offset.
+            # A fetch starts at the beginning of a batch, which may lie before the wanted offset.
             unpacked = (
                 [record for record in batch if record.offset >= wanted]
                 if batch.base_offset < wanted
@@ -37,7 +37,7 @@ class _PartitionRecords(fetcher.PartitionRecords):  # type: ignore[misc]
                 yield unpacked
 
     def _is_to_be_skipped(self, batch: Any) -> bool:
-        """Is it a marker, or part of a transaction that was aborted?"""
+        """Is the batch a marker, or part of an aborted transaction?"""
         if self._isolation_level == fetcher.READ_COMMITTED and batch.producer_id is not None:
             self._consume_aborted_up_to(batch.base_offset)
             if batch.is_control_batch and self._contains_abort_marker(batch):
@@ -50,12 +50,12 @@ class _PartitionRecords(fetcher.PartitionRecords):  # type: ignore[misc]
 class _FetchResult(fetcher.FetchResult):  # type: ignore[misc]
     _partition_records: Any
     most_at_once = 10_000
-    """Records that are handed over, and then up to the end of the record batch: a fetch of 1 MiB
-    may hold a hundred thousand, well compressed, of each partition."""
+    """How many records to return at once, rounded up to a whole record batch: a fetch of 1 MiB of
+    well compressed records may hold a hundred thousand of each partition."""
 
     def getall(self, max_records: int | None = None) -> list[Any]:
-        """Return the next record batches; the rest of the fetch stays packed. `max_records` is
-        aiokafka's and would cut batches: not used."""
+        """Return the records of the next record batches; the rest of the fetch stays packed.
+        `max_records` is aiokafka's parameter and ignored: it would cut batches."""
         if not self.check_assignment(self._topic_partition) or not self.has_more():
             return []
         records: list[Any] = []
@@ -70,13 +70,13 @@ class _FetchResult(fetcher.FetchResult):  # type: ignore[misc]
 
     def _hand_over(self, records: list[Any]) -> None:
         if records:
-            # Before the position moves: until whoever reads has them, it is ahead of them.
+            # Set before the position moves: until the reader has the records, it is ahead of them.
             self._assignment.state_value(self._topic_partition).is_handing_over = True
         self._update_position()
 
 
 def hand_over(most_at_once: int) -> None:
-    """Hand over about so many records of a partition at once, for all consumers of the process."""
+    """Set about how many records of a partition are returned at once, for the whole process."""
     _FetchResult.most_at_once = most_at_once
 
 
@@ -84,10 +84,10 @@ _THEIRS = fetcher.PartitionRecords, fetcher.FetchResult
 
 
 def install() -> None:
-    """Make every AIOKafkaConsumer of this process hand over lists of C records."""
+    """Make every AIOKafkaConsumer of this process return lists of C records."""
     fetcher.PartitionRecords, fetcher.FetchResult = _PartitionRecords, _FetchResult
 
 
 def uninstall() -> None:
-    """Let consumers read as aiokafka does: for whoever shares the process with other readers."""
+    """Undo `install`, for a process that also has other code reading with aiokafka."""
     fetcher.PartitionRecords, fetcher.FetchResult = _THEIRS

@@ -1,4 +1,4 @@
-"""Logs apart from the group: their ends and ids, changelogs into states, what is done with away."""
+"""Logs read without the group: their ends and topic ids, restoring changelogs, deleting records."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -19,7 +19,7 @@ _DELETE_TIMEOUT_MS = 5_000
 
 
 class ChangelogCutError(Exception):
-    """A changelog isn't whole (any more): what would be restored from it is wrong."""
+    """A changelog lacks records, so that a state restored from it would be wrong."""
 
     def __init__(self, tp: TP, begin: int, end: int, position: int) -> None:
         known = f", and this worker knows it up to {position}" if position else ""
@@ -33,7 +33,7 @@ class ChangelogCutError(Exception):
 
 
 class LogReader:
-    """Reads partitions and their ends apart from the group. Open it once, use it often."""
+    """Reads partitions and their ends without joining the group. Open it before use."""
 
     def __init__(self, client_options: dict[str, Any]) -> None:
         self._options = client_options
@@ -41,7 +41,7 @@ class LogReader:
         self._records: AIOKafkaConsumer | None = None
 
     async def open(self, topics: Iterable[str]) -> None:
-        """Connect, and learn where the topics' partitions are.
+        """Connect, and fetch the topics' metadata. Nothing happens where that is done already.
 
         Raises KafkaConnectionError when Kafka is away.
         """
@@ -54,31 +54,32 @@ class LogReader:
     async def close(self) -> None:
         """Disconnect."""
         consumers = self._ends, self._records
-        self._ends = self._records = None  # whatever ends this call: what is stopped is not used
+        self._ends = self._records = None  # first, so that a stopped consumer is never used
         for consumer in consumers:
             if consumer is not None:
                 await within(_STOP_SECONDS, consumer.stop())
 
     @property
     def client(self) -> AIOKafkaClient:
-        """The connections, for questions that no consumer asks. It knows the opened topics."""
+        """The aiokafka client, for requests that no consumer makes. It knows the opened topics."""
         return self._open(self._ends)._client
 
     async def check_leaders(self, topics: Iterable[str]) -> None:
-        """Raise KafkaError unless all partitions of topics have leaders now."""
+        """Raise KafkaError unless every partition of the topics has a leader now."""
         if not await self.client.force_metadata_update():
             raise KafkaConnectionError("no broker says where the partitions are")
         check_leaders(self.client, topics)
 
     async def offsets_at(self, tps: Iterable[TP], timestamp: int) -> dict[TP, int]:
-        """Return the first offsets from a time on (ms since the epoch), where there are any."""
+        """Return each partition's first offset with this timestamp (ms) or a later one; partitions
+        without one are left out."""
         found = await self._open(self._ends).offsets_for_times(
             dict.fromkeys(_theirs(tps), timestamp)
         )
         return {TP(*tp): at.offset for tp, at in found.items() if at is not None}
 
     async def ends(self, tps: Iterable[TP]) -> dict[TP, int]:
-        """Return the logs' ends, pending transactions included."""
+        """Return the logs' end offsets, with what is pending before them."""
         return _plain(await self._open(self._ends).end_offsets(_theirs(tps)))
 
     async def beginnings(self, tps: Iterable[TP]) -> dict[TP, int]:
@@ -86,13 +87,13 @@ class LogReader:
         return _plain(await self._open(self._ends).beginning_offsets(_theirs(tps)))
 
     async def topic_ids(self, topics: Iterable[str]) -> dict[str, bytes]:
-        """Return the id of each topic that there is: another one, where it was made anew. Empty,
-        where brokers know of none (before Kafka 2.8)."""
+        """Return the id of each topic that exists; a topic made anew has another id. An id is empty
+        where the brokers are older than ids (before Kafka 2.8)."""
         client = self._open(self._ends)._client
         wanted = set(topics)
         try:
             answer = await client.send(client.get_random_node(), DescribeTopics(wanted))
-        except NotImplementedError:  # aiokafka's, where no version is spoken by both
+        except NotImplementedError:  # raised by aiokafka where brokers lack this version
             return dict.fromkeys(wanted, b"")
         return read_topic_ids(answer)
 
@@ -116,13 +117,13 @@ class LogReader:
     async def restore(
         self, changelogs: dict[TP, State], ends: dict[TP, int], on_progress: Callable[[float], None]
     ) -> int:
-        """Read changelogs into the states, from each one's position to its end.
+        """Read changelogs into states, from each state's position to the log's end in `ends`.
 
-        Returns how many records were read. `on_progress` is told which part is restored, when
-        something came. Waits for transactions that are pending before an
-        end. May be cancelled: a state then is complete up to its position.
+        Returns the number of records read. `on_progress` gets the part that is restored, 0 to 1,
+        whenever records came. Waits for transactions that are pending before an end. May be
+        cancelled: each state is then complete up to its position.
 
-        Raises ChangelogCutError where the log doesn't begin at 0 or ends before a position.
+        Raises ChangelogCutError where a log doesn't begin at 0 or ends before a position.
         """
         begins = await self.beginnings(changelogs)
         for tp, state in changelogs.items():
@@ -143,7 +144,7 @@ class LogReader:
                 brought = await consumer.getmany(timeout_ms=100)
                 for partition, records in brought.items():
                     tp = TP(*partition)
-                    # Keys without a value are deleted; the log may hold both.
+                    # A key without a value is deleted; the log may hold both records.
                     changelogs[tp].restore([(record.key, record.value) for record in records])
                     changelogs[tp].position = records[-1].offset + 1
                     read += len(records)

@@ -1,9 +1,8 @@
-"""Logs read without a group, from any offset to any other, at the speed of their bytes.
+"""Scanning logs without a group, from any offset to any other, to find few records among millions.
 
-For whoever looks for some records among millions: a batch that doesn't hold the wanted bytes is
-passed over without unpacking it. What is read is committed (KIP-98: aborted records and markers
-are left out), unless somebody asks for the batches themselves. Follows aiokafka 0.14's
-consumer/fetcher.py and Kafka's record batch format, version 2.
+A batch that doesn't contain the wanted bytes is skipped without unpacking it. Only committed
+records are returned (KIP-98: no aborted ones, no markers), unless the raw batches are asked for.
+Follows aiokafka 0.14's consumer/fetcher.py and Kafka's record batch format, version 2.
 """
 
 import asyncio
@@ -39,7 +38,7 @@ from streams.engine.types import TP
 T = TypeVar("T")
 
 Wanted = bytes | re.Pattern[bytes]
-"""Bytes that a record holds which is looked for."""
+"""Bytes, or a pattern of bytes, that the records looked for contain."""
 
 BEGINNING, END = -2, -1
 _FETCH_BYTES = 4 << 20
@@ -53,7 +52,7 @@ _MOST_WINDOW = 500_000
 # firstTimestamp, maxTimestamp, producerId, producerEpoch, baseSequence, recordsCount
 _HEADER = Packed(">qiibIhiqqqhii")
 _COMPRESSED, _TRANSACTIONAL, _CONTROL = 0x07, 0x10, 0x20
-_MAGIC_AT, _ATTRIBUTES_AT = 16, 22  # of the attributes the byte that says something
+_MAGIC_AT, _ATTRIBUTES_AT = 16, 22  # of the two bytes of attributes the one that is used
 # A marker's key is two numbers, version and type, after five varints of one byte each.
 _MARKER_TYPE = Packed(">h")
 _MARKER_TYPE_AT = _HEADER.size + 7
@@ -61,20 +60,20 @@ _ABORT = 0
 
 
 class RecordBatch(NamedTuple):
-    """One record batch as it lies in a fetched piece of log."""
+    """The header of one record batch in a fetched piece of log."""
 
     start: int
     end: int
     base_offset: int
     next_offset: int
     timestamp: int
-    """Of its first record, in milliseconds."""
+    """The timestamp of the first record (ms)."""
     producer_id: int
     size: int
-    """How many records it has, those not counted that were compacted away."""
+    """How many records it holds, without those that were compacted away."""
     attributes: int
     is_abort: bool
-    """Whether it is the marker of a transaction that was aborted."""
+    """Is it the marker of an aborted transaction?"""
 
     @property
     def is_control(self) -> bool:
@@ -86,34 +85,35 @@ class RecordBatch(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """What one fetch brought of a log."""
+    """The answer to one fetch of a log."""
 
     begin: int
     """The log's first offset."""
     end: int
-    """The log's end, whatever is pending before it."""
+    """The log's end offset, with what is pending before it."""
     stable_end: int
-    """The first offset of a transaction that is open, else the end."""
+    """The first offset of the oldest open transaction; without one, the end."""
     aborted: Sequence[tuple[int, int]]
-    """Transactions aborted in it: producer and first offset."""
+    """The aborted transactions in this piece: producer id and first offset."""
     raw: bytes
 
 
 class LogScan:
-    """Reads logs over a connected client. No group, no position: each call says where."""
+    """Reads logs with a connected client. It has no group and no position: calls name offsets."""
 
     def __init__(self, client: AIOKafkaClient) -> None:
         self._client = client
         self._cluster: Any = None
 
     async def partition_counts(self) -> dict[str, int]:
-        """Return how many partitions each topic has. Creates none, as a question by name might."""
+        """Return how many partitions each topic has. Asks for all topics, because a question for
+        one by name might create it."""
         cluster = await self._learn()
         return {name: len(cluster.partitions_for_topic(name) or ()) for name in cluster.topics()}
 
     async def offsets(self, tps: Iterable[TP], at: int) -> dict[TP, int]:
-        """Return the first offset whose record has this timestamp (ms) or a later one; where there
-        is none, the end. `BEGINNING` and `END` are the log's."""
+        """Return each log's first offset with this timestamp (ms) or a later one; the end offset
+        where there is none. `at` may also be `BEGINNING` or `END`, the log's own."""
         tps = list(tps)
         asked = (self._retrying(partial(self._offset, tp, at)) for tp in tps)
         found = dict(zip(tps, await asyncio.gather(*asked), strict=True))
@@ -123,11 +123,11 @@ class LogScan:
     async def scan(
         self, tp: TP, begin: int, end: int, wanted: Collection[Wanted] = ()
     ) -> AsyncIterator[list[Any]]:
-        """Yield the committed records from `begin` to before `end`, as lists of C records, up to
-        the first transaction that is open.
+        """Yield lists of committed records from offset `begin` to before `end`, at most up to the
+        first open transaction.
 
-        `wanted`: only records of batches in which one of these stands, key or value; the caller
-        looks at each. Batches that are compressed are all unpacked.
+        `wanted`: yield only record batches that contain one of these, in a key or a value; the
+        caller must check each record. Compressed batches are always unpacked.
         """
         fetching = self._start(tp, begin, _COMMITTED)
         try:
@@ -157,7 +157,7 @@ class LogScan:
     async def scan_back(
         self, tp: TP, begin: int, end: int, wanted: Collection[Wanted] = ()
     ) -> AsyncIterator[list[Any]]:
-        """Yield the same, newest first: windows that grow, each of them from its end."""
+        """Yield the same, newest first: reads windows of growing size, each from its end."""
         window = _FIRST_WINDOW
         while end > begin:
             start = max(begin, end - window)
@@ -168,7 +168,8 @@ class LogScan:
             end, window = start, min(window * 4, _MOST_WINDOW)
 
     async def pieces(self, tp: TP, begin: int, *, is_committed: bool) -> AsyncIterator[Piece]:
-        """Yield what lies in a log from an offset on, piece by piece, up to its present end."""
+        """Yield the raw log from an offset to its present end, piece by piece. `is_committed`: only
+        up to the first open transaction."""
         end = None
         while True:
             piece, _ = await self._start(tp, begin, _COMMITTED if is_committed else _UNCOMMITTED)
@@ -184,7 +185,8 @@ class LogScan:
         return asyncio.create_task(self._fetch_from(tp, offset, level))
 
     async def _fetch_from(self, tp: TP, offset: int, level: int) -> tuple[Piece, int]:
-        """Return the piece at an offset, or, where that was deleted, at the log's beginning."""
+        """Return the piece at an offset, and that offset. Where the offset was deleted, take the
+        log's beginning."""
         while True:
             try:
                 piece: Piece = await self._retrying(partial(self._fetch, tp, offset, level))
@@ -215,7 +217,7 @@ class LogScan:
         return int(offset)
 
     async def _retrying(self, ask: Callable[[], Awaitable[T]]) -> T:
-        """Ask again while the leader moves. Raises KafkaError."""
+        """Repeat a request while the partition's leader moves. Raises KafkaError."""
         now = asyncio.get_running_loop().time
         deadline = now() + _PATIENCE_SECONDS
         while True:
@@ -240,17 +242,17 @@ class LogScan:
 
 
 class Outline(NamedTuple):
-    """Where the whole batches of a piece begin: all that it takes to pass them over."""
+    """Where the complete batches of a piece begin and end: enough to skip them."""
 
     starts: list[int]
     end: int
-    """Of the last one; behind it one may be cut off."""
+    """The end of the last complete one; an incomplete one may follow."""
     has_compressed: bool
 
 
 def outline(raw: bytes) -> Outline:
-    """Walk through a piece of log without unpacking anything: a log of single records has as many
-    batches, and a marker for each."""
+    """Find the batches of a piece of log without unpacking any: a log of single records has a batch
+    and a marker for each."""
     starts, start, length, has_compressed = [], 0, len(raw), False
     while start + _HEADER.size <= length:
         end = start + 12 + int.from_bytes(raw[start + 8 : start + 12], "big")
@@ -266,7 +268,7 @@ def outline(raw: bytes) -> Outline:
 
 
 def batch_at(raw: bytes, start: int) -> RecordBatch:
-    """Return the batch that begins there, which is whole."""
+    """Return the complete batch that begins at byte `start`."""
     (base, size, _, _, _, attributes, last, first_at, _, producer, _, _, count) = (
         _HEADER.unpack_from(raw, start)
     )
@@ -282,12 +284,12 @@ def batch_at(raw: bytes, start: int) -> RecordBatch:
 
 
 def batches_of(raw: bytes) -> Iterator[RecordBatch]:
-    """Yield the whole batches of a piece of log."""
+    """Yield the complete batches of a piece of log."""
     return (batch_at(raw, start) for start in outline(raw).starts)
 
 
 def kept_of(piece: Piece, shape: Outline, wanted: Collection[Wanted]) -> Iterator[RecordBatch]:
-    """Yield the committed batches in which one of the wanted texts stands; no text: all."""
+    """Yield the committed batches that contain one of `wanted`; all, where that is empty."""
     raw = piece.raw
     if not wanted or piece.aborted or shape.has_compressed:
         every = (batch_at(raw, start) for start in shape.starts)
@@ -300,7 +302,7 @@ def kept_of(piece: Piece, shape: Outline, wanted: Collection[Wanted]) -> Iterato
 
 
 def _hits(raw: bytes, shape: Outline, text: Wanted) -> Iterator[int]:
-    """Yield where the batches begin in which a text stands."""
+    """Yield the beginnings of the batches that contain `text`."""
     at = _find(raw, text, 0)
     while 0 <= at < shape.end:
         number = bisect_right(shape.starts, at)
@@ -311,7 +313,7 @@ def _hits(raw: bytes, shape: Outline, text: Wanted) -> Iterator[int]:
 def committed(
     batches: Iterable[RecordBatch], aborted: Iterable[tuple[int, int]]
 ) -> Iterator[RecordBatch]:
-    """Yield the batches that a reader of committed records gets."""
+    """Yield the batches of committed records: no markers, nothing of `aborted` transactions."""
     begun = sorted(aborted, key=lambda one: one[1], reverse=True)
     rejected: set[int] = set()
     for batch in batches:
@@ -327,8 +329,8 @@ def committed(
 def holding(
     raw: bytes, batches: Iterable[RecordBatch], wanted: Collection[Wanted]
 ) -> Iterator[RecordBatch]:
-    """Yield the batches in which one of the wanted texts stands, and those that can't be looked
-    into; no text: all."""
+    """Yield the batches that contain one of `wanted`, and compressed ones, which can't be searched;
+    all, where `wanted` is empty."""
     if not wanted:
         yield from batches
         return
@@ -350,5 +352,5 @@ def _find(raw: bytes, text: Wanted, start: int) -> int:
 
 
 def records_of(raw: bytes, batch: RecordBatch) -> Iterator[Any]:
-    """Return a batch's records, as aiokafka's C parser hands them over."""
+    """Yield a batch's records, as aiokafka's C parser returns them."""
     return iter(MemoryRecords(raw[batch.start : batch.end]).next_batch())

@@ -1,10 +1,10 @@
-"""The transaction of one cycle: changelog, outputs and source offsets, committed as one.
+"""The producer of one worker: commits a cycle's records and source offsets as one transaction.
 
-One transactional producer a worker, fenced by the consumer group's generation (Kafka Streams'
-"exactly once v2"). Nothing here knows what is in the records.
+Each worker has one transactional producer, fenced by the consumer group's generation (Kafka
+Streams' "exactly once v2"). What is in the records isn't known here.
 
-Longer than other modules by what aiokafka lacks: offsets sent with the group's generation, the
-outcome of each send, the ending of a dead worker's transaction.
+Longer than other modules because of what aiokafka lacks: sending offsets with the group's
+generation, the result of each send, ending a dead worker's transaction.
 """
 
 import asyncio
@@ -67,8 +67,8 @@ ProducerRecord = tuple[bytes | None, bytes | None, Any]
 TRANSACTION_TIMEOUT_SECONDS = 10.0
 _TOPIC_RESOURCE = 2
 _RETRY_SECONDS = 0.005
-# What aiokafka waits between two transactions while the markers of the first are being written:
-# its 20 ms are most of what an alert waits for.
+# aiokafka's pause between two transactions while the markers of the first are written. Its default
+# of 20 ms would be most of an alert's delay.
 sender.BACKOFF_OVERRIDE = _RETRY_SECONDS
 _MAX_BATCH_BYTES = 900_000  # below the broker's message.max.bytes of 1 MiB
 _WAIT_FOR_COORDINATOR_SECONDS = 30.0
@@ -76,8 +76,8 @@ _ABORT_SECONDS = 5.0
 _STOP_SECONDS = 3.0
 _LONG_COMMIT_SECONDS = 10.0
 _DOUBTFUL_SECONDS = 3.0
-"""An end that takes longer may have waited for a coordinator that was started anew, and that may
-have completed the transaction without its markers."""
+"""Ending a transaction may take longer if the coordinator was restarted meanwhile; that one may
+have completed the transaction without writing its markers."""
 
 _RETRIABLE = (
     ConcurrentTransactions,
@@ -91,31 +91,31 @@ _RETRIABLE = (
 )
 
 
-class InvalidRecordError(KafkaError):  # type: ignore[misc]
-    """The broker, or a rule of the topic's, refuses a record; aiokafka doesn't know the code."""
+class KafkaInvalidRecordError(KafkaError):  # type: ignore[misc]
+    """Kafka's error INVALID_RECORD, which aiokafka doesn't know: the broker refuses a record."""
 
     errno = 87
     message = "INVALID_RECORD"
 
 
-errors.kafka_errors[InvalidRecordError.errno] = InvalidRecordError
+errors.kafka_errors[KafkaInvalidRecordError.errno] = KafkaInvalidRecordError
 
 _RECORD_REFUSED = (
-    InvalidRecordError,
+    KafkaInvalidRecordError,
     InvalidTimestampError,
     MessageSizeTooLargeError,
     RecordListTooLargeError,
 )
-"""A record will never be taken; the others of its transaction may be."""
+"""Kafka will never accept the record; it may accept the others of the transaction."""
 _SMALL_BATCH_BYTES = 50_000
-_LONGEST_RECORD = 64 << 20  # where a topic's limit isn't known: the broker hangs up at 100 MiB
+_LONGEST_RECORD = 64 << 20  # if the topic's limit is unknown; brokers disconnect at 100 MiB
 _PRODUCER_FENCED = (InvalidProducerEpoch, InvalidProducerIdMapping, ProducerFenced)
-"""Somebody else has this transactional id by now, or ended this producer's transaction."""
+"""Another producer has this transactional id now, or has ended this one's transaction."""
 
 
 class RefusedRecordsError(Exception):
-    """Kafka takes these records never: `refused` are their places in what was to be committed, by
-    destination. Nothing was committed, and the producer is ready for another try."""
+    """Kafka will never accept some records. `refused`: their indexes in the lists given to
+    `commit`, by destination. Nothing was committed; the producer is ready for another `commit`."""
 
     def __init__(self, refused: Mapping[Destination, Sequence[int]], error: Exception) -> None:
         super().__init__(f"{type(error).__name__} of {dict(refused)}")
@@ -124,7 +124,7 @@ class RefusedRecordsError(Exception):
 
 
 class _BatchRefusedError(Exception):
-    """One batch of several records is refused."""
+    """Kafka refuses a batch of several records; any of them may be the cause."""
 
     def __init__(self, destination: Destination, records: range, error: Exception) -> None:
         super().__init__(destination, records, error)
@@ -132,34 +132,34 @@ class _BatchRefusedError(Exception):
 
 
 class TransactionalProducer:
-    """One transaction at a time. After any error: `end`, and the caller recovers."""
+    """Commits one transaction at a time. After any error the caller must call `end` and recover."""
 
     def __init__(self, transactional_id: str, client_options: dict[str, Any]) -> None:
-        """`client_options`: bootstrap servers and security, as aiokafka names them."""
+        """`client_options`: bootstrap servers and security, by aiokafka's parameter names."""
         self.transactional_id = transactional_id
         self._client_options = client_options
         self._producer: AIOKafkaProducer | None = None
         self._coordinators: dict[tuple[int, str], int] = {}
         self._is_lost = False
         self._has_gap = False
-        """Something wasn't written: the number of the next batch wouldn't follow that of the last
-        one that was, and every commit would fail."""
+        """Was a batch not written? The next batch's sequence number would then leave a gap, and
+        every commit would fail."""
         self._counts: dict[str, int] = {}
         self.longest: dict[str, int] = {}
-        """`max.message.bytes` of the topics learnt of which it is known."""
+        """`max.message.bytes` by topic, where it is known."""
         self._is_doubtful = False
-        """Was a coordinator away, or started anew, since the last question began?"""
+        """Was the coordinator away or restarted since the present request began?"""
         self._committed: list[Destination] | None = None
-        """Where the last transaction wrote; None: this producer has committed none, or aborted
-        since."""
+        """The destinations of the last transaction; None: this producer has committed none, or has
+        aborted one since."""
 
     @property
     def is_open(self) -> bool:
-        """Has it a producer id?"""
+        """Does it have a producer id, so that it can begin a transaction?"""
         return self._producer is not None
 
     async def open(self) -> None:
-        """Be ready to begin: nothing is open, of this producer or of its predecessor. May wait."""
+        """Connect, and end whatever a predecessor with this id left open. May wait for brokers."""
         await self.end()
         if self._producer is not None:
             return
@@ -176,8 +176,8 @@ class TransactionalProducer:
         try:
             await producer.start()
         except AssertionError:
-            # A broker that was away knows of no broker for a moment, itself included, and aiokafka
-            # asserts that there is one.
+            # A broker that was away knows no brokers for a moment, not even itself, and aiokafka
+            # asserts that it knows one.
             await stop_quietly(producer)
             raise KafkaConnectionError("Kafka knows of no broker yet") from None
         except BaseException:
@@ -186,14 +186,14 @@ class TransactionalProducer:
         self._producer = producer
 
     def partition_count(self, topic: str) -> int:
-        """How many partitions a topic has; of a topic asked for the first time see `learn`."""
+        """Return how many partitions a topic has. The topic must be known: see `learn`."""
         if self._producer is not None:
             partitions = self._producer.client.cluster.partitions_for_topic(topic)
             if partitions:
                 return len(partitions)
         if topic not in self._counts:
             raise UnknownTopicOrPartitionError(topic)
-        return self._counts[topic]  # it is just being replaced
+        return self._counts[topic]  # the producer is just being replaced
 
     async def learn(self, topics: list[str]) -> None:
         """Fetch the topics' metadata, so that `partition_count` knows them."""
@@ -208,16 +208,17 @@ class TransactionalProducer:
         offsets: dict[TP, int],
         membership: Membership,
     ) -> dict[Destination, int]:
-        """Commit records and offsets as one unit; return where each destination goes on.
+        """Commit records and offsets as one transaction; return each destination's next offset.
 
-        1. join all partitions, 2. produce everything, 3. wait until all of it is written
-        (aiokafka's commit doesn't fail when a send failed), 4. send the offsets, which the
-        group's generation fences, 5. commit. The offsets returned lie behind the transaction's
-        own marker. When this raises nothing is known: call `end`.
+        1. Add all partitions to the transaction, 2. produce everything, 3. wait until all of it is
+        written (aiokafka's commit doesn't fail when a send failed), 4. send the offsets, fenced by
+        the group's generation, 5. commit. The offsets returned lie behind the transaction's own
+        marker.
 
-        Raises RefusedRecordsError where some of the records are to blame.
+        Raises RefusedRecordsError where Kafka will never accept some records; then nothing is
+        committed. After any other error that is unknown: call `end`.
         """
-        # aiokafka waits for brokers as long as it takes, and says nothing.
+        # aiokafka waits for brokers without a limit and without a line in the log.
         impatient = asyncio.get_running_loop().call_later(
             _LONG_COMMIT_SECONDS, log.warning, "a commit takes long: is Kafka away or slow?"
         )
@@ -235,8 +236,8 @@ class TransactionalProducer:
         offsets: dict[TP, int],
         membership: Membership,
     ) -> dict[Destination, int]:
-        """Commit; of a batch that is refused find out which record is to blame: written again in
-        smaller batches, and in the end one by one, all but that one are taken."""
+        """Commit. Where a batch is refused, find the records that are the cause by writing it again
+        in smaller batches, in the end one by one."""
         too_long = self._too_long(records)
         if too_long:
             raise RefusedRecordsError(too_long, MessageSizeTooLargeError())
@@ -258,11 +259,12 @@ class TransactionalProducer:
     def _too_long(
         self, records: Mapping[Destination, Sequence[ProducerRecord]]
     ) -> dict[Destination, list[int]]:
-        """Return the records that are too long for their topic without a doubt."""
+        """Return, by destination, the indexes of records that are surely too long for their
+        topic."""
         found = {}
         for destination, pairs in records.items():
             if destination[0] not in self._counts:
-                continue  # the changelog, many and short: the broker says it
+                continue  # the changelog has many short records: the broker checks them
             most = self.longest.get(destination[0], _LONGEST_RECORD)
             too_long = [place for place, record in enumerate(pairs) if size_of(record) > most]
             if too_long:
@@ -301,15 +303,15 @@ class TransactionalProducer:
         return ends
 
     async def end(self) -> None:
-        """End whatever transaction is open, by abort if that is safe, else with the producer."""
+        """End an open transaction: abort it where that is sure to work, else close the producer, so
+        that the next one's InitProducerId aborts it."""
         producer = self._producer
         if producer is None:
             return
-        # In any other state aiokafka has forgotten which partitions are in the transaction,
-        # sends no EndTxn, and the records would be committed with the next transaction. The
-        # next producer's InitProducerId aborts it for sure.
-        # Nor does it know that this producer was fenced when the answer to a request of ours said
-        # so: it would go on with an epoch that is refused for ever.
+        # In any other state aiokafka has forgotten which partitions are in the transaction. It
+        # would send no EndTxn, and the records would be committed with the next transaction.
+        # And where the answer to one of our own requests said that this producer is fenced,
+        # aiokafka doesn't know: it would go on with an epoch that is always refused.
         state = None if self._is_lost else producer._txn_manager.state
         if state is TransactionState.READY:
             return
@@ -326,7 +328,7 @@ class TransactionalProducer:
         await stop_quietly(producer)
 
     async def close(self) -> None:
-        """End what is open and let go of the connections. Bounded."""
+        """End the open transaction and disconnect, within bounded time."""
         await self.end()
         producer, self._producer = self._producer, None
         if producer is not None:
@@ -346,7 +348,7 @@ class TransactionalProducer:
         return await self._patiently(ask)
 
     async def end_transaction_of(self, transactional_id: str) -> None:
-        """Abort or finish what another, dead or frozen, worker left open, and fence it."""
+        """End the transaction that another worker, dead or frozen, left open, and fence it."""
 
         async def ask() -> None:
             request = InitProducerIdRequest(
@@ -362,25 +364,25 @@ class TransactionalProducer:
     async def _join(
         self, producer: AIOKafkaProducer, destinations: list[Destination], group: str
     ) -> None:
-        """Add all partitions and the group to the transaction, before anything is written with it.
+        """Add all partitions and the group to the transaction before anything is written.
 
-        Raises TopicAuthorizationFailedError with the topic that may not be written.
+        Raises TopicAuthorizationFailedError with the topic that this user may not write to.
         """
         while True:
             self._is_doubtful = False
             await self._add(destinations, group)
             if not self._is_doubtful or self._committed is None:
                 break
-            # What hangs of the last one would be ended together with this one, committed or not.
+            # If the last transaction hangs somewhere, it would be ended there as this one is.
             await self._write_markers_again(group)
         manager = producer._txn_manager
         manager._txn_partitions.update(TopicPartition(*to) for to in destinations)
         manager.consumer_group_added(group)
 
     async def _write_markers_again(self, group: str) -> None:
-        """Have the last transaction's markers written once more, wherever they are missing: with
-        one that writes nothing, has the same partitions, and is committed too."""
-        self._is_lost = True  # until it is done: aiokafka knows nothing of it
+        """Make the coordinator write the last transaction's markers again where they are missing:
+        commit a transaction that writes nothing but has the same partitions."""
+        self._is_lost = True  # until this is done, since aiokafka doesn't know of it
         await self._add(self._committed or [], group)
         await self._patiently(lambda: self._ask_of_transaction(EndTxnRequest, True))
         self._is_lost = False
@@ -391,7 +393,7 @@ class TransactionalProducer:
         await self._patiently(lambda: self._ask_of_transaction(AddOffsetsToTxnRequest, group))
 
     async def _ask_of_transaction(self, request: type[Any], *fields: Any) -> Any:
-        """Ask the coordinator something about this producer's transaction; raise its error."""
+        """Send the coordinator a request about this producer's transaction; raise its error."""
         manager = self._open_producer._txn_manager
         answer = await self._ask_coordinator(
             CoordinationType.TRANSACTION,
@@ -409,7 +411,7 @@ class TransactionalProducer:
         for topic, partitions in answer.errors:
             for _partition, error_code in partitions:
                 error = for_code(error_code)
-                # Said of the others, where one is refused.
+                # Where one partition is refused, the others have OperationNotAttempted.
                 if error is not NoError and error is not OperationNotAttempted:
                     raise error(topic)
 
@@ -433,7 +435,7 @@ class TransactionalProducer:
             if first == end:
                 continue
             begin, count = first, 0
-            # BatchBuilder.append costs twice what its C builder does, for every changed key.
+            # BatchBuilder.append costs twice as much as its C builder, for each changed key.
             batch = BatchBuilder(most_bytes, 0, is_transactional=True)
             append = batch._builder.append
             for key, value, headers in pairs[first:end] if suspects else pairs:
@@ -441,7 +443,7 @@ class TransactionalProducer:
                     await self._send(producer, destination, batch, begin, count, written)
                     begin += count
                     batch = BatchBuilder(most_bytes, 0, is_transactional=True)
-                    # The first record of a batch is taken whatever its size: the broker decides.
+                    # The first record of a batch is accepted at any size: the broker decides.
                     append, count = batch._builder.append, 0
                     append(count, None, key, value, headers)
                 count += 1
@@ -481,7 +483,7 @@ class TransactionalProducer:
         await self._patiently(commit_offsets)
 
     async def _patiently(self, ask: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Ask again while the coordinator moves, loads or is away; raise all other errors."""
+        """Repeat a request while the coordinator moves, loads or is away; raise other errors."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + _WAIT_FOR_COORDINATOR_SECONDS
         pause = _RETRY_SECONDS
@@ -493,7 +495,7 @@ class TransactionalProducer:
                     raise
                 log.debug("asking again: %r", error)
                 if isinstance(error, ConcurrentTransactions):
-                    pause = _RETRY_SECONDS  # the markers of the transaction before are on their way
+                    pause = _RETRY_SECONDS  # the last transaction's markers are being written
                 else:
                     self._coordinators.clear()
                     self._is_doubtful = True
@@ -516,7 +518,7 @@ class TransactionalProducer:
 
 
 def size_of(record: ProducerRecord) -> int:
-    """Return how many bytes of a record are somebody's, which is less than it takes in a log."""
+    """Return the bytes of a record's key, value and headers; in a log it takes a little more."""
     key, value, headers = record
     size = len(key or b"") + len(value or b"")
     for name, said in headers:
@@ -527,10 +529,10 @@ def size_of(record: ProducerRecord) -> int:
 def _check_written(
     written: Sequence[tuple[Destination, range, asyncio.Future[Any]]], results: Sequence[Any]
 ) -> dict[Destination, int]:
-    """Return where each destination goes on behind the transaction's marker.
+    """Return each destination's next offset behind the transaction's marker.
 
-    Raises what a send failed with. What is refused for good counts most: behind it, others of the
-    same partition fail because their numbers don't follow."""
+    Raises the error of a send that failed; first one that is for good, because batches after it in
+    the same partition fail only for their sequence numbers."""
     failed = [
         (destination, places, error)
         for (destination, places, _), error in zip(written, results, strict=True)
@@ -554,10 +556,10 @@ def _raise_for(error_code: int) -> None:
 
 
 async def stop_quietly(producer: AIOKafkaProducer) -> None:
-    """Stop a producer within some seconds, also a fenced one and one whose broker is away, whose
+    """Stop a producer within some seconds, even if it is fenced or its broker is away, where its
     own stop can hang. Raises nothing."""
     if not await within(_STOP_SECONDS, producer.stop()):
-        # What it still tries would go on for as long as this process lives.
+        # Otherwise it would go on trying for as long as this process lives.
         sender = producer._sender.sender_task
         if sender is not None:
             sender.cancel()
@@ -565,13 +567,13 @@ async def stop_quietly(producer: AIOKafkaProducer) -> None:
 
 
 async def learn(client: AIOKafkaClient, topics: Iterable[str]) -> None:
-    """Fetch the metadata of those topics that a client doesn't know, all with one request: aiokafka
-    would ask for each when it comes across it, some of them 0.1 s apart."""
+    """Fetch the metadata of the topics that a client doesn't know with one request. aiokafka itself
+    would ask for each at its first use, and some of these requests come 0.1 s apart."""
     await asyncio.gather(*(client.add_topic(topic) for topic in topics))
 
 
 async def longest_records(client: AIOKafkaClient, topics: Iterable[str]) -> dict[str, int]:
-    """Return `max.message.bytes` of topics; those that we may not ask about are missing."""
+    """Return `max.message.bytes` by topic, without the topics whose settings we may not read."""
     name = "max.message.bytes"
     resources = [(_TOPIC_RESOURCE, topic, [name]) for topic in topics]
     answer = await client.send(client.get_random_node(), DescribeConfigsRequest(resources))
@@ -584,8 +586,9 @@ async def longest_records(client: AIOKafkaClient, topics: Iterable[str]) -> dict
 
 
 async def within(most_s: float, ending: Coroutine[Any, Any, None]) -> bool:
-    """Let something of aiokafka's end; did it? Raises nothing of what it raises: it may leak the
-    CancelledError of its own tasks, and whoever waits would take it for theirs."""
+    """Wait up to `most_s` seconds for aiokafka code that ends something; return whether it ended.
+    Raises nothing that it raises: it may leak the CancelledError of its own tasks, which the caller
+    would take for its own."""
     task = asyncio.create_task(ending)
     await asyncio.wait([task], timeout=most_s)
     if not task.done():

@@ -1,9 +1,9 @@
-"""Kafka requests, or versions of them, that aiokafka 0.14 doesn't speak, and who answers them.
+"""Kafka requests, or versions of them, that aiokafka 0.14 lacks, and how their answers are read.
 
-TxnOffsetCommit v3 carries the consumer group's generation: a worker that lost its partitions
-can't commit (KIP-447). OffsetFetch v7 can insist on stable offsets: a dead owner's pending
-commit is waited for, not overlooked. IncrementalAlterConfigs leaves the settings that it doesn't
-name; Metadata v10 tells the ids by which a topic that was made anew is known.
+TxnOffsetCommit v3 carries the consumer group's generation, so that a worker which lost its
+partitions can't commit (KIP-447). OffsetFetch v7 can require stable offsets, so that a dead owner's
+pending commit isn't overlooked. IncrementalAlterConfigs leaves the settings that it doesn't name.
+Metadata v10 has topic ids, by which a topic that was made anew is recognized.
 Fields: the Kafka protocol guide (kafka.apache.org/protocol).
 """
 
@@ -32,7 +32,7 @@ from streams.engine.types import TP
 
 
 class Membership(NamedTuple):
-    """Which member of which generation of the consumer group a worker is."""
+    """A worker's member id and generation in the consumer group."""
 
     group: str
     generation: int
@@ -40,9 +40,9 @@ class Membership(NamedTuple):
 
 
 class CommittedOffset(NamedTuple):
-    """A group's offset of one partition; -1: none. `is_stable`: no transaction is about to
-    change it. `metadata`: the transactional id of who committed it; empty: it was set by hand.
-    `has_position`: the changelog says the same, with the same transaction."""
+    """A group's offset of one partition; -1: none. `is_stable`: no transaction is pending that
+    would change it. `metadata`: the transactional id that committed it; empty: it was set by hand.
+    `has_position`: the same transaction wrote the position into the changelog."""
 
     offset: int
     metadata: str
@@ -120,8 +120,8 @@ class TxnOffsetCommit(Request[_TxnOffsetCommitStruct]):  # type: ignore[misc]
         offsets: dict[TP, int],
     ) -> None:
         if membership.generation < 0 or not membership.member_id:
-            # The broker takes this for a client without a group and fences nothing. aiokafka
-            # has it when the session ended while the partitions were being assigned.
+            # The broker would take generation -1 for a client without a group, and fence nothing.
+            # aiokafka has -1 when the session ended while partitions were being assigned.
             raise IllegalGenerationError("no generation to commit under")
         self._fields: tuple[Any, ...] = (
             transactional_id,
@@ -133,7 +133,7 @@ class TxnOffsetCommit(Request[_TxnOffsetCommitStruct]):  # type: ignore[misc]
             None,
             _by_topic(
                 offsets,
-                # The owner's id as metadata lets whoever takes over end what it left open.
+                # With the id as metadata the next owner can end what this worker left open.
                 lambda tp: (tp.partition, offsets[tp], _WITH_POSITION, transactional_id, {}),
             ),
             {},
@@ -329,7 +329,7 @@ _MISSING = 3
 
 
 class DescribeTopics(Request[_MetadataStruct]):  # type: ignore[misc]
-    """Ask how topics stand, and create none."""
+    """Ask for topics' ids and partitions (Metadata v10). Creates no topic."""
 
     API_KEY = 3
 
@@ -342,7 +342,7 @@ class DescribeTopics(Request[_MetadataStruct]):  # type: ignore[misc]
 
 
 def read_topic_ids(response: Any) -> dict[str, bytes]:
-    """Return the ids of the topics that there are. Raises aiokafka's error classes."""
+    """Return the ids of the topics that exist. Raises aiokafka's error classes."""
     found = {}
     for error_code, name, topic_id, *_ in response.topics:
         if error_code == _MISSING:
@@ -357,7 +357,7 @@ _TOPIC, _SET = 2, 0
 
 
 class AlterTopicConfigs(Request[_AlterConfigsStruct]):  # type: ignore[misc]
-    """Set the named settings of topics, each a mapping; the others stay as they are."""
+    """Change settings of topics, given by topic and name; their other settings stay."""
 
     API_KEY = 44
 
@@ -372,8 +372,8 @@ class AlterTopicConfigs(Request[_AlterConfigsStruct]):  # type: ignore[misc]
 
 
 _UNSTABLE_OFFSET_COMMIT = 88
-# Sent as the leader's epoch, which nobody else makes use of: 0.1.0 committed offsets, with -1, that
-# its changelog doesn't know, and in one group with it the two must be told apart.
+# Sent as the leader's epoch, a field that nobody else uses. 0.1.0 sends -1 and writes no positions
+# into the changelog; in a group with both versions the two must be told apart.
 _WITH_POSITION = 0
 
 

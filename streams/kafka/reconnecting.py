@@ -1,7 +1,7 @@
-"""Brokers that are away, or advertise an address where nobody is: pauses that grow, and few words.
+"""Reconnecting to brokers that are away or unreachable: with growing pauses and few lines of log.
 
-aiokafka 0.14 connects again as soon as anybody asks, which its own loops do without a pause, and
-logs each try: thousands a second. Follows `AIOKafkaClient._get_conn`.
+aiokafka 0.14 connects again at each request, and its own loops repeat requests without a pause: it
+tries, and logs, thousands of times a second. Follows `AIOKafkaClient._get_conn`.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 _LEAST_PAUSE_SECONDS = 0.05
 _MOST_PAUSE_SECONDS = 1.0
 _PAUSE_SHARE = 0.1
-"""Of the time for which a broker has been away."""
+"""The pause, as a part of the time for which the broker has been away."""
 _SAY_AGAIN_SECONDS = 30.0
 _SAY_SELDOM_SECONDS = 300.0
 
@@ -30,13 +30,13 @@ class _Away:
 
 
 _away: dict[str, _Away] = {}
-"""By address, for all clients of the process: a worker has several, and one line is enough."""
+"""By address, for all clients of the process: a worker has several, and should log one line."""
 
 _connect = AIOKafkaClient._get_conn
 
 
 def install() -> None:
-    """Make every AIOKafkaClient of this process pause before it tries a broker again."""
+    """Make every AIOKafkaClient of this process pause before it connects to a broker again."""
     AIOKafkaClient._get_conn = _get_conn
 
 

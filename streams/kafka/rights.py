@@ -1,8 +1,8 @@
-"""Who this program is for Kafka, what it may do, and what to say where something is forbidden.
+"""This program's user and rights in Kafka, and the lines about rights that are missing.
 
-Kafka is asked what it would allow, and nothing is changed: Metadata and DescribeGroups with the
-authorized operations, and AddPartitionsToTxn for a producer that doesn't exist, which fails after
-its rights were looked at.
+Asks Kafka and changes nothing: Metadata and DescribeGroups return the authorized operations;
+AddPartitionsToTxn is sent for a producer that doesn't exist, and fails only after Kafka has checked
+the rights.
 """
 
 from collections.abc import Collection, Mapping
@@ -21,23 +21,23 @@ from aiokafka.protocol.types import Array, Boolean, Bytes, Int16, Int32, Schema,
 
 READ, WRITE, CREATE, DELETE, ALTER, DESCRIBE = 3, 4, 5, 6, 7, 8
 DESCRIBE_CONFIGS, ALTER_CONFIGS = 10, 11
-"""Kafka's numbers of operations."""
+"""Kafka's numbers for operations."""
 
 _NAMES = {
     READ: "Read", WRITE: "Write", CREATE: "Create", DELETE: "Delete", ALTER: "Alter",
     DESCRIBE: "Describe", DESCRIBE_CONFIGS: "DescribeConfigs", ALTER_CONFIGS: "AlterConfigs",
 }  # fmt: skip
 _UNKNOWN = -(2**31)
-"""Kafka's answer where it doesn't say."""
+"""Kafka's value for "not known"."""
 _TEXT = String("utf-8")
 
 
 class ForbiddenError(Exception):
-    """Kafka forbids what must be done; the text names right, resource and user."""
+    """Kafka forbids a necessary operation; the text names right, resource and user."""
 
 
 class MissingRight(NamedTuple):
-    """What a user may not do."""
+    """An operation that a user may not do."""
 
     operation: str
     kind: str
@@ -45,7 +45,7 @@ class MissingRight(NamedTuple):
     name: str
 
     def told(self, principal: str) -> str:
-        """Return a line: right, resource, user and what to do."""
+        """Return a line with right, resource, user and what to do."""
         return (
             f"Kafka forbids {principal} {self.operation} on {self.kind} {self.name}: "
             f"kafka-acls.sh --add --allow-principal '{principal}' --operation {self.operation} "
@@ -54,9 +54,10 @@ class MissingRight(NamedTuple):
 
 
 def principal_of(client_options: Mapping[str, Any]) -> str:
-    """Return the user as Kafka's ACLs name him, as far as a client can know.
+    """Return the user's name in Kafka's ACLs, as far as a client can know it.
 
-    `client_options`: as aiokafka names them. A certificate's name is the broker's to choose.
+    `client_options`: by aiokafka's parameter names. The broker chooses the name of a certificate's
+    user.
     """
     name = client_options.get("sasl_plain_username")
     if name:
@@ -69,9 +70,10 @@ def principal_of(client_options: Mapping[str, Any]) -> str:
 def forbidden(
     error: BaseException, client_options: Mapping[str, Any], *, operation: str, group: str = "?"
 ) -> ForbiddenError | None:
-    """Return what to say of an error of Kafka's that is about a right; None: it is about none.
+    """Return the error to raise for Kafka's error about a missing right; None: it isn't about one.
 
-    `operation`: what was tried with a topic. `group`: whose member, and transactions, it was.
+    `operation`: what was tried with a topic. `group`: the consumer group of the member or of the
+    transaction.
     """
     right = right_of(error, operation=operation, group=group)
     if right is None:
@@ -82,9 +84,10 @@ def forbidden(
 
 
 def right_of(error: BaseException, *, operation: str, group: str) -> MissingRight | None:
-    """Return which right an error of Kafka's is about; None: it is about none.
+    """Return the right that Kafka's error is about; None: it isn't about one.
 
-    `operation`: what was tried with a topic. Only a topic's error says itself which one.
+    `operation`: what was tried with a topic. `group`: see `forbidden`. The error itself names only
+    topics.
     """
     match error:
         case GroupAuthorizationFailedError():
@@ -100,11 +103,12 @@ def right_of(error: BaseException, *, operation: str, group: str) -> MissingRigh
 
 
 def transactional_ids(group: str) -> str:
-    """Return what kafka-acls.sh calls the ids of all workers of a group: each has its own."""
+    """Return kafka-acls.sh's arguments for the transactional ids of all workers of a group."""
     return f"{group}- --resource-pattern-type prefixed"
 
 
-class _MetadataResponse(Response):  # type: ignore[misc]
+# Metadata as brokers from Kafka 2.3 on answer it; `protocol.py` has v10, which needs Kafka 2.8.
+class _TopicRightsResponse(Response):  # type: ignore[misc]
     API_KEY = 3
     API_VERSION = 8
     SCHEMA = Schema(
@@ -137,10 +141,10 @@ class _MetadataResponse(Response):  # type: ignore[misc]
     )
 
 
-class _MetadataStruct(RequestStruct):  # type: ignore[misc]
+class _TopicRightsStruct(RequestStruct):  # type: ignore[misc]
     API_KEY = 3
     API_VERSION = 8
-    RESPONSE_TYPE = _MetadataResponse
+    RESPONSE_TYPE = _TopicRightsResponse
     SCHEMA = Schema(
         ("topics", Array(_TEXT)),
         ("creates", Boolean),
@@ -149,7 +153,7 @@ class _MetadataStruct(RequestStruct):  # type: ignore[misc]
     )
 
 
-class _Metadata(Request[_MetadataStruct]):  # type: ignore[misc]
+class _TopicRights(Request[_TopicRightsStruct]):  # type: ignore[misc]
     API_KEY = 3
 
     def __init__(self, topics: Collection[str]) -> None:
@@ -208,8 +212,8 @@ class _DescribeGroups(Request[_DescribeGroupsStruct]):  # type: ignore[misc]
 async def missing_on_topics(
     client: AIOKafkaClient, wanted: Mapping[str, Collection[int]]
 ) -> list[MissingRight]:
-    """Return what is missing of the operations wanted on topics. Raises KafkaError."""
-    answer = await client.send(client.get_random_node(), _Metadata(wanted.keys()))
+    """Return the rights that are missing for operations on topics. Raises KafkaError."""
+    answer = await client.send(client.get_random_node(), _TopicRights(wanted.keys()))
     missing = []
     for error_code, topic, _internal, _partitions, operations in answer.topics:
         if for_code(error_code) is TopicAuthorizationFailedError:
@@ -224,8 +228,8 @@ async def missing_on_topics(
 
 
 async def missing_on_group(client: AIOKafkaClient, group: str) -> tuple[list[MissingRight], str]:
-    """Return what is missing to be a member of a group, and with which assignor its members share
-    partitions: empty where it has none. Raises KafkaError."""
+    """Return the rights that are missing to join a group, and the name of its assignor (empty: it
+    has no members). Raises KafkaError."""
     node = await client.coordinator_lookup(CoordinationType.GROUP, group)
     answer = await client.send(node, _DescribeGroups(group))
     ((error_code, _group, _state, _type, assignor, _members, operations),) = answer.groups
@@ -238,9 +242,10 @@ async def missing_on_group(client: AIOKafkaClient, group: str) -> tuple[list[Mis
 async def missing_for_transactions(
     client: AIOKafkaClient, transactional_id: str, topics: Mapping[str, int]
 ) -> list[MissingRight]:
-    """Return what is missing to write a partition of each topic with an id.
+    """Return the rights that are missing to write to topics in a transaction. `topics`: one
+    partition of each.
 
-    Raises TransactionalIdAuthorizationFailed where it is the id's; KafkaError.
+    Raises TransactionalIdAuthorizationFailed where the id itself may not be used; KafkaError.
     """
     node = await client.coordinator_lookup(CoordinationType.TRANSACTION, transactional_id)
     tried = [(topic, [partition]) for topic, partition in topics.items()]

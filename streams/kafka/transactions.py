@@ -1,8 +1,8 @@
-"""What brokers know of open transactions, and ending one on the spot: the requests of KIP-664.
+"""Requests about open transactions (KIP-664), which aiokafka 0.14 lacks.
 
-DescribeProducers tells what is open in a partition, ListTransactions and DescribeTransactions what
-the coordinators know of it, WriteTxnMarkers ends it. aiokafka 0.14 speaks none of them. Nothing
-here decides anything: see `streams/engine/hanging.py`.
+DescribeProducers says what is open in a partition, ListTransactions and DescribeTransactions what
+the coordinators know of it, WriteTxnMarkers ends it. What to do is decided in
+`streams/engine/hanging.py`.
 """
 
 from collections.abc import AsyncIterator, Collection, Iterable
@@ -40,14 +40,14 @@ from aiokafka.record.memory_records import MemoryRecords
 from streams.engine.types import TP
 
 OFFSETS_TOPIC = "__consumer_offsets"
-"""Where Kafka keeps what groups committed: a transaction's offsets are pending there."""
+"""Kafka's topic of committed offsets. A transaction's offsets are pending in it."""
 
 _TRANSACTIONAL_ID_NOT_FOUND = 105
 _FETCH_BYTES = 1 << 20
 _FETCH_WAIT_MS = 100
 _READ_UNCOMMITTED = 0
 _COMMIT = 1
-"""A marker's type, in its key behind the version."""
+"""The type of a commit marker; it stands in the marker's key behind the version."""
 
 _TAGS = ("tags", TaggedFields)
 _TEXT = CompactString("utf-8")
@@ -55,7 +55,7 @@ _TOPICS = CompactArray(("topic", _TEXT), ("partitions", CompactArray(Int32)), _T
 
 
 class OpenTransaction(NamedTuple):
-    """One that is open in a partition, as the partition's leader knows it."""
+    """A transaction that is open in a partition, as the partition's leader knows it."""
 
     tp: TP
     producer_id: int
@@ -63,11 +63,11 @@ class OpenTransaction(NamedTuple):
     coordinator_epoch: int
     start_offset: int
     last_timestamp: int
-    """Milliseconds since the epoch, of the last record written with it."""
+    """The timestamp of the last record written with it (ms)."""
 
 
 class TransactionState(NamedTuple):
-    """What a coordinator knows of a transactional id's last transaction."""
+    """What a coordinator knows of the last transaction of a transactional id."""
 
     transactional_id: str
     state: str
@@ -78,7 +78,7 @@ class TransactionState(NamedTuple):
 
 
 class Marker(NamedTuple):
-    """What ends a transaction in a partition."""
+    """A marker to write: it ends a transaction in a partition."""
 
     tp: TP
     producer_id: int
@@ -88,7 +88,7 @@ class Marker(NamedTuple):
 
 
 class Span(NamedTuple):
-    """What one producer wrote between two of its markers in one partition."""
+    """What one producer wrote in a partition between two of its markers."""
 
     producer_epoch: int
     last_timestamp: int
@@ -287,7 +287,7 @@ class _WriteTxnMarkers(Request[_WriteTxnMarkersStruct]):  # type: ignore[misc]
 
 
 def partitions_of(client: AIOKafkaClient, topics: Iterable[str]) -> list[TP]:
-    """Return all partitions of topics, as far as a client's metadata know them."""
+    """Return all partitions of topics that are in a client's metadata."""
     return [
         TP(topic, number)
         for topic in topics
@@ -296,7 +296,7 @@ def partitions_of(client: AIOKafkaClient, topics: Iterable[str]) -> list[TP]:
 
 
 def offsets_partition(client: AIOKafkaClient, group: str) -> TP | None:
-    """Return where a group's offsets are kept; None: this user may not know."""
+    """Return the partition that keeps a group's offsets; None: this user may not see it."""
     count = len(client.cluster.partitions_for_topic(OFFSETS_TOPIC) or ())
     return TP(OFFSETS_TOPIC, _java_hash(group) % count) if count else None
 
@@ -304,9 +304,10 @@ def offsets_partition(client: AIOKafkaClient, group: str) -> TP | None:
 async def open_transactions(
     client: AIOKafkaClient, tps: Collection[TP]
 ) -> tuple[list[OpenTransaction], set[str]]:
-    """Return what is open in partitions, and of which topics this user may not know.
+    """Return the open transactions in partitions, and the topics whose ones this user may not see.
 
-    Raises KafkaError: a partition without a leader, an older broker (IncompatibleBrokerVersion).
+    Raises KafkaError, for instance where a partition has no leader, or the broker is too old
+    (IncompatibleBrokerVersion).
     """
     found: list[OpenTransaction] = []
     hidden: set[str] = set()
@@ -328,7 +329,8 @@ async def open_transactions(
 
 
 async def owners_of(client: AIOKafkaClient, producer_ids: Collection[int]) -> dict[int, str]:
-    """Return the transactional ids of producers, as far as coordinators know and may say."""
+    """Return producers' transactional ids, by producer id, as far as coordinators know them and
+    this user may see them."""
     found = {}
     for broker in client.cluster.brokers():
         answer = await client.send(broker.nodeId, _ListTransactions(sorted(producer_ids)))
@@ -341,7 +343,7 @@ async def owners_of(client: AIOKafkaClient, producer_ids: Collection[int]) -> di
 async def describe_transaction(
     client: AIOKafkaClient, transactional_id: str
 ) -> TransactionState | None:
-    """Return what the coordinator knows of an id; None: nothing (any more), or not for us."""
+    """Return what the coordinator knows of an id; None: nothing, or this user may not see it."""
     node = await client.coordinator_lookup(CoordinationType.TRANSACTION, transactional_id)
     answer = await client.send(
         node, _DescribeTransactions([transactional_id]), group=ConnectionGroup.COORDINATION
@@ -359,9 +361,9 @@ async def describe_transaction(
 
 
 async def write_markers(client: AIOKafkaClient, markers: Collection[Marker]) -> None:
-    """End transactions where they are open.
+    """Write markers, which end transactions.
 
-    Needs the right Alter on the cluster: raises ClusterAuthorizationFailedError without it.
+    Raises ClusterAuthorizationFailedError without the right Alter on the cluster.
     """
     by_tp = {marker.tp: marker for marker in markers}
     for node, theirs in _by_leader(client, by_tp).items():
@@ -392,8 +394,8 @@ async def end_at_coordinator(
     *,
     is_commit: bool,
 ) -> None:
-    """Let an idle producer's coordinator write the markers: with a transaction of its own that
-    writes nothing, has these partitions and the group's offsets, and ends at once.
+    """Make the coordinator of an idle producer write its markers: begin a transaction of that
+    producer with these partitions and the group's offsets, write nothing, and end it at once.
 
     Needs no more rights than the producer has.
     """
@@ -418,7 +420,7 @@ async def end_at_coordinator(
 
 
 async def batches_of(client: AIOKafkaClient, tp: TP, start: int, end: int) -> AsyncIterator[Any]:
-    """Yield the record batches of a part of a log as they lie there, markers and all."""
+    """Yield the record batches of a part of a log, markers included."""
     while start < end:
         request = FetchRequest(
             _FETCH_WAIT_MS,
@@ -443,7 +445,7 @@ async def batches_of(client: AIOKafkaClient, tp: TP, start: int, end: int) -> As
 async def spans_of(
     client: AIOKafkaClient, tp: TP, producer_id: int, start: int, end: int
 ) -> list[Span]:
-    """Read a part of a log; return what a producer wrote and ended in it."""
+    """Read a part of a log; return the spans that a producer wrote and ended in it."""
     spans: list[Span] = []
     written: tuple[int, int] | None = None
     async for batch in batches_of(client, tp, start, end):
@@ -476,8 +478,8 @@ def _leader(client: AIOKafkaClient, tp: TP) -> int:
 
 
 def check_leaders(client: AIOKafkaClient, topics: Iterable[str]) -> None:
-    """Raise LeaderNotAvailableError unless all partitions of topics have leaders, by a client's
-    metadata."""
+    """Raise LeaderNotAvailableError unless all partitions of topics have leaders, according to the
+    client's metadata."""
     for topic in topics:
         if not client.cluster.partitions_for_topic(topic):
             raise UnknownTopicOrPartitionError(topic)
@@ -493,7 +495,7 @@ def _by_topic(tps: Iterable[TP]) -> list[tuple[str, list[int], dict[int, bytes]]
 
 
 def _java_hash(text: str) -> int:
-    """`String.hashCode` as Kafka makes it positive."""
+    """Return Java's `String.hashCode`, made positive as Kafka does it."""
     number = 0
     units = text.encode("utf-16-be")
     for high, low in zip(units[::2], units[1::2], strict=True):

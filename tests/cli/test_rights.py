@@ -10,7 +10,7 @@ from aiokafka.errors import TopicAuthorizationFailedError
 from app.commands.doctor import Finding, _kafka
 from app.errors import CommandError
 from app.kafka.publisher import Publisher
-from app.kafka.topics import ensure_topics
+from app.kafka.topic_setup import ensure_topics
 from streams.engine.housekeeping import Housekeeping
 from streams.engine.types import TP
 from streams.kafka.log_reader import LogReader

@@ -17,7 +17,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from app.local.worker import WorkerProcess
 from app.sandbox.run import running_sandbox
-from app.tracing import OpenTelemetryTraces
+from app.trace_export import OpenTelemetryTraces
 from streams import tracing
 from tests.drive import Drive
 from tests.installation import Installation
@@ -152,4 +152,4 @@ def test_off_nothing_of_it_is_imported() -> None:
     )
     loaded = said.stdout.split()
     assert "app.life" in loaded
-    assert not {"app.tracing", "opentelemetry.sdk.trace", "opentelemetry.exporter"} & {*loaded}
+    assert not {"app.trace_export", "opentelemetry.sdk.trace", "opentelemetry.exporter"} & {*loaded}

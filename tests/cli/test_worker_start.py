@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
-from app.kafka.topics import create_topics
+from app.kafka.topic_setup import create_topics
 from app.local.kafka import Kafka
 from app.local.service import HOST, free_port
 from app.local.worker import WorkerProcess

@@ -21,7 +21,7 @@ from typing import Any
 
 from aiokafka import AIOKafkaProducer
 
-from app.kafka.topics import create_topics
+from app.kafka.topic_setup import create_topics
 from app.local.console import ConsoleProcess
 from app.local.kafka import Kafka
 from app.local.service import HOST

@@ -12,8 +12,7 @@ import pytest
 from app.operations.deliveries import DeliveryFilter, find_deliveries
 from app.operations.explain import explain_account
 from app.operations.installation import open_installation
-from app.operations.letters import LetterFilter as WantedLetters
-from app.operations.letters import find_letters
+from app.operations.letters import LetterFilter, find_letters
 from app.operations.state import account_state, line_state
 from tests.console.conftest import HTML, ODD, OPENID, PHONE, RUBBISH, Watched, escaped
 
@@ -143,7 +142,7 @@ async def test_dead_letters_are_those_of_the_command_and_whole_one_by_one(
     watched: Watched,
 ) -> None:
     async with open_installation(watched.installation.settings()) as installation:
-        right = await find_letters(installation, WantedLetters(limit=99))
+        right = await find_letters(installation, LetterFilter(limit=99))
     found = until(watched, "/dead-letters", lambda said: len(said["items"]) == len(right))["items"]
     assert found == right
     rubbish = next(one for one in found if one["key"] == {"base64": "//4="})

@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 
-from app.rules import rules_of
 from app.settings import load_settings
 from streams.engine import outbox, positions
 from streams.engine.state import State, Table
-from streams.engine.views import StateTable, StrayWriteError
+from streams.engine.table_views import StateTable, StrayWriteError
 from tables import store
 from tables.lines import LineRun
 from tables.runs import Run
@@ -61,7 +60,7 @@ async def test_windows_are_those_of_the_settings(
     variables: dict[str, str], run: float, kept: float
 ) -> None:
     settings = load_settings(**variables)
-    rules = rules_of(settings)
+    rules = settings.rules
     tables = Declared(rules=rules).app.tables
     batch = settings.batch_retention_days * DAY
     for name, table in tables.items():

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from aiokafka import AIOKafkaProducer
 
-from app.kafka.topics import create_topics
+from app.kafka.topic_setup import create_topics
 from streams.engine.outbox import Finish, OutboxRecord
 from streams.engine.positions import MissingRecordsError
 from streams.engine.state import Table

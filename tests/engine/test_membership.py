@@ -13,7 +13,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaConnectionError
 
-from app.kafka.topics import create_topics
+from app.kafka.topic_setup import create_topics
 from app.web.view import WorkerView
 from streams.engine.consumer import OutOfGroupError, _ConsumerThread
 from streams.kafka.log_reader import LogReader

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import pytest
 
 from app.kafka.admin import open_admin
-from app.kafka.topics import _bring_to_order, ensure_topics
+from app.kafka.topic_setup import _bring_to_order, ensure_topics
 from streams.topics import Topics
 from tests.engine.inprocess import eventually
 from tests.installation import Installation

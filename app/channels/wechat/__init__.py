@@ -1,1 +1,1 @@
-"""WeChat's official account: sending, its token, its callback, its codes."""
+"""WeChat's official account: sending, access token, callback, error codes."""

@@ -1,12 +1,13 @@
-"""Is a request to the callback WeChat's, and what does it say? Pure, and trusts nothing.
+"""Checks whether a request to the callback is from WeChat, and reads it. Pure; trusts nothing.
 
-The mode is our settings': while no AES key is set the clear body counts, with one only what is
-encrypted does. A request can't choose.
+Our settings choose the mode, never the request: without an AES key the plain body counts, with one
+only the encrypted body does.
 
-The signature of plain mode doesn't cover the body, so that whoever has seen one could write any
-body under it. Therefore a signature opens one body once (see `Heard.request` and `Heard.said`): the
-same body again is a repeat, another one is refused, and after the window all are. What is left to
-somebody who reads the traffic is to be faster than WeChat; only an AES key closes that.
+In plain mode the signature doesn't cover the body: an attacker who has seen a signature could send
+any body with it. Therefore each signature is valid for one body only (see `Heard.request` and
+`Heard.said`): the same body again is a repeat, another body is refused, and after the time window
+everything is. An attacker who reads the traffic can still be faster than WeChat; only an AES key
+prevents that.
 """
 
 import re
@@ -28,12 +29,12 @@ WINDOW_SECONDS = 300
 
 @dataclass(frozen=True)
 class Console:
-    """What the official account's console and our settings agree on."""
+    """The callback's settings, which must be the same in the official account's console."""
 
     token: str | None
     app_id: str
     aes_keys: tuple[str, ...] = ()
-    """The present one first; none: plain mode."""
+    """The present key first, then the previous one; empty: plain mode."""
 
     @classmethod
     def of(cls, settings: "Settings") -> "Console":
@@ -52,26 +53,26 @@ class Console:
 
 @dataclass(frozen=True)
 class RefusedRequest:
-    """Not WeChat's, or not now: 403."""
+    """The request isn't WeChat's, or is too old: answer 403."""
 
     reason: str
 
 
 @dataclass(frozen=True)
 class Heard:
-    """A request of WeChat's."""
+    """A valid request of WeChat's."""
 
     fields: Mapping[str, str]
     request: str
-    """Names the request: a repeat of it carries the same."""
+    """Identifies the request; a repeat of it has the same value."""
     said: str = ""
-    """Names what it said: under one `request` nothing else may ever be said."""
+    """Identifies the content. Requests with the same `request` must have the same `said`."""
 
 
 def verify_address(
     console: Console, query: Mapping[str, str], now_s: float
 ) -> str | RefusedRequest:
-    """Return the echostr of a GET that WeChat made to check the address."""
+    """Check the GET by which WeChat verifies the address; return the `echostr` to answer with."""
     refused = _check_query(console, query, now_s)
     if refused is not None:
         return refused
@@ -81,9 +82,9 @@ def verify_address(
 
 
 def refuse_early(console: Console, query: Mapping[str, str], now_s: float) -> RefusedRequest | None:
-    """Return why a POST counts for nothing whatever its body says; None: the body must be read.
+    """Return why a POST is refused before its body is read; None: the body must be read.
 
-    An encrypted body's signature covers it, so that only its form can be seen before.
+    The signature of encrypted mode covers the body, so that only its form can be checked here.
     """
     refused = _check_query(console, query, now_s)
     if refused is not None:
@@ -99,7 +100,7 @@ def refuse_early(console: Console, query: Mapping[str, str], now_s: float) -> Re
 def hear(
     console: Console, query: Mapping[str, str], body: bytes, now_s: float
 ) -> Heard | RefusedRequest:
-    """Return what a POST says, or why it counts for nothing."""
+    """Return the content of a POST, or why it is refused."""
     refused = refuse_early(console, query, now_s)
     if refused is not None:
         return refused
@@ -147,10 +148,11 @@ def _hear_encrypted(
     if not crypto.is_signed(given, *_signed(console, query), sealed):
         return RefusedRequest("the msg_signature is wrong")
     message = crypto.decrypt(console.aes_keys, console.app_id, sealed)
-    # The signature covers what counts of the body, and is part of the request's name.
+    # The signature covers the part of the body that counts, and is part of `request`.
     return Heard(read_fields(message), f"{request_name(query)}:{given}")
 
 
 def request_name(query: Mapping[str, str]) -> str:
-    """Return what a clear signature is bound to: the address check's opens no event later."""
+    """Return what identifies a plain request: its signature is valid for one content only. An
+    address check is noted under it too, so that its signature can't be used for an event later."""
     return f"{query.get('timestamp', '')}:{query.get('nonce', '')}"

@@ -1,4 +1,4 @@
-"""WeChat template messages: payload, token, one POST, and what its answer means."""
+"""The WeChat channel: sends a template message with the token in one POST, and reads the answer."""
 
 import logging
 import re
@@ -46,9 +46,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# WeChat guarantees ten minutes for a repeated client_msg_id; the repeat must have arrived by then.
+# WeChat recognizes a repeated client_msg_id for ten minutes; the repeat must arrive within them.
 DOUBT_LIMIT_SECONDS = 590.0
-# Refused right after it was renewed: mostly renewed once more by somebody else meanwhile.
+# For a token that is refused right after its renewal: mostly another program has renewed it again.
 REFUSED_TOKEN_HOLD_SECONDS = 5.0
 
 
@@ -79,7 +79,7 @@ class WechatChannel:
         rules: Mapping[int, Rule] = RULES,
         now: Clock = wall_clock,
     ) -> None:
-        """`rate`: most sends a second. `rules`: what codes mean. `now` returns instants."""
+        """`rate`: the most sends a second. `rules`: the table of codes. `now` returns instants."""
         self.holds = Holds(self.name, now=now)
         self.limits = Limits()
         self._client = client
@@ -98,7 +98,7 @@ class WechatChannel:
     def prepare(
         self, command: Notification, account: Account | None
     ) -> Message | Skipped | Refused:
-        """Return what would be sent."""
+        """Return the message to send, or why it isn't sent."""
         openid = command.openid or (account.openid if account is not None else None)
         if not openid:
             return Skipped("no openid")
@@ -114,17 +114,17 @@ class WechatChannel:
             body["client_msg_id"],
             openid,
             body["template_id"],
-            # msgspec writes Chinese as it is; WeChat doesn't take \u escapes.
+            # msgspec writes Chinese unescaped, as it must be: WeChat refuses \u escapes.
             encode(body),
             self._subscriptions.bar(openid),
         )
 
     def pause_s(self, message: Message) -> float:
-        """Return how long this recipient must be left alone, and count the message."""
+        """Count the message; return how many seconds it must wait for its recipient's sake."""
         return self._recipient_pace.pause_s(message.recipient)
 
     async def send(self, message: Message, *, is_repeat: bool) -> Outcome:
-        """Send once; with a renewed token once more, because the first was not taken."""
+        """Send once. Where WeChat refuses the token, renew it and send again: nothing was taken."""
         await self._pace.wait()
         token = await self._tokens.get()
         if not isinstance(token, str):
@@ -170,7 +170,7 @@ class WechatChannel:
             self._rules,
         )
         if rule is not None and rule.do is Do.REFUSE_STRANGER:
-            # Only saves the next attempt: WeChat would refuse it all the same.
+            # Only saves the next attempt, which WeChat would refuse anyway.
             with suppress(StoreAwayError):
                 await self._subscriptions.on_refusal(message.recipient)
         if isinstance(result, TryLater) and result.is_recipients and result.after_s is not None:
@@ -184,14 +184,14 @@ class WechatChannel:
         return result
 
     def _is_own_jump(self, message: Message) -> bool:
-        """Whether the message names no mini-program but ours."""
+        """Does the message name no mini-program other than ours?"""
         jump = msgspec.json.decode(message.body, type=_Body).miniprogram
         return jump is None or jump.appid == self._template.miniprogram_app_id
 
     def claim(
         self, command: Notification, key: bytes | None, attempts: int, provider_id: str
     ) -> Claim:
-        """Return what notes whose message this msgid is."""
+        """Return the claim that stores whose message this msgid is."""
         receipt = Receipt(
             command.notification_id, command.account_id, command.scenario, attempts, key
         )
@@ -199,19 +199,19 @@ class WechatChannel:
 
 
 def _log_refusal(answer: Answer, result: Refused | Held | TryLater, message: Message) -> None:
-    # The request id is what Tencent's support asks for.
+    # Tencent's support asks for the request id.
     request_id = rid((answer.body or {}).get("errmsg", ""))
     log.info(
         "wechat answered %s (rid %s)",
         result.error_code,
         request_id,
-        # Of all but the longest ids the message's is the notification's.
+        # The message's id is the notification's, except where that is too long.
         extra={"notification_id": message.message_id},
     )
 
 
 def build_client(settings: "Settings", http: httpx.AsyncClient) -> WechatClient:
-    """Return the client of the official account that the settings name."""
+    """Return the client of the settings' official account."""
     secret = settings.wechat_app_secret
     return WechatClient(
         http,
@@ -227,7 +227,7 @@ def build_tokens(client: WechatClient, redis: Redis, *, asks_at_once: bool = Fal
 
 
 def build_wechat(settings: "Settings", redis: Redis, http: httpx.AsyncClient) -> WechatChannel:
-    """Return the channel as the settings say."""
+    """Return the channel of the settings' official account."""
     client = build_client(settings, http)
     return WechatChannel(
         client,
@@ -249,13 +249,13 @@ def build_wechat(settings: "Settings", redis: Redis, http: httpx.AsyncClient) ->
 
 
 def _unnamed(answer: Answer | NoAnswer, openid: str) -> Answer | NoAnswer:
-    """Return an answer whose text, which goes into logs and deliveries, names nobody."""
+    """Return the answer without the openid in its text, which goes into logs and deliveries."""
     if isinstance(answer, NoAnswer) or answer.body is None:
         return answer
     text = str(answer.body.get("errmsg", ""))
     if openid not in text:
-        return answer  # nearly always: an expression for each openid costs more than the request
-    # As a word of its own: what somebody calls an openid may stand inside any other.
+        return answer  # nearly always; compiling an expression for each openid costs much
+    # Only as a whole word: a short openid might be a part of some other word.
     named = re.compile(rf"(?<![\w-]){re.escape(openid)}(?![\w-])")
     if named.search(text) is None:
         return answer

@@ -1,4 +1,4 @@
-"""The two calls of WeChat's API that the sender makes."""
+"""The two requests to WeChat's API that the sender makes."""
 
 import httpx
 import msgspec
@@ -19,11 +19,11 @@ class WechatClient:
 
     @property
     def is_configured(self) -> bool:
-        """Whether there is an official account at all."""
+        """Do the settings name an official account?"""
         return bool(self.app_id and self._secret)
 
     async def get_token(self, *, force_refresh: bool) -> Answer | NoAnswer:
-        """Ask for the stable token: the same one while it is valid, unless forced."""
+        """Ask for the stable token: it stays the same while it is valid, unless forced."""
         request = {
             "grant_type": "client_credential",
             "appid": self.app_id,

@@ -1,4 +1,4 @@
-"""What signs and encrypts WeChat's callbacks: SHA-1 over sorted parts, AES-256-CBC.
+"""Signatures and encryption of WeChat's callbacks: SHA-1 over sorted parts, AES-256-CBC.
 
 Follows the official encryption guide: key = Base64 of the 43 characters and "=", the first 16
 bytes of the key as IV, PKCS#7 for blocks of 32, and 16 random bytes, the length, the message and
@@ -22,27 +22,28 @@ _BLOCK_BYTES = 16
 
 
 class CryptoError(ValueError):
-    """Not encrypted with one of our keys, or not for our appid. The text names what is wrong."""
+    """A text isn't encrypted with one of our keys, or not for our appid. Says what is wrong."""
 
 
 def signature(*parts: str) -> str:
-    """Return the hex signature of a token, a timestamp, a nonce and perhaps a ciphertext."""
+    """Return the signature, in hex, of token, timestamp, nonce and, if encrypted, ciphertext."""
     return hashlib.sha1("".join(sorted(parts)).encode("utf-8", "surrogatepass")).hexdigest()  # noqa: S324 (WeChat's choice)
 
 
 def is_signed(given: str, *parts: str) -> bool:
-    """Compare without telling by the time it takes how much was right."""
+    """Is `given` the signature of the parts? Takes the same time for every wrong one."""
     expected = signature(*parts).encode()
     return hmac.compare_digest(given.encode("utf-8", "surrogatepass"), expected)
 
 
 def decode_key(encoding_aes_key: str) -> bytes:
-    """Return the 32 bytes. Published keys set bits that Base64 doesn't use: ignored."""
+    """Return the key's 32 bytes. Unused bits of the last Base64 character are ignored: keys that
+    others published have them set."""
     return base64.b64decode(encoding_aes_key + "=")
 
 
 def encrypt(encoding_aes_key: str, app_id: str, message: bytes, random16: bytes = b"") -> str:
-    """Return the Base64 ciphertext. `random16` is for tests."""
+    """Return the ciphertext in Base64. `random16`: 16 bytes in place of random ones, for tests."""
     key = decode_key(encoding_aes_key)
     head = random16 or secrets.token_bytes(_RANDOM_BYTES)
     plain = head + len(message).to_bytes(_LENGTH_BYTES, "big") + message + app_id.encode()
@@ -53,7 +54,7 @@ def encrypt(encoding_aes_key: str, app_id: str, message: bytes, random16: bytes 
 
 
 def decrypt(encoding_aes_keys: Sequence[str], app_id: str, ciphertext: str) -> bytes:
-    """Return the message, opened with the first key that fits. Raises CryptoError."""
+    """Return the message, decrypted with the first key that fits. Raises CryptoError."""
     try:
         sealed = base64.b64decode(ciphertext.encode("ascii"), validate=True)
     except (binascii.Error, UnicodeEncodeError):

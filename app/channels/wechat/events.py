@@ -1,4 +1,4 @@
-"""WeChat's events, from their XML or JSON to the record that the platform reads. Pure."""
+"""WeChat's events: from their XML or JSON to the record that the platform reads. Pure."""
 
 import json
 import re
@@ -16,16 +16,16 @@ from streams.times import SECOND, format_instant
 _MOST_FIELDS = 100
 _DEEPEST = 8
 _SCENE_PREFIX = "qrscene_"
-# Beside them stands everything else WeChat sent, as `fields`.
+# All other fields go into the record's `fields`.
 _OWN_FIELDS = frozenset({"FromUserName", "CreateTime", "Event"})
 _SECONDS = re.compile(r"[0-9]{1,12}")
-# What XML 1.0 has no place for. People paste it, and half an emoji is what their phones cut.
+# Characters that XML 1.0 forbids. People paste them, and phones cut emoji in half.
 _FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-# A character by its number; in a CDATA section this is text.
+# A character written as its number. (In a CDATA section this is plain text.)
 _CDATA_OR_NUMBER = re.compile(r"<!\[CDATA\[.*?\]\]>|&#(?:x([0-9a-fA-F]+)|([0-9]+));", re.DOTALL)
 _LATEST_SECONDS = 253_402_300_799  # the year 9999
 
-# What only a follower can do: follow, scan a code, use the account's menu, tell where they are.
+# Events that only followers cause: they follow, scan a code, use the menu, or share their location.
 _FOLLOWERS_EVENTS = frozenset(
     {
         *("subscribe", "scan", "click", "view", "view_miniprogram", "location", "location_select"),
@@ -35,21 +35,21 @@ _FOLLOWERS_EVENTS = frozenset(
 
 
 class EventError(ValueError):
-    """A body that is no event. The text says why."""
+    """A body isn't an event. The text says why."""
 
 
 def read_fields(body: bytes) -> dict[str, str]:
     """Return the top level of an XML or JSON body as strings. Raises EventError.
 
-    What no text may hold (control characters, half an emoji, cut UTF-8) is left out: WeChat passes
-    on what a follower wrote. Document types and entities are refused: they are how XML reads
-    foreign files.
+    Characters that are invalid in text (control characters, half an emoji, cut UTF-8) are left out,
+    because WeChat passes on what followers write. Document types and entities are refused, because
+    with them XML can read other files.
     """
     return _read_json(body) if body.lstrip()[:1] == b"{" else _read_xml(body)
 
 
 def to_event(fields: Mapping[str, str], app_id: str, zone: tzinfo) -> WechatEvent | None:
-    """Return an event's record; None: it is a message of a person, not an event.
+    """Return an event's record; None: it is a person's message, not an event.
 
     Raises EventError.
     """
@@ -62,7 +62,7 @@ def to_event(fields: Mapping[str, str], app_id: str, zone: tzinfo) -> WechatEven
     if not is_time(created):
         raise EventError("CreateTime is no time")
     event, openid = fields["Event"], fields["FromUserName"]
-    # Two results of one second differ only in their MsgID.
+    # Two results of one second may differ in their MsgID only.
     cause = (
         app_id, event.lower(), openid, created, msgid_of(fields) or "", fields.get("EventKey", "")
     )  # fmt: skip
@@ -77,13 +77,13 @@ def to_event(fields: Mapping[str, str], app_id: str, zone: tzinfo) -> WechatEven
 
 
 def is_time(created: str) -> bool:
-    """Whether a CreateTime is one: seconds since 1970."""
+    """Is a CreateTime valid, that is seconds since 1970?"""
     return _SECONDS.fullmatch(created) is not None and int(created) <= _LATEST_SECONDS
 
 
 def says_follows(event: str, fields: Mapping[str, str]) -> bool | None:
-    """Return whether an event tells that its person follows the account, or no longer; None: it
-    tells neither. The list of events is open, and some come from who doesn't follow."""
+    """Return True if an event shows that the person follows the account, False if not any more;
+    None: it shows neither. New kinds of events may come, some from people who don't follow."""
     name = event.lower()
     if name == "unsubscribe":
         return False
@@ -93,19 +93,19 @@ def says_follows(event: str, fields: Mapping[str, str]) -> bool | None:
 
 
 def msgid_of(fields: Mapping[str, str]) -> str | None:
-    """Return the msgid an event speaks of. Template events spell it otherwise than messages."""
+    """Return the msgid that an event is about. Template events name the field differently."""
     return fields.get("MsgID") or fields.get("MsgId")
 
 
 def job_error(status: str) -> str | None:
-    """Return WeChat's status of a finished job, as it is spelled, where it isn't success."""
+    """Return WeChat's status of a finished job, unchanged; None: it is success."""
     said = status.strip()
     return None if said.lower() == "success" else said or "no status"
 
 
 def _scene(event: str, key: str) -> str | None:
-    """Return the scene of the QR code. A new follower's has a prefix, and none came by a code
-    whose key hasn't; a follower's own is as it was made."""
+    """Return the scene of the scanned QR code; None: none was scanned. A new follower's key has a
+    prefix before the scene, or there was no code; a follower's key is the scene."""
     match event.lower():
         case "subscribe" if key.startswith(_SCENE_PREFIX):
             return key.removeprefix(_SCENE_PREFIX) or None
@@ -136,7 +136,7 @@ def _decode_json(body: bytes) -> Any:
         return msgspec.json.decode(body)
     except ValueError:
         lenient = json.loads(body.decode("utf-8", "ignore"), strict=False)
-    # Strictly once more, without what made it fail.
+    # Parse it strictly again, without the characters that made it fail.
     text = _without_forbidden(json.dumps(lenient, ensure_ascii=False))
     return msgspec.json.decode(text.encode())
 

@@ -1,9 +1,9 @@
-"""The six values of our messages under the account's own field names, and what fits each.
+"""The six values of our messages under the account's own field names, and which values fit a field.
 
-A keyword's kind is its name without the number (`thing1`, `time4`). WeChat refuses what doesn't
-fit its kind (47003), and the official test account doesn't: so it is checked here. Only a
-`thing` is cut and made one line; half a phone number would be worse than none. Names of old
-templates (`first`, `keyword1`) have no kind and no limits.
+A field's kind is its name without the number (`thing1`, `time4`). WeChat refuses a value that
+doesn't fit the kind (47003), but the official test account accepts it: so it is checked here. Only
+a `thing` is shortened and made one line; half a phone number would be worse than none. Fields of
+old templates (`first`, `keyword1`) have no kind and no limits.
 """
 
 import re
@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 _THING_LENGTH = 20
 
 _HAN = "[\u3400-\u9fff\U00020000-\U0003ffff]"
-# Letters of any script, and what stands between the parts of a name.
+# Letters of any script, and the characters between the parts of a name.
 _OF_NAMES = r"(?:[^\W\d_]|[ .·•'’()（）&,，、-])"
 _LINE_BREAKS = re.compile(r"[\t-\r\x1c-\x1e\x85\u2028\u2029]+")
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
@@ -27,7 +27,7 @@ _KINDS: Mapping[str, re.Pattern[str]] = {
     "amount": re.compile(r"[^\w\s.]?\d{1,10}(?:\.\d+)?元?", re.ASCII),
     "phone_number": re.compile(r"[\d+\-() #*]{1,17}", re.ASCII),
     "car_number": re.compile(r"\S{1,8}"),
-    # Ten characters where one of them is Han (A公司, 张三Tom), else twenty.
+    # At most ten characters if one of them is Han (A公司, 张三Tom), else twenty.
     "name": re.compile(f"(?=.*{_HAN}){_OF_NAMES}{{1,10}}|(?!.*{_HAN}){_OF_NAMES}{{1,20}}"),
     "phrase": re.compile(r"[\u3400-\u9fff]{1,5}"),
     "enum": re.compile(r".{1,20}"),
@@ -37,11 +37,11 @@ _KIND = re.compile(r"([a-z_]+?)\d*")
 
 
 class UnfitFieldError(ValueError):
-    """A value that WeChat would refuse. Its text names the field, never the value."""
+    """WeChat would refuse a value. The text names the field, never the value."""
 
 
 def parse_fields(setting: str) -> tuple[str, ...]:
-    """Return the account's names of the six template fields, an empty one for each left out.
+    """Return the account's names of the six template fields; an empty name: the field is left out.
 
     Raises ValueError where there aren't six.
     """
@@ -52,12 +52,12 @@ def parse_fields(setting: str) -> tuple[str, ...]:
 
 
 def fill(names: Sequence[str], values: Sequence[str]) -> dict[str, str]:
-    """Return the template's data: each value under its name; unnamed ones are left out."""
+    """Return the template's data: name → value, without the fields whose name is empty."""
     return {name: value for name, value in zip(names, values, strict=True) if name}
 
 
 def fit(data: Mapping[str, str]) -> dict[str, str]:
-    """Return the data as WeChat takes it. Raises UnfitFieldError."""
+    """Return the data with every value as WeChat accepts it. Raises UnfitFieldError."""
     return {name: _fit_one(name, value) for name, value in data.items()}
 
 

@@ -1,4 +1,4 @@
-"""What a WeChat template message says and where a tap leads. Pure."""
+"""The body of a WeChat template message: its texts, and where a tap on it leads. Pure."""
 
 import re
 from collections.abc import Sequence
@@ -22,11 +22,11 @@ _HOME_SCENARIOS = frozenset({"batch_completed", "unreachable_run", "line_error_r
 
 
 class Template(Struct, frozen=True, kw_only=True):
-    """How this installation's messages look: its template and where they lead."""
+    """This installation's template, and where a tap on its messages leads."""
 
     template_id: str
     fields: Sequence[str]
-    """The account's names of the six template fields; an empty one is left out."""
+    """The account's names of the six template fields; empty: the field is left out."""
     zone: tzinfo
     miniprogram_app_id: str | None = None
     call_page: str = ""
@@ -34,7 +34,7 @@ class Template(Struct, frozen=True, kw_only=True):
 
 
 def client_msg_id(notification_id: str) -> str:
-    """Return the id by which WeChat drops a repeat: short and plain, the same again."""
+    """Return the id by which WeChat recognizes a repeat: always the same for a notification."""
     if _SAFE_ID.fullmatch(notification_id):
         return notification_id
     return blake2b(notification_id.encode(), digest_size=16).hexdigest()
@@ -61,14 +61,14 @@ def payload(
 
 
 def _jump(command: Notification, template: Template) -> dict[str, Any]:
-    """Return where a tap leads: what the command says, else its scenario's page."""
+    """Return where a tap leads: the command's target, else the page of its scenario."""
     jump: dict[str, Any] = {}
     if command.url:
         jump["url"] = command.url
     if command.app_id or command.page_path:
         app_id, page = command.app_id or template.miniprogram_app_id, command.page_path
     elif command.url:
-        # WeChat prefers the mini-program where it is given both.
+        # Where both are given, WeChat would prefer the mini-program.
         app_id, page = None, None
     else:
         app_id, page = template.miniprogram_app_id, _page(command, template)

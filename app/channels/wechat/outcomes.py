@@ -1,10 +1,9 @@
-"""What WeChat's answers mean: every code in one table, and what is done about it.
+"""What WeChat's answers mean: a table of all known codes and what is done about each.
 
-Operators replace rows of it with `DIALWATCH_WECHAT_RULES`; see `parse_rules`.
+Operators replace rows with `DIALWATCH_WECHAT_RULES`; see `parse_rules`.
 
-Codes and their meaning: official per-API list and global table, public SDKs, reports of users.
-The list is open, so that an unknown code has a row too, and long, because the codes are many.
-Pure: no clock, no I/O, no log.
+The codes come from the official list of each API and the global table, public SDKs, and reports of
+users. There may be others, so unknown codes have a row too. Pure: no clock, no I/O, no log.
 """
 
 import re
@@ -19,7 +18,7 @@ from streams.times import SECOND
 
 
 class Do(Enum):
-    """What an answer leads to."""
+    """What is done about an answer."""
 
     ACCEPT = auto()
     RENEW_TOKEN = auto()
@@ -29,14 +28,15 @@ class Do(Enum):
     HOLD_TODAY = auto()
     HOLD_TEMPLATE = auto()
     HOLD_UNLESS_FOREIGN = auto()
-    """Refused where the message names another system's mini-program, else held."""
+    """Refuse if the message names another system's mini-program, else hold the channel."""
     REFUSE = auto()
     REFUSE_STRANGER = auto()
-    """Refused because the recipient doesn't follow the account: worth remembering."""
+    """Refuse, and remember that the recipient doesn't follow the account."""
     CHECK_DUPLICATE = auto()
-    """WeChat has seen the same content: after an attempt in doubt, that attempt's."""
+    """WeChat has seen the same content. After an unclear attempt it was that attempt's: it
+    arrived."""
     REFUSE_OR_HOLD = auto()
-    """One recipient's trouble, or, when many have it, the account's."""
+    """Refuse where one recipient has this trouble; hold the channel when many have it."""
 
 
 class Rule(Struct, frozen=True):
@@ -44,17 +44,17 @@ class Rule(Struct, frozen=True):
 
     do: Do
     after_s: float | None = None
-    """Pause of TRY_LATER (None: back off) or length of a hold until the next probe."""
+    """Seconds until the next attempt of TRY_LATER (None: growing pauses) or probe of a hold."""
     most_tries: int | None = None
-    """None: as often as it takes."""
+    """None: without a limit."""
     slow_tries: int = 0
-    """Of HOLD_TEMPLATE: so many times it is tried again, slowly, before the template is held."""
+    """For HOLD_TEMPLATE: how often to try again, slowly, before the template is held."""
     is_overload: bool = False
-    """A sign to send more slowly."""
+    """Send more slowly after this answer."""
     is_general: bool = False
-    """Of TRY_LATER: see `agents.outcomes.TryLater`."""
+    """For TRY_LATER: see `agents.outcomes.TryLater`."""
     is_recipients: bool = False
-    """Of TRY_LATER: see `agents.outcomes.TryLater`."""
+    """For TRY_LATER: see `agents.outcomes.TryLater`."""
 
 
 class StaleToken(Struct, frozen=True):
@@ -65,17 +65,17 @@ class StaleToken(Struct, frozen=True):
 
 
 class Circumstances(Struct, frozen=True, kw_only=True):
-    """What an answer means depends on these."""
+    """Facts beside the answer that its meaning depends on."""
 
     now: int
     template_id: str
     is_own_template: bool = True
     is_own_jump: bool = True
-    """No mini-program but ours is named."""
+    """Does the message name no mini-program other than ours?"""
     is_repeat: bool = False
-    """An earlier attempt may have been taken."""
+    """May an earlier attempt have been accepted?"""
     recipients_hit: int = 1
-    """Different recipients in a row that lately got this answer."""
+    """How many different recipients in a row got this answer lately."""
     template_refusals: int = 1
     """How often in a row this template was refused."""
 
@@ -134,8 +134,8 @@ RULES: Mapping[int, Rule] = {
     43117: Rule(Do.TRY_LATER, HOUR, most_tries=2, is_recipients=True),
     44002: _REFUSE,  # body empty
     45002: _REFUSE,  # body too long
-    # The day's quota. It begins anew at midnight in Shanghai, or when an operator clears it: a
-    # probe a minute finds out.
+    # The day's quota. It is reset at midnight in Shanghai, or by an operator: one probe a minute
+    # finds that out.
     45009: Rule(Do.HOLD_TODAY, MINUTE),
     # The minute's quota.
     45011: Rule(Do.TRY_NEXT_MINUTE, most_tries=5, is_overload=True, is_general=True),
@@ -164,8 +164,8 @@ RULES: Mapping[int, Rule] = {
 UNKNOWN = Rule(Do.TRY_LATER, most_tries=3)
 MANY_RECIPIENTS = 5
 
-# Another system's template is its own trouble: its message is given up after some tries rather
-# than kept in front of the customer's other messages for good.
+# A bad template of another system is that system's trouble: its message is given up after some
+# tries, so that it doesn't block the customer's other messages for ever.
 SLOW_SECONDS = 20.0
 _FOREIGN_TEMPLATE = Rule(Do.TRY_LATER, SLOW_SECONDS, most_tries=4)
 
@@ -195,7 +195,7 @@ def parse_rules(setting: str) -> Mapping[int, Rule]:
             float(after_s) if after_s else None,
             int(tries) if tries else None,
             is_overload=before.is_overload,
-            # Without a number of tries it may be for ever: then it must show.
+            # Without a number of tries it may go on for ever: then operators must see it.
             is_general=tries is None and not before.is_recipients,
             is_recipients=before.is_recipients,
         )
@@ -208,18 +208,18 @@ _SHANGHAI_OFFSET = 8 * HOUR
 
 
 def error_text(errmsg: object) -> str:
-    """Return WeChat's text without what differs each time (the request id), for grouping."""
+    """Return WeChat's text without the request id, so that equal errors have equal texts."""
     return _RID.sub("", str(errmsg)).strip()[:_MOST_TEXT]
 
 
 def rid(errmsg: object) -> str | None:
-    """Return the request id in WeChat's text: its support asks for it."""
+    """Return the request id in WeChat's text, which Tencent's support asks for."""
     found = re.search(r"rid: *([\w-]+)", str(errmsg))
     return found[1] if found else None
 
 
 def errcode(answer: Answer) -> int | None:
-    """Return the code of an answer; None where it isn't one of WeChat's."""
+    """Return the code of an answer; None: it isn't an answer of WeChat's."""
     if answer.body is None:
         return None
     code = answer.body.get("errcode", 0 if "access_token" in answer.body else None)
@@ -227,7 +227,7 @@ def errcode(answer: Answer) -> int | None:
 
 
 def rule_for(answer: Answer | NoAnswer, rules: Mapping[int, Rule] = RULES) -> Rule | None:
-    """Return the row of an answer; None where it has no code."""
+    """Return the row of an answer's code; None: it has no code."""
     code = errcode(answer) if isinstance(answer, Answer) else None
     return None if code is None else rules.get(code, UNKNOWN)
 
@@ -283,10 +283,10 @@ def outcome(
 
 
 def token_outcome(answer: Answer | NoAnswer, now: int, rules: Mapping[int, Rule] = RULES) -> Held:
-    """Return what an answer of the token endpoint means that brought no token.
+    """Return the hold for an answer of the token endpoint without a token.
 
-    No message was sent: nothing is in doubt, and without a token nobody can send. A hold of 0
-    seconds is as long as whoever asks backs off. A wrong appid or secret shows as 40001 too.
+    No message was sent, so that none is in doubt; without a token nothing can be sent. A hold of 0
+    seconds means: for as long as the caller backs off. A wrong appid or secret may give 40001 too.
     """
     if isinstance(answer, NoAnswer):
         return Held(f"token: {answer.error}", 0.0)
@@ -302,14 +302,14 @@ def token_outcome(answer: Answer | NoAnswer, now: int, rules: Mapping[int, Rule]
 
 
 def _outcome_of_status(answer: Answer) -> Outcome:
-    """Return what an answer means that isn't one of WeChat's: a gateway's, or a wrong address's."""
+    """Return the outcome of an answer that isn't WeChat's: of a proxy, or of a wrong address."""
     status, text = answer.status, f"HTTP {answer.status}"
     if status == 429:
         return TryLater(text, answer.retry_after_s, status, is_general=True)
     if status in {413, 414, 431}:
         return Refused(text, status)
     if 300 <= status < 500:
-        # Also 400: whatever stands between doesn't know our messages, and WeChat says 200.
+        # Even 400 isn't about the message: WeChat answers 200, and a proxy doesn't know messages.
         return Held(f"{text}: is DIALWATCH_WECHAT_BASE_URL right?", MINUTE, status)
     if status < 300:
         return Unclear(f"{text}, no answer of WeChat's")

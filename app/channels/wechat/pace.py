@@ -1,11 +1,11 @@
-"""Not too fast: for one worker as a whole, and for each recipient.
+"""Limits of speed: for one worker as a whole, and for each recipient.
 
-Both go by the event loop's clock and only count; who must wait does so itself.
+Both use the event loop's clock.
 """
 
 import asyncio
 
-# What one customer's phone bears, and WeChat's unpublished limits with it.
+# What one customer can bear, and below WeChat's unpublished limits.
 RECIPIENT_BURST = 30
 RECIPIENT_INTERVAL_SECONDS = 0.5
 _MOST_RECIPIENTS = 10_000
@@ -25,35 +25,35 @@ class Pace:
         self._slowed_to = 1.0
 
     async def wait(self) -> None:
-        """Wait for this send's place."""
+        """Wait until this message may be sent."""
         now = asyncio.get_running_loop().time()
         place = max(now, self._next)
         self._next = place + 1 / (self._rate * self._share(now))
         await asyncio.sleep(place - now)
 
     def on_overload(self) -> None:
-        """Halve the rate; it recovers within a minute. Answers of one moment count once."""
+        """Halve the rate, which recovers within a minute. Calls at one moment count once."""
         now = asyncio.get_running_loop().time()
         if self._slowed_at is None or now - self._slowed_at >= SLOWER_AGAIN_SECONDS:
             self._slowed_to = max(SLOWEST, self._share(now) / 2)
             self._slowed_at = now
 
     def _share(self, now: float) -> float:
-        """Return which part of the rate is allowed now."""
+        """Return the part of the rate that is allowed now, 0 to 1."""
         if self._slowed_at is None:
             return 1.0
         return min(1.0, self._slowed_to + (now - self._slowed_at) / RECOVERY_SECONDS)
 
 
 class RecipientPace:
-    """A burst for each recipient, then a steady trickle."""
+    """Allows each recipient a burst, then a low steady rate."""
 
     def __init__(self) -> None:
-        # When the recipient's allowance is whole again.
+        # When the recipient may get a whole burst again.
         self._whole_at: dict[str, float] = {}
 
     def pause_s(self, recipient: str) -> float:
-        """Count one message to a recipient and return how long it must wait."""
+        """Count one message to a recipient; return how many seconds it must wait."""
         now = asyncio.get_running_loop().time()
         if len(self._whole_at) >= _MOST_RECIPIENTS:
             self._whole_at = {key: at for key, at in self._whole_at.items() if at > now}

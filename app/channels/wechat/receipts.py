@@ -1,8 +1,8 @@
-"""Whose message a WeChat `msgid` is, so that WeChat's later word finds its notification.
+"""Receipts: which notification a WeChat `msgid` belongs to, for WeChat's later word about it.
 
-The word (TEMPLATESENDJOBFINISH) may come before the answer that brings the `msgid`: it is kept
-until the sender ends the message. Whichever of the two comes second publishes the word; see
-`match`, and `app/ledger.py` for what becomes of a `claim`.
+The later word (the event TEMPLATESENDJOBFINISH) may come before the answer with the `msgid`; then
+it is kept until the sender finishes the message. The one of the two that comes second publishes the
+word: see `match`, and `app/ledger.py` for the `claim`.
 """
 
 from collections.abc import Awaitable
@@ -15,12 +15,12 @@ from redis.asyncio import Redis
 from agents.channel import Claim, LaterWord
 from app.redis_store import store_errors
 
-# WeChat speaks within seconds, after review within hours.
+# WeChat's word comes within seconds; after a review within hours.
 _RECEIPT_SECONDS = 3 * 86400
-# From WeChat's word to the moment the sender has stored its answer, which waits for Redis.
+# The longest time from WeChat's word until the sender, which may wait for Redis, stores its answer.
 _EARLY_SECONDS = 86400
 
-# Looks and writes in one step: of the two that meet, exactly one sees the other.
+# Reads and writes in one step, so that exactly one of sender and callback sees the other's record.
 _MATCH = """
 if redis.call('EXISTS', KEYS[2]) == 1 then return false end
 local receipt = redis.call('GET', KEYS[1])
@@ -33,14 +33,14 @@ _encode = msgspec.msgpack.Encoder().encode
 
 
 class Receipt(Struct, frozen=True, array_like=True):
-    """What a later `deliveries` record needs of the notification."""
+    """The fields of a notification that the later `deliveries` record needs."""
 
     notification_id: str
     account_id: str | None
     scenario: str
     attempts: int
     key: bytes | None
-    """Of the command, and so of its deliveries."""
+    """The key of the command, and of its deliveries."""
 
 
 class Receipts:
@@ -52,18 +52,19 @@ class Receipts:
         self._prefix = prefix
 
     def claim(self, msgid: str, receipt: Receipt) -> Claim:
-        """Return what notes whose message `msgid` is, and finds the word that came before.
+        """Return the claim that stores the receipt of `msgid` and finds a word that came before.
 
-        Who leaves it publishes that word.
+        The caller that carries it out publishes that word.
         """
         key, word_key = self._keys(msgid)
         return Claim(key, _encode(receipt), _RECEIPT_SECONDS, word_key)
 
     async def match(self, msgid: str, word: LaterWord) -> Receipt | None:
-        """Return whose message WeChat speaks of; the caller publishes the word.
+        """Return the receipt of the message that WeChat's word is about; the caller publishes the
+        word.
 
-        None: nobody's yet. The word is kept, and the sender publishes it if the message turns
-        out to be ours. A repeat of a kept word returns None too.
+        None: there is no receipt yet. The word is kept, and the sender publishes it if the message
+        turns out to be ours. A repeat of a kept word returns None too.
         """
         arguments = (_encode(word), str(_EARLY_SECONDS))
         with store_errors():

@@ -1,4 +1,4 @@
-"""Who doesn't follow the official account: said by WeChat's events, or by its refusals."""
+"""Which customers don't follow the official account, by WeChat's events or refusals."""
 
 from collections.abc import Awaitable
 from typing import cast
@@ -8,15 +8,15 @@ from redis.asyncio import Redis
 from agents.channel import Bar
 from app.redis_store import store_errors
 
-# The event that takes it back may have been missed: then one message finds out.
+# The later subscribe event may have been missed: after this time one message is tried.
 UNSUBSCRIBED_SECONDS = 30 * 86400
-# A refusal may be a passing fault of WeChat's, and who follows again may never say so: it only
-# saves the attempts of the messages right behind it.
+# A refusal may be a passing fault of WeChat's, and no event may come when the customer follows
+# again: so it counts for a short time only.
 REFUSAL_SECONDS = 3600
-# WeChat repeats an event for seconds: by then it is known which of two was the later one.
+# An event's time is kept this long, to tell which of two was later. WeChat repeats for seconds.
 _ORDER_SECONDS = 3600
 
-# What an unsubscribe that had to be repeated says is no longer true after the next subscribe.
+# An unsubscribe event that WeChat repeats must not count after a later subscribe event.
 _ON_EVENT = """
 local last = redis.call('GET', KEYS[2])
 if last and tonumber(ARGV[1]) < tonumber(last) then return 0 end
@@ -28,7 +28,7 @@ return 1
 
 
 class Subscriptions:
-    """Unsubscribed openids of one installation in Redis. Every method may raise StoreAwayError."""
+    """The openids that don't follow, in Redis. Every method may raise StoreAwayError."""
 
     def __init__(self, redis: Redis, prefix: str) -> None:
         """`prefix`: the group's name."""
@@ -36,24 +36,25 @@ class Subscriptions:
         self._prefix = prefix
 
     async def on_unsubscribe(self, openid: str, at: int) -> None:
-        """Send this customer nothing until they follow again. `at`: the event's instant."""
+        """Note that a customer doesn't follow any more. `at`: the event's instant."""
         await self._on_event(openid, at, follows=False)
 
     async def on_subscribe(self, openid: str, at: int) -> None:
-        """Send to this customer again: they follow, or did what only a follower can."""
+        """Note that a customer follows, or did what only a follower can. `at`: the event's
+        instant."""
         await self._on_event(openid, at, follows=True)
 
     async def on_refusal(self, openid: str) -> None:
-        """WeChat says that this customer doesn't follow: send nothing for an hour."""
+        """Note that WeChat refused a message because the customer doesn't follow; for an hour."""
         with store_errors():
             await self._redis.set(self._key(openid), b"refusal", ex=REFUSAL_SECONDS, nx=True)
 
     def bar(self, openid: str) -> Bar:
-        """Return what messages to this customer are skipped under."""
+        """Return the bar under which messages to this customer are skipped."""
         return Bar(self._key(openid), "unsubscribed")
 
     async def is_unsubscribed(self, openid: str) -> bool:
-        """Whether messages to this customer are skipped."""
+        """Are messages to this customer skipped?"""
         with store_errors():
             return bool(await self._redis.exists(self._key(openid)))
 

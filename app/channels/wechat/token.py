@@ -1,7 +1,7 @@
-"""The access token: one for all workers, renewed by one of them before it ends.
+"""The access token: one for all workers, renewed by one of them before it expires.
 
-Tencent's stable token, so that asking again does no harm, shared through Redis, so that nobody
-asks needlessly. While Redis is away each worker goes on with the last token it knew.
+It is Tencent's stable token, so that asking again does no harm. Workers share it through Redis, so
+that none asks needlessly. While Redis is away each worker uses the last token that it knew.
 """
 
 import asyncio
@@ -24,30 +24,31 @@ from streams.times import SECOND
 TOKEN_AGE_SECONDS = Gauge("dialwatch_wechat_token_age_seconds", "Since WeChat gave the token")
 TOKEN_SECONDS = Gauge("dialwatch_wechat_token_remaining_seconds", "Life left of the WeChat token")
 
-# WeChat hands out the next token only in the last five minutes of this one, during which both
-# are valid. The workers begin at different moments within them.
+# WeChat gives the next token only in the last five minutes of the present one, when both are valid.
+# Each worker begins to renew at another moment within them.
 EARLY_SECONDS = 300
 EARLY_SPREAD_SECONDS = 60
 POLL_SECONDS = 0.1
-# Somebody else renews it: looked at again so much later.
+# While another worker renews it, look for the new token after this pause.
 LOOK_SECONDS = 1.0
 REFUSED_HOLD_SECONDS = 60.0
-# Between two failed requests, of all workers together.
+# The first pause between two failed requests, of all workers together.
 FIRST_PAUSE_SECONDS = 1.0
 MOST_PAUSE_SECONDS = 60.0
 
 
 class Tokens:
-    """Gives out the token of one official account. Lives on one event loop.
+    """Returns the token of one official account. Belongs to one event loop.
 
-    Numbered as in the rules it follows:
-    1. Known and living: that one. Near its end it is renewed in the background, by one at a time.
-    2. Shared in Redis and good: adopted.
-    3. With the lock: look again, then ask WeChat; write only over the generation that was read.
-    4. WeChat gives back the very token it refuses: one forced renewal, within Tencent's limits
-       of all workers together; else the channel is held.
-    5. WeChat gives none: nobody asks again for a while that grows, and where no token lives any
-       more the channel is held for so long.
+    1. A valid token that this worker knows is used. Shortly before it expires it is renewed in the
+       background, by one task at a time.
+    2. Else a valid token in Redis is used.
+    3. Else the worker takes the lock, looks again, and asks WeChat. It writes the new token only
+       if Redis still has the one that it read before.
+    4. If WeChat returns the very token that it refuses, one renewal is forced, within Tencent's
+       limits for all workers together; else the channel is held.
+    5. If WeChat returns none, nobody asks again for a growing time. If no valid token is left
+       either, the channel is held for that time.
     """
 
     def __init__(
@@ -59,9 +60,9 @@ class Tokens:
         random: Callable[[], float] = random_module.random,
         asks_at_once: bool = False,
     ) -> None:
-        """`now` returns instants; `random` (0 to 1) spreads renewals.
+        """`now` returns instants; `random` (0 to 1) spreads renewals over time.
 
-        `asks_at_once`: whatever was told just now, for people who have mended something.
+        `asks_at_once`: don't wait after a failure, for people who have just repaired something.
         """
         self._client = client
         self._store = store
@@ -73,14 +74,14 @@ class Tokens:
         self._known: TokenRecord | None = None
         self._trouble: Trouble | None = None
         self.renewal: asyncio.Task[str | Held] | None = None
-        """The last one, maybe under way."""
+        """The last renewal; it may be under way."""
         self._look_at = 0
-        """Instant of the next look, while somebody else renews."""
+        """The instant of the next look into Redis, while another worker renews."""
         TOKEN_SECONDS.set_function(self._remaining_s)
         TOKEN_AGE_SECONDS.set_function(self._age_s)
 
     async def get(self) -> str | Held:
-        """Return a token that should be good, or why there is none."""
+        """Return a token that should be valid, or why there is none."""
         known = self._known
         if known is None or known.expires_at <= self._now():
             return await self._renewed(refused=None)
@@ -89,28 +90,28 @@ class Tokens:
         return known.token
 
     async def replace(self, refused: str) -> str | Held:
-        """Return another token than the one WeChat refused, or why there is none."""
+        """Return a token other than the one that WeChat refused, or why there is none."""
         known = self._known
         if known is not None and known.token == refused:
             self._known = known = None
         if known is not None and known.expires_at > self._now():
-            # Somebody replaced it while this caller's request was under way.
+            # It was replaced already, while this caller's request was under way.
             return known.token
         return await self._renewed(refused)
 
     def _is_time_to_ask(self) -> bool:
-        """Whether nobody asks already and no pause stands."""
+        """May this worker ask now? Not while one asks already, or in a pause after a failure."""
         is_asking = self.renewal is not None and not self.renewal.done()
         pause_until = self._trouble.until if self._trouble is not None else 0
         return not is_asking and self._now() >= max(pause_until, self._look_at)
 
     def _begin(self, refused: str | None) -> asyncio.Task[str | Held]:
-        # Of its own: whoever waits for it may be cancelled, and the others wait on.
+        # In a task of its own: a caller that waits for it may be cancelled, the others not.
         self.renewal = asyncio.create_task(self._renew(refused))
         return self.renewal
 
     async def _renewed(self, refused: str | None) -> str | Held:
-        """Wait for the renewal under way, or for a new one."""
+        """Wait for the renewal under way, or start one and wait for it."""
         while True:
             renewal = self.renewal
             if renewal is None or renewal.done():
@@ -118,7 +119,7 @@ class Tokens:
                     return self._held(self._trouble)
                 renewal = self._begin(refused)
             token = await asyncio.shield(renewal)
-            # One that began before this token was refused may bring it again.
+            # A renewal that began before this token was refused may return the same token.
             if token != refused or refused is None:
                 return token
 
@@ -131,7 +132,7 @@ class Tokens:
         return 0.0 if known is None else max((self._now() - known.issued_at) / SECOND, 0.0)
 
     def _is_ending(self, record: TokenRecord) -> bool:
-        # One that came with little life left isn't renewed at once and again.
+        # A token that was short-lived from the start must not be renewed again and again.
         early = min(self._early, (record.expires_at - record.issued_at) // 2)
         return record.expires_at - self._now() <= early
 
@@ -147,7 +148,7 @@ class Tokens:
         return Held(trouble.reason, left_s, trouble.error_code)
 
     def _fail(self, held: Held, failures: int) -> Trouble:
-        """Remember that there is none, and until when nobody asks again."""
+        """Note that there is no token, and until when nobody asks again."""
         pause_s = min(MOST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2.0 ** min(failures, 16))
         pause_s *= 1 + self._random() / 4
         now = self._now()
@@ -168,7 +169,7 @@ class Tokens:
             if known is not None and known.expires_at > self._now():
                 self._look_at = self._now() + int(LOOK_SECONDS * SECOND)
                 return known.token
-            # The stable token is the same for whoever asks: no harm without the lock.
+            # Without the lock this does no harm: everyone who asks gets the same stable token.
             fetched = await self._fetch(0, force_refresh=False)
             if isinstance(fetched, TokenRecord) and fetched.token != refused:
                 return self._adopt(fetched)
@@ -176,7 +177,7 @@ class Tokens:
             return self._held(self._fail(held, self._trouble.failures if self._trouble else 0))
 
     async def _renew_shared(self, refused: str | None) -> str | Held:
-        """Adopt what another worker shared, or renew and share it."""
+        """Use the token that another worker shared, or renew it and share it."""
         deadline = self._now() + LOCK_SECONDS * SECOND
         while True:
             shared = await self._store.read()
@@ -188,7 +189,7 @@ class Tokens:
                 finally:
                     await self._store.unlock(self._owner)
             if _is_good(shared, refused) and shared.expires_at > self._now():
-                # Somebody is renewing it, and until then it is as good as ever.
+                # Another worker is renewing it; until then it is valid.
                 self._look_at = self._now() + int(LOOK_SECONDS * SECOND)
                 return self._adopt(shared)
             if self._now() > deadline:

@@ -1,6 +1,6 @@
-"""The WeChat token as all workers share it: a record in Redis, and a lock for renewing it.
+"""The WeChat token in Redis, shared by all workers, and the lock for renewing it.
 
-Keyed by appid and not by group: the token belongs to the official account.
+The keys have the appid, not the group: the token belongs to the official account.
 """
 
 import time
@@ -13,15 +13,15 @@ from redis.asyncio import Redis
 
 from app.redis_store import store_errors
 
-# Longer than a token request may take, so that a live owner doesn't lose it.
+# Longer than a token request may take, so that a live owner doesn't lose the lock.
 LOCK_SECONDS = 30
-# How long it is remembered how many failures there were: longer than any pause between two.
+# How long failures are remembered: longer than any pause between two of them.
 TROUBLE_SECONDS = 300
 # Tencent's limits of force_refresh.
 FORCED_A_DAY = 20
 FORCED_SECONDS_APART = 30
 
-# Late answers mustn't overwrite a newer token: whoever read an older generation doesn't write.
+# A late answer must not overwrite a newer token: it is written only over the token that was read.
 _WRITE = """
 local standing = redis.call('GET', KEYS[1])
 local generation = 0
@@ -54,16 +54,16 @@ class TokenRecord(Struct, frozen=True):
 
 
 class Trouble(Struct, frozen=True):
-    """Why there was no token for the last who asked."""
+    """Why the last request for a token failed."""
 
     reason: str
     error_code: int | None
     failures: int
-    """In a row."""
+    """How many requests have failed in a row."""
     until: int
-    """Instant before which nobody asks again."""
+    """The instant before which no worker asks again."""
     held_until: int
-    """Instant before which nobody who has no token tries to send."""
+    """The instant before which a worker without a token doesn't try to send."""
 
 
 class TokenStore:
@@ -80,18 +80,18 @@ class TokenStore:
         return msgspec.json.decode(value, type=TokenRecord) if value else None
 
     async def write(self, record: TokenRecord, lifetime_s: int) -> bool:
-        """Share a token. False: somebody shared one since its predecessor was read."""
+        """Share a token. Return False where another was shared since its predecessor was read."""
         arguments = (msgspec.json.encode(record), str(record.generation), str(lifetime_s))
         return await self._ask(_WRITE, [self._key], *arguments)
 
     async def read_trouble(self) -> Trouble | None:
-        """Return why there was no token; None: there was, or it is long ago."""
+        """Return why the last request failed; None: it succeeded, or it is long ago."""
         with store_errors():
             value = await self._redis.get(f"{self._key}:trouble")
         return msgspec.json.decode(value, type=Trouble) if value else None
 
     async def write_trouble(self, trouble: Trouble | None) -> None:
-        """Share that there was no token; None: there is one."""
+        """Share why the last request failed; None: it succeeded."""
         key = f"{self._key}:trouble"
         with store_errors():
             if trouble is None:
@@ -100,17 +100,17 @@ class TokenStore:
                 await self._redis.set(key, msgspec.json.encode(trouble), ex=TROUBLE_SECONDS)
 
     async def lock(self, owner: str) -> bool:
-        """Take the right to renew; false: somebody else has it."""
+        """Take the lock. Return False where another owner has it."""
         with store_errors():
             taken = await self._redis.set(f"{self._key}:lock", owner, nx=True, ex=LOCK_SECONDS)
         return bool(taken)
 
     async def unlock(self, owner: str) -> None:
-        """Give the right back, if it is still this owner's."""
+        """Release the lock, if this owner still has it."""
         await self._ask(_UNLOCK, [f"{self._key}:lock"], owner)
 
     async def may_force(self) -> bool:
-        """Count one forced renewal of all workers; false: Tencent would refuse it."""
+        """Count one forced renewal of all workers. Return False where Tencent would refuse it."""
         day = time.strftime("%Y%m%d", time.gmtime(time.time() + 8 * 3600))
         keys = [f"{self._key}:forced:{day}", f"{self._key}:forced-just-now"]
         return await self._ask(_MAY_FORCE, keys, str(FORCED_A_DAY), str(FORCED_SECONDS_APART))

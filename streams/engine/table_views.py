@@ -1,7 +1,7 @@
-"""Faust's tables as views of the engine's states: for whoever looks, never for who writes.
+"""Faust's tables as read-only views of the engine's states.
 
-The engine writes the changelog, fences it, restores it and moves it with its partitions; Faust is
-told what tables there are and nothing else. What is read here is committed, and a copy.
+The engine alone writes, fences and restores the changelog, and moves it with its partitions; Faust
+only knows which tables there are. Reading a table returns copies of committed values.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -18,7 +18,7 @@ from streams.engine.state import State, Table
 
 
 class StrayWriteError(TypeError):
-    """Somebody wrote to a table around the engine's transactions."""
+    """Code tried to write to a table outside of the engine's transactions."""
 
 
 def _refusing(name: str) -> Callable[..., NoReturn]:
@@ -33,7 +33,7 @@ def _refusing(name: str) -> Callable[..., NoReturn]:
 
 
 class _ReadOnly:
-    """Refuses whatever changes a mapping, or a Faust table behind its mapping's back."""
+    """Raises StrayWriteError from every method that changes a mapping or a Faust table."""
 
     table_name: str
 
@@ -51,7 +51,7 @@ class _ReadOnly:
 
 
 class _Values(Mapping[bytes, Any]):
-    """What is committed of one table in all states that this worker holds."""
+    """The committed values of one table, of all states that this worker has."""
 
     def __init__(self, kind: Table[Any], states: Callable[[], Mapping[int, State]]) -> None:
         self._kind = kind
@@ -73,7 +73,7 @@ class _Values(Mapping[bytes, Any]):
 
 
 class _Store(_ReadOnly, Store[bytes, Any]):  # type: ignore[misc]
-    """What Faust calls a table's store."""
+    """The store that Faust wants every table to have."""
 
     backup_partition = _refusing("backup_partition")
     restore_backup = _refusing("restore_backup")
@@ -83,14 +83,14 @@ class _Store(_ReadOnly, Store[bytes, Any]):  # type: ignore[misc]
         self.data = values
 
     def persisted_offset(self, tp: TP) -> int | None:
-        """Return None: what is persisted lies in the changelog alone."""
+        """Return None: values are persisted in the changelog only."""
         return None
 
 
 class StateTable(_ReadOnly, faust.Table):  # type: ignore[misc]
     """One of the engine's tables as Faust declares it: `app.Table(name, kind=…, states=…)`.
 
-    Its window says when what it holds is over; values are by key, not by key and window.
+    Its window says how long a value counts; values are looked up by key, not by key and window.
     """
 
     on_key_set = _refusing("on_key_set")
@@ -107,7 +107,8 @@ class StateTable(_ReadOnly, faust.Table):  # type: ignore[misc]
         changelog: str,
         **kwargs: Any,
     ) -> None:
-        """`states`: this worker's. `changelog`: the one topic of all tables."""
+        """`kind`: the engine's table. `states`: returns this worker's states by partition number.
+        `changelog`: the one topic of all tables."""
         super().__init__(
             app,
             changelog_topic=app.topic(changelog, key_serializer="raw", value_serializer="raw"),
@@ -120,30 +121,30 @@ class StateTable(_ReadOnly, faust.Table):  # type: ignore[misc]
         self._data = _Store(self, _Values(kind, states))
 
     def using_window(self, window: WindowT, *, key_index: bool = False) -> Self:
-        """Keep the window where Faust's reader looks for it. Stock Faust would name the changelog
-        anew, and add a wrapper that writes."""
+        """Set the window, for readers who know Faust. Stock Faust would also rename the changelog
+        and add a wrapper that writes."""
         self.window = window
         return self
 
 
-class Views(TableManager):  # type: ignore[misc]
+class TableViews(TableManager):  # type: ignore[misc]
     """Knows the declared tables, and keeps Faust from doing anything with them.
 
-    Stock Faust subscribes to the changelogs, which changes what the group shares out, and
-    restores tables from them, uncommitted transactions and all.
+    Stock Faust subscribes to the changelogs, which changes the group's assignment, and restores
+    tables from them with records of uncommitted transactions.
     """
 
     _recovery: Recovery | None = None
 
     def add(self, table: StateTable) -> StateTable:
-        """Know a table, and not its changelog: what Faust knows there it assigns and recovers."""
+        """Add a table without its changelog: Faust would assign and restore that."""
         super().add(table)
         self._changelogs.clear()
         return table
 
     @property
     def recovery(self) -> Recovery:
-        """Faust's own, of no tables: after a rebalance it lets the flow go on at once."""
+        """Faust's own recovery, of no tables: after a rebalance it lets reading go on at once."""
         if self._recovery is None:
             no_tables = TableManager(self.app)
             self._recovery = Recovery(self.app, no_tables, beacon=self.beacon, loop=self.loop)
