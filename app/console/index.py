@@ -18,6 +18,7 @@ from app.settings import Settings
 from streams.decoding import CallsParsed
 from streams.engine.types import TP
 from streams.times import DAY, SECOND
+from streams.topics import CHANGELOG_DELETIONS_KEPT_SECONDS
 from tables.batches import Batch
 from tables.lines import LineRun
 from tables.state_tables import BATCHES, CLOCKS, CUSTOMERS, LINES, PAGES, RECHARGES, TALLIES
@@ -27,6 +28,8 @@ log = logging.getLogger(__name__)
 
 MINUTE = 60 * SECOND
 RATES_KEPT = 2 * DAY
+# Half: whoever goes on needs some time for it.
+_STATE_STANDS = CHANGELOG_DELETIONS_KEPT_SECONDS * SECOND // 2
 
 _MOST_TITLES = 60_000
 _MOST_ORPHANS = 10_000
@@ -162,6 +165,21 @@ class Index:
         """Return the next offset to read, by topic and partition."""
         rows = self._db.execute("SELECT topic, partition, next FROM offsets")
         return {(topic, partition): offset for topic, partition, offset in rows}
+
+    def forget_old_state(self, now: int) -> None:
+        """Let the changelog be read from its beginning where it wasn't followed for so long that a
+        deletion may have left no trace in it. `now`: an instant."""
+        row = self._db.execute("SELECT value FROM meta WHERE name = 'up_to_date'").fetchone()
+        if row and now - int(row[0]) < _STATE_STANDS:
+            return
+        self._db.execute("BEGIN IMMEDIATE")
+        self._db.execute("DELETE FROM state")
+        self._db.execute("DELETE FROM offsets WHERE topic = ?", (self._settings.topics.changelog,))
+        self._db.execute("COMMIT")
+
+    def note_up_to_date(self, now: int) -> None:
+        """Remember when everything that the topics held was in the index."""
+        self._db.execute("INSERT OR REPLACE INTO meta VALUES ('up_to_date', ?)", (str(now),))
 
     def write(self, chunks: Iterable[PolledRecords], positions: dict[tuple[str, int], int]) -> None:
         """Index records and store the next offsets to read, as one transaction.

@@ -128,7 +128,9 @@ class Indexer:
         try:
             await consumer.start()
             reading = _Reading(consumer, partitions)
-            await reading.seek(await self._write(self._opened().offsets))
+            index = self._opened()
+            await self._write(partial(index.forget_old_state, time.time_ns() // 1000))
+            await reading.seek(await self._write(index.offsets))
             if reading.left():
                 self.why_not_ready = "reading what the topics hold"
             looked_at = time.monotonic()
@@ -158,9 +160,13 @@ class Indexer:
             self.why_not_ready = f"reading what the topics hold, {left:,} to go" if left else None
             if not left:
                 log.info("the index is up to date")
+                await self._write(partial(index.note_up_to_date, time.time_ns() // 1000))
         if time.monotonic() - reading.forgot_at > FORGET_SECONDS:
             reading.forgot_at = time.monotonic()
-            await self._write(partial(index.forget, time.time_ns() // 1000))
+            now = time.time_ns() // 1000
+            await self._write(partial(index.forget, now))
+            if not left:
+                await self._write(partial(index.note_up_to_date, now))
 
     async def _partitions(self) -> dict[TopicPartition, str]:
         """Return the partitions to read, and what each holds. Waits until the topics exist."""

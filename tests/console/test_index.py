@@ -223,6 +223,30 @@ def test_offsets_and_rows_are_one(settings: Settings, monkeypatch: pytest.Monkey
     assert [one.place[2] for one in found] == [1]
 
 
+def test_a_state_that_was_not_followed_for_long_is_read_again(settings: Settings) -> None:
+    index, log = Index(settings), settings.topics.changelog
+    queries = Queries(settings)
+
+    def read(offset: int, key: bytes) -> None:
+        state = PolledRecords("state", log, 0, [Record(offset, b"\xc0", key)])
+        lists = chunk("deliveries", [delivery(offset)], offset)
+        positions = {(log, 0): offset + 1, ("deliveries", 0): offset + 1}
+        index.write([state, lists], positions)
+
+    read(0, b"cacme")
+    index.note_up_to_date(NOW)
+    index.forget_old_state(NOW + 1_700 * SECOND)  # a restart
+    assert index.offsets() == {(log, 0): 1, ("deliveries", 0): 1}
+    assert len(queries.values(0, [b"cacme"])) == 1
+    # Compaction may have taken acme's deletion, which would never be heard of.
+    index.forget_old_state(NOW + 1_900 * SECOND)
+    assert index.offsets() == {("deliveries", 0): 1}
+    assert not queries.values(0, [b"cacme"])
+    read(0, b"cacme")
+    index.forget_old_state(NOW + 1_900 * SECOND)  # it wasn't through
+    assert index.offsets() == {("deliveries", 0): 1}
+
+
 def test_after_a_restart_it_goes_on_and_a_file_of_another_kind_is_made_anew(
     settings: Settings, tmp_path: Path
 ) -> None:

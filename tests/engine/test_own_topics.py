@@ -17,6 +17,7 @@ KEYS = (
     "retention.bytes",
     "segment.bytes",
     "min.cleanable.dirty.ratio",
+    "delete.retention.ms",
     "max.message.bytes",
     "compression.type",
 )
@@ -52,6 +53,8 @@ async def test_own_topics_are_made_so_that_time_takes_nothing(installation: Inst
     # Clean is at least 70 % of what is closed: 1 / 0.7 = 1.4 of what lives, and one segment.
     assert float(changelog["min.cleanable.dirty.ratio"]) == 0.3
     assert int(changelog["segment.bytes"]) == 4 << 20
+    # Transactions' markers are kept so long, 81 bytes each, 20 a second.
+    assert changelog["delete.retention.ms"] == "3600000"
 
 
 @pytest.mark.broker
