@@ -379,7 +379,10 @@ class LineWatch:
                 self._add_up(one)
             for engine in self._engines:
                 for place in sorted(segments):
-                    engine.fold(TP(segments_topic, place), segments[place])
+                    # Lines in the order of their names: which is mentioned first depends on where
+                    # a read of the slice ended. Each line's own segments stay in their order.
+                    by_line = sorted(segments[place], key=lambda one: one.key)
+                    engine.fold(TP(segments_topic, place), by_line)
                 for partition, at, tick in ticks:
                     engine.fold(TP(ticks_topic, partition), [MemoryRecord(0, at, None, tick)])
             yield from self._told

@@ -57,7 +57,7 @@ MAX_CYCLE_BYTES = 16 << 20
 # Emitted by a bulk source in one cycle, of one partition: what is dispatched next goes through
 # the same queue as the alerts, and while there are any each cycle is to be short.
 BULK_OUTPUTS = 2_000
-BULK_OUTPUTS_BESIDE_ALERTS = 250
+BULK_OUTPUTS_BESIDE_ALERTS = 700
 BESIDE_SECONDS = 1.0
 LEAST_ROOM = 50
 # So long at most the network waits for the folds: a commit is half a dozen round trips.

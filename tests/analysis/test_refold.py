@@ -10,7 +10,9 @@ from agents.rules import Rules
 from app.analysis import refold
 from app.analysis.variants import Lengths, Variant
 from streams.times import HOUR
+from streams.topics import partition_of
 from tests.analysis.memory import ZONE, MemoryLogs, replayed
+from tests.samples import call
 from tests.test_histories import PARTITIONS, Dated, History
 
 RULES = Rules(
@@ -106,3 +108,28 @@ def test_lengths_are_those_of_runs_that_nobody_cuts_off(seed: int) -> None:
                 if is_in_run:
                     run.append(ended)
         assert seen == naive
+
+
+def test_lines_that_reach_in_one_second_are_told_in_one_order() -> None:
+    # Two lines that live in one partition. The one that is mentioned first reaches last: how many
+    # calls a read brought at once says nothing of who is told first.
+    place = partition_of(b"line-0", PARTITIONS)
+    other = next(
+        name
+        for name in (f"line-{number}" for number in range(1, 1000))
+        if partition_of(name.encode(), PARTITIONS) == place
+    )
+    at = datetime(2026, 11, 17, 10, tzinfo=ZONE)
+    accounts = [
+        ("accounts", name, {"account_id": name, "name": name}, 0, at) for name in ("acme", "bolt")
+    ]
+    calls = [
+        ("call-records", name, call(name, number, result="W", line_id=line).value, 0, at)
+        for number, (name, line) in enumerate(
+            [("acme", "line-0"), *[("bolt", other)] * 3, *[("acme", "line-0")] * 2]
+        )
+    ]
+    whole = replayed(MemoryLogs([*accounts, *calls], at_once=1000, at_ms=0), RULES, VARIANTS[2:3])
+    single = replayed(MemoryLogs([*accounts, *calls], at_once=1, at_ms=0), RULES, VARIANTS[2:3])
+    assert sum(b"line_error_run" in command for command in whole[0][0]) == 4  # by two channels each
+    assert single[0] == whole[0]

@@ -415,7 +415,7 @@ def show(found: list[Measured]) -> None:
         table.add_row(
             one.stage,
             f"{one.cpu_ms:.4f}",
-            f"{1000 / one.cpu_ms:,.0f}",
+            f"{1000 / one.cpu_ms:,.0f}" if one.cpu_ms else "–",
             f"{1 / one.seconds:,.0f}",
             "–" if one.trips is None else f"{one.trips:.2f}",
         )
