@@ -276,8 +276,9 @@ class Watch:
     def _at_home(self, tp: TP, records: list[Any]) -> Iterable[tuple[TP, list[Any]]]:
         """Yield records grouped by the partition in whose state they are folded."""
         topics, place = self._topics, self._engine.place
+        keys = {one.key for one in records}
         if tp.topic == topics.announcements or not any(
-            one.key is not None and place(one.key) != tp.partition for one in records
+            key is not None and place(key) != tp.partition for key in keys
         ):
             return [(tp, records)]
         homes: dict[TP, list[Any]] = {}
