@@ -47,6 +47,7 @@ def tell(
     name = cause if isinstance(cause, str) else cause_of(polled.tp, cause)
     headers = [(CAUSE, name.encode())] if name else []
     traces = tracing.on()
+    caused_by = None if traces is None else _traceparent(polled, cause)
     for command in commands:
         key = (command.account_id or "").encode()
         own = headers
@@ -56,11 +57,11 @@ def tell(
                 command.scenario,
                 command.channel,
                 cause=name,
-                caused_by=_traceparent(polled, cause),
+                caused_by=caused_by,
                 now=polled.now,
             )
         polled.emit(Output(topics.notifications, partition, key, encode(command), own))
-        _noticed(command.scenario, command.channel).inc()
+        _counter(command.scenario, command.channel).inc()
     if is_urgent:
         polled.hurry()
 
@@ -74,7 +75,7 @@ def _traceparent(polled: Chunk, cause: int | str) -> bytes | None:
 
 
 @cache
-def _noticed(scenario: str, channel: str) -> Counter:
+def _counter(scenario: str, channel: str) -> Counter:
     """Return a counter of a closed set: to look one up costs as much as to encode a command."""
     return metrics.NOTIFICATIONS.labels(scenario, channel)
 
