@@ -166,18 +166,19 @@ async def begun_anew_with_accounts(world: World) -> None:
         assert [one["cause"]["first_call_id"] for one in told] == ["acme-call-5"] * 2
 
 
-async def forgotten_on_purpose(world: World) -> None:
-    """The state is deleted: the worker says so, and goes on with customers read again."""
+async def _lose_the_state(world: World) -> None:
+    """Run through the past, stop, and delete what the changelog holds."""
     made = world.installation
     await world.begin()
     await made.publish(PAST)
     await made.wait_for("deliveries", is_told(5))
     await world.end_all()
     await kafka_admin.make_anew(made, made.topics.changelog)
-    await world.refused("doesn't hold the state", "--all-topics --to-current", "--to-earliest")
-    every = [one.name for one in (*made.topics.contract(), *made.topics.internal())]
-    await kafka_admin.reset_to_current(made, every)
-    await world.decide([made.topics.accounts], to_end=False)
+
+
+async def _count_from_zero(world: World) -> None:
+    """Run on, and check that the run of calls begins with those published now."""
+    made = world.installation
     await world.begin()
     await made.publish(failed(5, 15))
     await made.wait_for("deliveries", is_told(7))
@@ -185,29 +186,30 @@ async def forgotten_on_purpose(world: World) -> None:
     assert [
         one["cause"]["first_call_id"] for one in told if one["scenario"] == "unreachable_run"
     ] == ["acme-call-5"] * 2
+
+
+async def forgotten_on_purpose(world: World) -> None:
+    """The state is deleted: the worker says so, and goes on with customers read again."""
+    made = world.installation
+    await _lose_the_state(world)
+    await world.refused("doesn't hold the state", "--all-topics --to-current", "--to-earliest")
+    every = [one.name for one in (*made.topics.contract(), *made.topics.internal())]
+    await kafka_admin.reset_to_current(made, every)
+    await world.decide([made.topics.accounts], to_end=False)
+    await _count_from_zero(world)
 
 
 async def forgotten_with_its_offsets(world: World) -> None:
     """The state is gone and the group's offsets have expired: that it was here is known by its
     queues, so nothing is begun anew, and one of the line's commands decides."""
     made = world.installation
-    await world.begin()
-    await made.publish(PAST)
-    await made.wait_for("deliveries", is_told(5))
-    await world.end_all()
-    await kafka_admin.make_anew(made, made.topics.changelog)
+    await _lose_the_state(world)
     await kafka_admin.delete_group(made)
     said = await world.refused("has no offsets", "--to-latest", "--to-earliest")
     sent = len(world.sandbox.wechat.messages)
     await world.decide(set(TOPIC.findall(said)), to_end=True)
     await world.decide([made.topics.accounts], to_end=False)
-    await world.begin()
-    await made.publish(failed(5, 15))
-    await made.wait_for("deliveries", is_told(7))
-    told = await made.read_values("notifications")
-    assert [
-        one["cause"]["first_call_id"] for one in told if one["scenario"] == "unreachable_run"
-    ] == ["acme-call-5"] * 2
+    await _count_from_zero(world)
     assert len(world.sandbox.wechat.messages) == sent + 1
 
 
