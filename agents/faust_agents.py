@@ -21,10 +21,7 @@ def declare_agents(app: faust.App, engine: Engine, topics: Topics) -> None:
     told = {
         topics.accounts: ("accounts", "Remembers what customers chose; forgets who left."),
         topics.recharges: ("recharges", "Tells whose money arrived, and whose balance is low."),
-        topics.calls: (
-            "calls",
-            "Looks at every finished call: batch, runs, balance, interest.",
-        ),
+        topics.calls: ("calls", "Looks at every finished call: batch, runs, balance, interest."),
         topics.line_segments: ("lines", "Counts the errors in a row of each line."),
         topics.ticks: ("ticks", "Lets time pass: reminds, and forgets what is over."),
         topics.announcements: ("announcements", "Copies an announcement into every partition."),
