@@ -16,6 +16,7 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from app.kafka.topic_setup import create_topics
 from app.local.console import ConsoleProcess
 from app.local.worker import WorkerProcess
+from app.operations.lag import outboxes, read_topics
 from app.settings import PREFIX, Settings, load_settings
 from streams.kafka.producer import within
 from streams.topics import Topics
@@ -213,6 +214,18 @@ class Installation:
         finally:
             await within(10.0, consumer.stop())
         return left
+
+    async def fold_all(
+        self, check: Callable[[], object] = lambda: None, within_s: float = PATIENCE_SECONDS
+    ) -> None:
+        """Wait until the group has folded all that lies in its topics, whatever came of it; its
+        outboxes may hold more. `check` is called meanwhile. Fails after `within_s` seconds."""
+        names = [name for name in read_topics(self.topics) if name not in outboxes(self.topics)]
+        deadline = time.monotonic() + within_s
+        while any((left := await self.unfolded(names)).values()):
+            check()
+            assert time.monotonic() < deadline, f"after {within_s:.0f} s not folded: {left}"
+            await asyncio.sleep(0.2)
 
     async def read_values(self, topic: str) -> list[dict[str, Any]]:
         """Return the values, as JSON, of all committed records of a contract topic."""

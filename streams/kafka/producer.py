@@ -461,6 +461,8 @@ class TransactionalProducer:
         topic, partition = destination
         batch._relative_offset = count
         future = await producer.send_batch(batch, topic, partition=partition)
+        # Where the next batch isn't taken at all nobody waits for this one: asyncio would complain.
+        future.add_done_callback(_retrieve)
         written.append((destination, range(begin, begin + count), future))
 
     async def _send_offsets(
@@ -547,6 +549,11 @@ def _check_written(
         destination: where.offset + len(places) + 1
         for (destination, places, _), where in zip(written, results, strict=True)
     }
+
+
+def _retrieve(future: asyncio.Future[Any]) -> None:
+    if not future.cancelled():
+        future.exception()
 
 
 def _raise_for(error_code: int) -> None:

@@ -9,7 +9,7 @@ from app.analysis.against import is_ours
 from app.analysis.commands import ToldCommand
 from tests.analysis.test_export import run
 from tests.installation import PARTITIONS, Installation, Published
-from tests.replay.test_replay import history
+from tests.replay.test_replay import live_through
 from tests.samples import ENDED, account, call, ticks
 
 
@@ -20,14 +20,7 @@ async def test_a_replay_tells_what_was_told(installation: Installation) -> None:
               "expires_at": "2019-02-03T00:00:00+08:00"}  # fmt: skip
     await installation.publish(account(name, **wishes) for name in ("acme", "bob", "carol"))
     worker = installation.worker()
-    await installation.publish(history())
-    await installation.wait_for(
-        "deliveries",
-        lambda seen: (
-            sum(one["scenario"] == "announcement" for one in seen) == 6
-            and sum(one["scenario"] == "account_expiring" for one in seen) == 9
-        ),
-    )
+    await live_through(installation)
     # The balance stays low: the same cause on another day.
     low = call("acme", 0, submitted_at="2019-01-31T10:00:00Z", balance="10.00")
     days = [f"2019-02-0{day}T10:00:00+08:00" for day in (1, 2)]
@@ -35,6 +28,7 @@ async def test_a_replay_tells_what_was_told(installation: Installation) -> None:
     await installation.wait_for(
         "notifications", lambda seen: any(one["occurred_at"] == days[1] for one in seen)
     )
+    await installation.fold_all()
     worker.stop()
     foreign = {"scenario": "low_balance", "account_id": "acme", "channel": "inbox", "page": None,
                "occurred_at": ENDED, "title": "t", "content": "c", "cause": {}}  # fmt: skip

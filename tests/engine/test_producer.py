@@ -1,12 +1,18 @@
 """The transaction of a cycle, on a real Kafka."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from aiokafka.errors import InvalidProducerEpoch, KafkaTimeoutError, MessageSizeTooLargeError
+from aiokafka.errors import (
+    InvalidProducerEpoch,
+    KafkaTimeoutError,
+    MessageSizeTooLargeError,
+    ProducerFenced,
+)
 
 from streams.engine.types import TP
 from streams.kafka.producer import (
@@ -189,3 +195,30 @@ async def test_a_topic_that_takes_only_small_batches_gets_small_ones(
         await producer.commit({(topic, 0): _records(b"1", b"x" * 20_001)}, offsets, member)
     assert refused.value.refused == {(topic, 0): [1]}
     assert producer._producer is began  # the broker wasn't even asked
+
+
+async def test_a_send_that_nobody_waits_for_any_more_complains_of_nothing() -> None:
+    # The producer is fenced between two batches of one transaction: the second isn't taken.
+    taken: list[asyncio.Future[None]] = [asyncio.get_running_loop().create_future()]
+
+    class Fenced:
+        async def send_batch(self, *_: object, partition: int) -> asyncio.Future[None]:
+            if partition == 1:
+                raise ProducerFenced
+            return taken[0]
+
+    fenced: Any = Fenced()
+    complaints: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, said: complaints.append(said))
+    producer = TransactionalProducer("worker", {})
+    records: list[ProducerRecord] = [(b"k", b"v", [])]
+    written: list[Any] = []
+    await producer._produce(fenced, ("topic", 0), records, None, written)
+    with pytest.raises(ProducerFenced):
+        await producer._produce(fenced, ("topic", 1), records, None, written)
+    taken[0].set_exception(ProducerFenced())
+    await asyncio.sleep(0)
+    written.clear()
+    taken.clear()
+    gc.collect()
+    assert complaints == []

@@ -173,13 +173,7 @@ class Month(Round):
         """Let calls come; return when they are folded, whatever has ended of what they notice."""
         async with self._producer() as producer:
             await self._send(producer, self.history.some(calls))
-        of = self.installation.topics
-        topics = [of.calls, of.recharges, of.accounts, of.line_segments, of.notifications]
-        deadline = time.monotonic() + self.settle_s
-        while any((await self.installation.unfolded(topics)).values()):
-            self.check_workers()
-            assert time.monotonic() < deadline, "not folded"
-            await asyncio.sleep(0.3)
+        await self.installation.fold_all(self.check_workers, self.settle_s)
 
     async def compare_books(self) -> None:
         """The last day's tick, then all that was told and remembered beside the oracle's."""

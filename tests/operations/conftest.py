@@ -88,15 +88,8 @@ async def _tell(made: Installation) -> None:
         "deliveries", lambda found: {one["scenario"] for one in found} >= {"recharge_received"}
     )
     await made.publish(one for one in told if one.topic == "ticks")
-    topics = made.topics
-    names = [
-        topics.calls,
-        topics.ticks,
-        topics.line_segments,
-        topics.notifications,
-        topics.sms_outbox,
-    ]
-    while any((await made.unfolded(names)).values()):  # noqa: ASYNC110 (Kafka tells nobody)
+    await made.fold_all()
+    while (await made.unfolded([made.topics.sms_outbox])).popitem()[1]:  # noqa: ASYNC110 (Kafka tells nobody)
         await asyncio.sleep(0.2)
 
 

@@ -232,7 +232,7 @@ TOPIC = re.compile(r"--topic ([\w.-]+)")
 ACTS = {
     name.replace("_", "-"): act
     for name, act in list(globals().items())
-    if inspect.iscoroutinefunction(act)
+    if inspect.iscoroutinefunction(act) and not name.startswith("_")
 }
 
 

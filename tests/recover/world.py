@@ -91,15 +91,7 @@ class World(Month):
 
     async def fold_all(self) -> None:
         """Wait until everything that lies there is folded, whatever came of it."""
-        topics = self.installation.topics
-        names = [
-            topics.accounts, topics.calls, topics.recharges, topics.ticks, topics.announcements,
-            topics.line_segments, topics.fan_outs, topics.notifications,
-        ]  # fmt: skip
-        async with asyncio.timeout(self.settle_s):
-            while any((await self.installation.unfolded(names)).values()):
-                self.check_workers()
-                await asyncio.sleep(0.2)
+        await self.installation.fold_all(self.check_workers, self.settle_s)
 
     async def counts(self) -> dict[str, int]:
         """How many records each topic of the contract holds."""
