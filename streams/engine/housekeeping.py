@@ -3,13 +3,9 @@ ones that its state was built from, and delete records that are worked off from 
 """
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Iterable, Mapping
 
-from aiokafka.errors import (
-    ClusterAuthorizationFailedError,
-    KafkaError,
-    TopicAuthorizationFailedError,
-)
+from aiokafka.errors import KafkaError
 
 from streams.engine.positions import Gap, Missing, is_another
 from streams.engine.types import TP
@@ -30,15 +26,15 @@ class Housekeeping:
         reader: LogReader,
         topic_ids: Mapping[str, bytes],
         changelog: str,
-        queues: Collection[str],
+        queues: Iterable[str],
     ) -> None:
         """`topic_ids`: the id of each topic that the worker needs. `queues`: see `EngineConfig`."""
         self._reader = reader
         self._ids = topic_ids
         self._changelog = changelog
-        self._queues = queues
+        self._queues = frozenset(queues)
         self._deleted: dict[TP, int] = {}
-        self._is_allowed = True
+        self._denied: set[str] = set()
         self._missed = 0
 
     async def look_for_gaps(self, committed: Mapping[TP, int]) -> list[Gap]:
@@ -57,23 +53,22 @@ class Housekeeping:
         return [Gap(Missing.MADE_ANEW, TP(topic, 0), 0, 0, 0) for topic in sorted(gone)]
 
     async def delete_done(self, committed: Mapping[TP, int]) -> None:
-        """Delete the queues' records before the committed offsets. Raises KafkaError; where only
-        the right is missing, logs that once and raises nothing."""
+        """Delete the queues' records before the committed offsets. Raises KafkaError. A queue
+        from which this user may not delete is told once, and the others go on."""
         done = {
             tp: offset
             for tp, offset in committed.items()
-            if tp.topic in self._queues and offset > self._deleted.get(tp, 0)
+            if tp.topic in self._queues - self._denied and offset > self._deleted.get(tp, 0)
         }
-        if not done or not self._is_allowed:
+        if not done:
             return
-        try:
-            await self._reader.delete_before(done)
-        except (ClusterAuthorizationFailedError, TopicAuthorizationFailedError):
-            self._is_allowed = False
+        denied = await self._reader.delete_before(done)
+        if denied:
+            self._denied |= denied
             log.warning(
-                "may not delete what is done with from %s and the group's other queues, which so "
-                "grow for ever: allow this user DELETE on them",
-                next(iter(done)).topic,
+                "may not delete what is done with from %s, which so grow for ever: allow this user "
+                "DELETE on them and on the group's other queues",
+                ", ".join(sorted(denied)),
             )
         self._deleted.update(done)
 

@@ -5,7 +5,12 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.client import AIOKafkaClient
-from aiokafka.errors import KafkaConnectionError, for_code
+from aiokafka.errors import (
+    KafkaConnectionError,
+    NoError,
+    TopicAuthorizationFailedError,
+    for_code,
+)
 from aiokafka.protocol.admin import DeleteRecordsRequest
 
 from streams.engine.state import State
@@ -97,8 +102,10 @@ class LogReader:
             return dict.fromkeys(wanted, b"")
         return read_topic_ids(answer)
 
-    async def delete_before(self, offsets: Mapping[TP, int]) -> None:
-        """Delete the records before these offsets. Raises KafkaError at the first that fails."""
+    async def delete_before(self, offsets: Mapping[TP, int]) -> set[str]:
+        """Delete the records before these offsets; return the topics where this user may not.
+        Raises KafkaError at the first other failure."""
+        denied = set()
         client = self._open(self._ends)._client
         by_leader: dict[int, dict[str, list[tuple[int, int]]]] = {}
         for tp, offset in offsets.items():
@@ -111,8 +118,12 @@ class LogReader:
             answer = await client.send(leader, request)
             for topic in answer.topics:
                 for partition in topic[1]:
-                    if error_code := partition[2]:
-                        raise for_code(error_code)
+                    error = for_code(partition[2])
+                    if error is TopicAuthorizationFailedError:
+                        denied.add(topic[0])
+                    elif error is not NoError:
+                        raise error()
+        return denied
 
     async def restore(
         self, changelogs: dict[TP, State], ends: dict[TP, int], on_progress: Callable[[float], None]

@@ -189,27 +189,29 @@ async def test_who_may_not_delete_is_told_once_and_goes_on(
     installation: Installation, strict: StrictKafka, caplog: pytest.LogCaptureFixture
 ) -> None:
     topics, options = installation.topics, installation.settings().kafka_client_options()
-    queue = topics.wechat_outbox
+    queue, other = TP(topics.wechat_outbox, 0), TP(topics.sms_outbox, 0)
+    queues = (queue.topic, other.topic)
     producer = AIOKafkaProducer(bootstrap_servers=strict.bootstrap_servers)
     await producer.start()
-    for _ in range(3):
-        await producer.send_and_wait(queue, b"{}", partition=0)
+    for topic in queues * 3:
+        await producer.send_and_wait(topic, b"{}", partition=0)
     await producer.stop()
     reader = LogReader(options)
     try:
-        await reader.open([queue])
-        async with strict.denied("Delete", resource="topic", name=queue):
-            keeping = Housekeeping(reader, {}, topics.changelog, {queue})
+        await reader.open(queues)
+        async with strict.denied("Delete", resource="topic", name=queue.topic):
+            keeping = Housekeeping(reader, {}, topics.changelog, queues)
             for end in (1, 2):
-                await keeping.delete_done({TP(queue, 0): end})
-            assert await reader.beginnings([TP(queue, 0)]) == {TP(queue, 0): 0}
+                await keeping.delete_done({queue: end, other: end})
+            # What may be deleted elsewhere goes on.
+            assert await reader.beginnings([queue, other]) == {queue: 0, other: 2}
         ours = [one for one in caplog.records if one.name == "streams.engine.housekeeping"]
         (line,) = [one.getMessage() for one in ours]
-        assert line.startswith(f"may not delete what is done with from {queue}")
+        assert line.startswith(f"may not delete what is done with from {queue.topic},")
         assert "allow this user DELETE" in line
         # With the right, the next assignment does it.
-        again = Housekeeping(reader, {}, topics.changelog, {queue})
-        await again.delete_done({TP(queue, 0): 2})
-        assert await reader.beginnings([TP(queue, 0)]) == {TP(queue, 0): 2}
+        again = Housekeeping(reader, {}, topics.changelog, queues)
+        await again.delete_done({queue: 2})
+        assert await reader.beginnings([queue]) == {queue: 2}
     finally:
         await reader.close()
