@@ -17,7 +17,7 @@ from agents.admission import Admission
 from agents.channel import Ledger, SendingChannel
 from agents.clock import Clock, wall_clock
 from agents.dead_letters import attempts_of, dead_letter
-from agents.dispatch import COORDINATES
+from agents.dispatch import origin_of
 from agents.holds import HoldView
 from agents.metrics import DELIVERIES, EVENT_TO_SENT_SECONDS, PENDING
 from agents.outcomes import Refused
@@ -284,18 +284,18 @@ class SendAgent:
         return outputs
 
     def _bury(self, partition: int, record: OutboxRecord, reason: str) -> Output:
-        # Dispatch wrote down where the command stood before it came here.
-        origin = dict(record.headers)
+        own, origin = origin_of(record.headers)
+        topic, number, offset = origin or (self.topic, partition, record.offset)
         return dead_letter(
             self._dead_letters,
-            topic=origin.get("dialwatch.topic", self.topic.encode()).decode(),
-            partition=int(origin.get("dialwatch.partition", partition)),
-            offset=int(origin.get("dialwatch.offset", record.offset)),
+            topic=topic,
+            partition=number,
+            offset=offset,
             key=record.key,
             value=record.value,
             reason=reason,
             at=format_moment(self._now(), self._zone),
-            headers=_own_headers(record.headers),
+            headers=own,
         )
 
     def _move(self, partition: int, lane: _Lane, recipient: str) -> None:
@@ -317,9 +317,3 @@ def _reason(delivery: Delivery) -> str:
     if delivery.status == "failed":
         return str(delivery.error_code or "given up")
     return ""
-
-
-def _own_headers(headers: Sequence[tuple[str, bytes]]) -> Sequence[tuple[str, bytes]]:
-    """Return a command's headers without what dispatch wrote behind them."""
-    last = tuple(name for name, _ in headers[-len(COORDINATES) :])
-    return headers[: -len(COORDINATES)] if last == COORDINATES else headers

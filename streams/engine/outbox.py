@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol
 from msgspec import Struct
 
 from streams.engine.state import State, Table
-from streams.engine.types import Output, Record
+from streams.engine.types import Header, Output, Record
 
 
 class OutboxRecord(NamedTuple):
@@ -20,7 +20,7 @@ class OutboxRecord(NamedTuple):
     offset: int
     key: bytes | None
     value: bytes
-    headers: Sequence[tuple[str, bytes]] = ()
+    headers: Sequence[Header] = ()
 
 
 Finish = Callable[[int, int, list[Output]], None]

@@ -10,7 +10,11 @@ from faust.types import TP
 if TYPE_CHECKING:
     from streams.engine.state import State
 
-__all__ = ["TP", "Chunk", "Output", "Reading", "Record", "Source"]
+__all__ = ["TP", "Chunk", "Header", "Output", "Reading", "Record", "Source"]
+
+
+Header = tuple[str, bytes | None]
+"""A record's header: its name, and its value, which other producers may leave out."""
 
 
 class Record(Protocol):
@@ -21,7 +25,7 @@ class Record(Protocol):
     """Milliseconds since the epoch."""
     key: bytes | None
     value: bytes | None
-    headers: Sequence[tuple[str, bytes]]
+    headers: Sequence[Header]
 
 
 class Output(NamedTuple):
@@ -31,7 +35,7 @@ class Output(NamedTuple):
     partition: int | None
     key: bytes | None
     value: bytes | None
-    headers: list[tuple[str, bytes]] = []  # noqa: RUF012  # a tuple's default, and never changed
+    headers: list[Header] = []  # noqa: RUF012  # a tuple's default, and never changed
 
 
 _UNLIMITED = 1 << 30

@@ -12,6 +12,7 @@ from app.console import schema
 from app.console.index import Index, PolledRecords
 from app.console.queries import BadCursorError, Filters, Queries, cursor_of, parse_cursor
 from app.settings import Settings, load_settings
+from streams.engine.types import Header
 from streams.times import DAY, SECOND, format_instant, parse_instant
 from tables.batches import Batch, batch_key
 from tables.lines import LineRun
@@ -27,7 +28,7 @@ class Record(NamedTuple):
     value: bytes | None
     key: bytes | None = None
     timestamp: int = NOW // 1000
-    headers: tuple[tuple[str, bytes], ...] = ()
+    headers: tuple[Header, ...] = ()
 
 
 @pytest.fixture
