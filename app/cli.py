@@ -339,6 +339,9 @@ def config() -> None:
 
 def main() -> None:
     """Run the command line and exit."""
+    # Whoever closes stdout or stderr (`>&-`) wants none of it.
+    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     # A terminal that can't show a character must not end a command.
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

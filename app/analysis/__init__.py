@@ -4,6 +4,7 @@ Kafka.
 In a notebook: `from app.analysis import replay`.
 """
 
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,7 +39,8 @@ def replay(
     under `if __name__ == "__main__"`, as Python's processes want it.
 
     Raises SettingsError for wrong arguments, CommandError where Kafka, a topic or a file is
-    missing. The frame is in memory: give a range where there are millions of commands.
+    missing; warns of records that the replay lacked or passed over. The frame is in memory: give a
+    range where there are millions of commands.
     """
     from app.analysis.commands import COLUMNS, VARIANT_COLUMNS, row_of  # noqa: PLC0415
     from app.analysis.parquet import load_polars  # noqa: PLC0415
@@ -67,6 +69,8 @@ def replay(
                 (variant.run_length, variant.window_hours, *row)
                 for _, variant in run.variants_of(number)
             ]
+        for note in run.notes():
+            warnings.warn(note, stacklevel=2)
     types = {str: pl.String, int: pl.Int64, float: pl.Float64}
     columns = VARIANT_COLUMNS | COLUMNS
     frame = pl.DataFrame(

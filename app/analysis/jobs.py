@@ -6,9 +6,12 @@ result doesn't depend on the number of processes, because slices don't.
 
 import multiprocessing
 import queue
+import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from heapq import merge
+from multiprocessing import resource_tracker
 from typing import Any
 
 from app.analysis.partition_logs import Logs
@@ -42,7 +45,7 @@ def slices_of(question: Question, reading: Logs, opening: Opening, jobs: int) ->
             process = context.Process(
                 target=_work, args=(theirs, question, opening, share, number == 0), daemon=True
             )
-            process.start()
+            _start(process)
             theirs.close()
             processes.append(process)
             streams.append(_received(ours, stop))
@@ -54,30 +57,55 @@ def slices_of(question: Question, reading: Logs, opening: Opening, jobs: int) ->
             process.join()
 
 
+def _start(process: Any) -> None:
+    """Start a process that Ctrl-C doesn't reach: it would print a traceback, and the parent, which
+    Ctrl-C reaches too, ends it. Raises CommandError."""
+    resource_tracker.ensure_running()  # it ends the blocking of SIGINT when it is started
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        process.start()
+    except OSError as error:
+        raise CommandError(
+            f"no more processes can be started ({error.strerror}): give fewer --jobs"
+        ) from None
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _work(
     pipe: Any, question: Question, opening: Opening, share: Sequence[int], is_first: bool
 ) -> None:
     """Fold a share of the partitions. Runs in a process of its own."""
     tune_memory()
-    try:
-        reading = opening()
+    with suppress(BrokenPipeError):  # the parent has ended
         try:
-            waiting: list[Slice] = []
-            records = 0
-            for one in Watch(question, reading, share, is_first=is_first).slices():
-                waiting.append(one)
-                records += one.records
-                if len(waiting) >= _MOST_SLICES or records >= _MOST_RECORDS:
-                    pipe.send(waiting)
-                    waiting, records = [], 0
-            pipe.send(waiting)
-            pipe.send(None)
-        finally:
-            reading.close()
-    except CommandError as error:
-        pipe.send(error)
-    except (BrokenPipeError, KeyboardInterrupt):
-        pass  # the parent has closed the pipe
+            _fold(pipe, question, opening, share, is_first=is_first)
+        except CommandError as error:
+            pipe.send(error)
+        except Exception as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            pipe.send(
+                CommandError(f"{reason} (unexpected; --verbose with --jobs 1 shows a traceback)")
+            )
+
+
+def _fold(
+    pipe: Any, question: Question, opening: Opening, share: Sequence[int], *, is_first: bool
+) -> None:
+    reading = opening()
+    try:
+        waiting: list[Slice] = []
+        records = 0
+        for one in Watch(question, reading, share, is_first=is_first).slices():
+            waiting.append(one)
+            records += one.records
+            if len(waiting) >= _MOST_SLICES or records >= _MOST_RECORDS:
+                pipe.send(waiting)
+                waiting, records = [], 0
+        pipe.send(waiting)
+        pipe.send(None)
+    finally:
+        reading.close()
 
 
 def _received(pipe: Any, stop: threading.Event) -> Iterator[Slice]:

@@ -1,4 +1,8 @@
-"""Reading topics for a replay: without a group, up to the ends that they have at its start."""
+"""Reading topics for a replay: without a group, up to the ends that they have at its start.
+
+All ends are of one moment, in every process: a worker that goes on meanwhile would make what is
+read last younger than what was read first.
+"""
 
 import asyncio
 from collections.abc import Iterable, Mapping
@@ -22,11 +26,12 @@ _FETCH_BYTES = 4 << 20
 class KafkaLogs:
     """An installation's topics as `Logs`. Blocks: it has an event loop of its own."""
 
-    def __init__(self, settings: Settings) -> None:
-        """Connect. Raises KafkaAwayError."""
+    def __init__(self, settings: Settings, ends: Mapping[TP, int] | None = None) -> None:
+        """Connect. `ends`: what `fix_ends` returned in another process. Raises KafkaAwayError."""
         self._settings = settings
         self._runner = asyncio.Runner()
         self._consumer: Any = None
+        self._fixed: dict[TP, int] = dict(ends or {})
         self._ends: dict[TP, int] = {}
         try:
             self._counts: dict[str, int] = self._run(self._partition_counts())
@@ -38,8 +43,15 @@ class KafkaLogs:
     def counts(self) -> dict[str, int]:
         return self._counts
 
+    def fix_ends(self, topics: Iterable[str]) -> dict[TP, int]:
+        """Read these topics up to the ends that they have now, whenever it begins; return these."""
+        tps = [TP(topic, n) for topic in topics for n in range(self._counts.get(topic, 0))]
+        self._fixed = {tp: end for tp, (_, end) in self.bounds(tps).items()}
+        return self._fixed
+
     def begin(self, logs: Iterable[PartitionLog], starts: Mapping[TP, int] | None = None) -> int:
-        """See `Logs`. `starts`: the first offsets to read, where these aren't the logs' first."""
+        """See `Logs`; the ends are those of `fix_ends`, where it was called. `starts`: the first
+        offsets to read, where these aren't the logs' first."""
         by_tp = {TopicPartition(*log.tp): log for log in logs}
         return int(self._run(self._begin(by_tp, starts or {})))
 
@@ -54,14 +66,22 @@ class KafkaLogs:
     def missing(self) -> list[str]:
         """See `Logs`. Leaves accounts out: in a compacted topic missing records are normal."""
         topics = self._settings.topics
+        unknown = "what batches and runs were before it isn't known"
+        lacking = dict.fromkeys(
+            (topics.calls, topics.recharges, topics.ticks, topics.announcements), unknown
+        )
+        if any(tp.topic == topics.notifications for tp in self._ends):
+            lacking[topics.notifications] = (
+                "what was told before it counts as only_replay; --since leaves that out"
+            )
         said = []
-        for topic in (topics.calls, topics.recharges, topics.ticks, topics.announcements):
+        for topic, what in lacking.items():
             bounds = self.bounds(TP(topic, number) for number in range(self._counts.get(topic, 0)))
             late = sorted(tp.partition for tp, (begin, _) in bounds.items() if begin)
             if late:
                 said.append(
                     f"the beginning of {topic} was deleted (partitions {', '.join(map(str, late))})"
-                    ": what batches and runs were before it isn't known"
+                    f": {what}"
                 )
         return said
 
@@ -125,6 +145,7 @@ class KafkaLogs:
         records = 0
         for tp, log in logs.items():
             begin, end = bounds[log.tp]
+            end = self._fixed.get(log.tp, end)
             start = max(starts.get(log.tp, begin), begin)
             self._ends[log.tp] = end
             log.is_ended = start >= end

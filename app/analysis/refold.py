@@ -172,6 +172,7 @@ class Watch:
 
     def slices(self) -> Iterator[Slice]:
         """Fold everything; yield the slices in order."""
+        accounts = self._part
         self._fold_accounts()
         topics = self._topics
         parts = [
@@ -215,7 +216,7 @@ class Watch:
             (1, self._partitions[0] if self._partitions else 0),
             lengths=self._lengths.end() if self._lengths is not None else None,
             changed=self._changed,
-            invalid=self._part.invalid,
+            invalid=accounts.invalid,
         )
 
     def _log(self, topic: str, number: int) -> PartitionLog:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, tzinfo
 from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
@@ -39,6 +39,7 @@ def report_of(run: Replay, counts: Summary, notes: Sequence[str]) -> str:
     return template.render(
         title=_title(days),
         subtitle=f"What dialwatch notices in {run.seen.records:,} records, {_variants(run)}.",
+        is_part=not run.asked.wanted.is_all,
         tiles=_tiles(run, counts, own),
         notes=notes,
         scenarios=scenarios,
@@ -218,7 +219,8 @@ def _facts(run: Replay, own: Variant) -> list[tuple[str, str]]:
             "source",
             str(asked.files) if asked.files else f"Kafka, {run.topics.calls} and the others",
         ),
-        ("records folded", f"{run.seen.records:,}, {run.seen.invalid:,} of them invalid"),
+        ("records folded", f"{run.seen.records:,}: the whole history, all accounts"),
+        ("invalid records", f"{run.seen.invalid:,}, those of accounts too"),
         ("variants", "; ".join(map(str, run.variants))),
         ("as set", str(own)),
         ("zone", settings.timezone),
@@ -235,8 +237,16 @@ def _facts(run: Replay, own: Variant) -> list[tuple[str, str]]:
     if wanted.account is not None:
         facts.append(("only account", wanted.account))
     if span is not None:
-        begin, end = (format_instant(at, settings.zone)[:19] for at in span)
+        begin, end = (_moment(at, settings.zone) for at in span)
         facts.append(("records are from", f"{begin} to {end}"))
     made = datetime.now(settings.zone).isoformat(timespec="seconds")
     facts.append(("made", f"{made} by dialwatch {version('dialwatch')}"))
     return facts
+
+
+def _moment(instant: int, zone: tzinfo) -> str:
+    """Return an instant for people. Timestamps are the producers' and may be any number."""
+    try:
+        return format_instant(instant, zone)[:19]
+    except (OverflowError, ValueError):
+        return "after the year 9999" if instant > 0 else "before the year 1"

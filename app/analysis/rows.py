@@ -9,13 +9,15 @@ import io
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from glob import escape
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 from unicodedata import east_asian_width
 
 from app.analysis.parquet import RowsWriter
-from app.errors import SettingsError
+from app.errors import CommandError, SettingsError
+from app.terminal import printable
 
 Format = Literal["jsonl", "csv", "parquet", "table"]
 _WIDEST = 60
@@ -91,7 +93,7 @@ def _width(text: str) -> int:
 
 
 def _fit(text: str, width: int) -> str:
-    text = text.replace("\n", " ")
+    text = printable(text.replace("\n", " "))
     while _width(text) > width:
         text = text[: -2 if text.endswith("…") else -1] + "…"
     return text + " " * (width - _width(text))
@@ -105,25 +107,79 @@ def check_output(format_: Format, to: Path | None) -> None:
 
 
 def check_place(option: str, file: Path | None) -> None:
-    """Raise SettingsError where a file can't be written. None: no file is asked for."""
+    """Raise SettingsError where a file can't be written; this is tried. Deletes what other
+    processes left of this file when they were killed. None: no file is asked for."""
     if file is None:
         return
-    if file.is_dir():
-        raise SettingsError([f"{option}: {file} is a directory: name a file in it"])
-    if not file.absolute().parent.is_dir():
-        raise SettingsError([f"{option}: there is no directory {file.absolute().parent}: make it"])
+    try:
+        if file.is_dir():
+            raise SettingsError([f"{option}: {file} is a directory: name a file in it"])
+        if file.exists() and not file.is_file():
+            raise SettingsError([f"{option}: {file} is no plain file: name another one"])
+        parent = file.absolute().parent
+        if not parent.is_dir():
+            raise SettingsError([f"{option}: there is no directory {parent}: make it"])
+        _delete_left_over(file)
+        beside = _beside(file, os.getpid())
+        beside.touch()
+        beside.unlink()
+    except OSError as error:
+        raise SettingsError(
+            [f"{option}: {file} can't be written ({error.strerror}): name another place"]
+        ) from None
+
+
+def _beside(file: Path, process: int | str) -> Path:
+    """Return the name that a file has while a process writes it."""
+    return file.with_name(f".{file.name}.{process}.part")
+
+
+def _delete_left_over(file: Path) -> None:
+    for one in file.parent.glob(_beside(Path(escape(file.name)), "*").name):
+        process = one.name.split(".")[-2]
+        if process.isdecimal() and not _is_running(int(process)):
+            with suppress(OSError):  # somebody else's; it disturbs nobody
+                one.unlink()
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 @contextmanager
 def written(to: Path | None) -> Iterator[BinaryIO]:
-    """Yield stdout, or a new file that is renamed to `to` at the end (after an error: deleted)."""
+    """Yield stdout, or a new file that is renamed to `to` at the end (after an error: deleted).
+
+    Raises CommandError where it can't be written."""
     if to is None:
-        yield sys.stdout.buffer
+        try:
+            yield sys.stdout.buffer
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            # What is still buffered can't be written when the program ends, either.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise _unwritten("stdout", error) from None
         return
-    beside = to.with_name(f".{to.name}.{os.getpid()}.part")
+    beside = _beside(to, os.getpid())
     try:
         with beside.open("wb") as out:
             yield out
         beside.replace(to)
+    except OSError as error:
+        raise _unwritten(str(to), error) from None
     finally:
         beside.unlink(missing_ok=True)
+
+
+def _unwritten(file: str, error: OSError) -> CommandError:
+    reason = " ".join((error.strerror or str(error)).split())
+    return CommandError(
+        f"{file} can't be written ({reason}): make room, or name another place, and run it again"
+    )

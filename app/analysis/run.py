@@ -1,9 +1,10 @@
 """One replay from beginning to end: arguments, logs to read, and the commands that result."""
 
 import functools
+import signal
 import sys
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from rich.progress import Progress
 
 from app.analysis.commands import CommandFilter, ToldCommand, decode_command, instant_of_command
 from app.analysis.files import FileLogs
-from app.analysis.jobs import slices_of
+from app.analysis.jobs import Opening, slices_of
 from app.analysis.kafka_logs import KafkaLogs
 from app.analysis.partition_logs import Logs, PartitionLog
 from app.analysis.refold import ALL, LineWatch, Question, Slice
@@ -62,10 +63,11 @@ def asked_for(
     """Parse the arguments that people give as text. Raises SettingsError, with a line for each
     mistake."""
     rules = settings.rules
-    variants, (begin, end), _ = all_of(
+    variants, (begin, end), *_ = all_of(
         lambda: variants_of(rules, run_length, window_hours),
         lambda: range_of(settings.zone, since, until),
         lambda: _check_scenarios(scenario),
+        lambda: _check_jobs(jobs),
     )
     wanted = CommandFilter(begin, end, frozenset(scenario), account)
     return Asked(settings, variants, wanted, files, jobs, has_lengths, has_places)
@@ -76,11 +78,41 @@ def _check_scenarios(names: Sequence[str]) -> None:
         raise SettingsError([f"--scenario: must be one of {', '.join(SCENARIOS)}"])
 
 
-def open_reading(settings: Settings, files: Path | None) -> Logs:
-    """Open the export, or the topics where `files` is None. Raises CommandError."""
-    if files is not None:
-        return FileLogs(files, settings.topics, needed=ContractTopic.CALL_RECORDS.value)
-    return KafkaLogs(settings)
+def _check_jobs(jobs: int) -> None:
+    if jobs < 1:
+        raise SettingsError(["--jobs: must be 1 or more"])
+
+
+@contextmanager
+def ended_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM end the program by an exception, so that unfinished files are deleted."""
+
+    def end(*_: object) -> None:
+        raise SystemExit(128 + signal.SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _open(asked: Asked) -> tuple[Logs, Opening]:
+    """Open the export, or the topics where there is none. Return the logs, and what opens them in
+    another process. Raises CommandError."""
+    settings, topics = asked.settings, asked.settings.topics
+    if asked.files is not None:
+        needed = ContractTopic.CALL_RECORDS.value
+        opening = functools.partial(FileLogs, asked.files, topics, needed=needed)
+        return opening(), opening
+    logs = KafkaLogs(settings)
+    try:
+        ends = logs.fix_ends([topics.accounts, topics.calls, topics.recharges, topics.ticks,
+                              topics.announcements, topics.notifications])  # fmt: skip
+    except CommandError:
+        logs.close()
+        raise
+    return logs, functools.partial(KafkaLogs, settings, ends)
 
 
 class Replay:
@@ -90,8 +122,7 @@ class Replay:
         """Open the logs. Raises CommandError."""
         self.asked = asked
         self.variants = asked.variants
-        self._opening = functools.partial(open_reading, asked.settings, asked.files)
-        self.reading = self._opening()
+        self.reading, self._opening = _open(asked)
         try:
             self.topics = self._topics()
         except CommandError:

@@ -12,7 +12,7 @@ from app.commands.options import (
     ask,
     id_of,
 )
-from app.commands.output import chosen, print_rows
+from app.commands.output import chosen, cut, print_rows
 from app.errors import CommandError
 from app.ranges import range_of
 from app.settings import load_settings
@@ -65,10 +65,10 @@ def deliveries(
         status=status,
         since=first,
         until=last,
-        limit=limit,
+        limit=limit + 1,  # so that it shows whether there are more
     )
     rows = ask(lambda installation: _find(installation, wanted))
-    print_rows(rows, COLUMNS, chosen(output), few=_FEW)
+    print_rows(cut(rows, limit), COLUMNS, chosen(output), few=_FEW)
 
 
 async def _find(installation: "Installation", wanted: "DeliveryFilter") -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from app.commands.options import (
     UntilOption,
     ask,
 )
-from app.commands.output import chosen, print_rows
+from app.commands.output import chosen, cut, print_rows
 from app.commands.usage import Program
 from app.errors import SettingsError
 from app.ranges import range_of
@@ -75,9 +75,10 @@ def list_(
     """List dead letters that nobody has dealt with yet, newest first."""
     from app.operations.letters import find_letters  # noqa: PLC0415
 
-    wanted = _wanted(topic, reason, since, until, limit, with_handled=all_)
+    # One more is looked for, so that it shows whether there are more.
+    wanted = _wanted(topic, reason, since, until, limit + 1, with_handled=all_)
     rows = ask(lambda installation: find_letters(installation, wanted, reveal=reveal))
-    print_rows(rows, COLUMNS, chosen(output), few=_FEW)
+    print_rows(cut(rows, limit), COLUMNS, chosen(output), few=_FEW)
 
 
 @dlq.command("show")
@@ -112,7 +113,10 @@ def redrive(
     output: OutputOption = None,
 ) -> int:
     """Send letters to where they came from, each once: those named, or those of the filters,
-    or, without either, all that nobody has dealt with yet."""
+    or, without either, all that nobody has dealt with yet.
+
+    They go by partition and offset: --limit 10 takes the first ten so, where list shows the
+    newest ten."""
     from app.operations.redrive import Order  # noqa: PLC0415
 
     wanted = _wanted(topic, reason, since, until, limit)
@@ -134,7 +138,9 @@ def discard(
     execute: ExecuteOption = False,
     output: OutputOption = None,
 ) -> int:
-    """Put letters aside: they stay where they are, marked as dealt with."""
+    """Put letters aside: they stay where they are, marked as dealt with.
+
+    --limit 10 takes the first ten by partition and offset, where list shows the newest ten."""
     from app.operations.redrive import Order  # noqa: PLC0415
 
     wanted = _wanted(topic, reason, since, until, limit)

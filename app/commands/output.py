@@ -14,6 +14,8 @@ from typing import Any
 
 import msgspec
 
+from app.terminal import printable
+
 # The width of tables in a pipe, where lines needn't fit a terminal.
 _PIPE_WIDTH = 240
 # Entries of a list that are longer than this get a line each.
@@ -56,6 +58,16 @@ def print_rows(
         case OutputFormat.JSONL:
             for row in rows:
                 _write(msgspec.json.encode(row))
+
+
+def cut(rows: Sequence[Mapping[str, Any]], limit: int) -> Sequence[Mapping[str, Any]]:
+    """Return the first `limit` rows; where there are more, say so on stderr."""
+    if len(rows) > limit:
+        print(
+            f"there are more than these {limit}: --limit, --since and --until show others",
+            file=sys.stderr,
+        )
+    return rows[:limit]
 
 
 def print_one(one: Mapping[str, Any], output: OutputFormat) -> None:
@@ -120,7 +132,7 @@ def _cell(value: Any) -> str:
         apart = "\n" if any(len(str(one)) > _SHORT for one in value) else ", "
         return apart.join(map(_cell, value)) or "–"
     text = _FRACTION.sub(r"\1", str(_plain(value)))
-    return "".join(one if one.isprintable() else "�" for one in text)
+    return printable(text)
 
 
 def _flat(one: Mapping[str, Any], before: str = "") -> Iterable[tuple[str, Any]]:

@@ -4,6 +4,7 @@ Checks the options, and prints what `app/analysis` finds: the commands themselve
 (`--summary`, `--report`), or their differences from those really sent (`--against`).
 """
 
+import math
 import sys
 from collections.abc import Iterator
 from contextlib import closing
@@ -19,7 +20,7 @@ from app.analysis.commands import (
     with_variant,
 )
 from app.analysis.rows import Format, Rows, check_output, check_place, written
-from app.analysis.run import Replay, asked_for
+from app.analysis.run import Replay, asked_for, ended_by_sigterm
 from app.analysis.summary import COLUMNS as SUMMARY_COLUMNS
 from app.analysis.summary import Summary
 from app.errors import SettingsError, all_of
@@ -55,6 +56,7 @@ def run_replay(
         lambda: check_output(output, to),
         lambda: check_place("--report", report),
         lambda: _check_question(settings, against, sms_price, is_counted=bool(summary or report)),
+        lambda: _check_rows(output, to, has_rows=report is None or summary),
         lambda: asked_for(
             settings,
             files=files,
@@ -70,7 +72,7 @@ def run_replay(
         ),
     )
     counts = Summary(asked.variants, sms_price=sms_price, signature=settings.sms_signature)
-    with Replay(asked) as run:
+    with ended_by_sigterm(), Replay(asked) as run:
         if against is not None:
             _print_differences(run, output, to)
         elif summary or report is not None:
@@ -100,6 +102,16 @@ def _check_question(
         raise SettingsError(["--against: goes with neither --summary nor --report"])
     if sms_price is not None and not is_counted:
         raise SettingsError(["--sms-price: goes with --summary or --report"])
+    if sms_price is not None and not math.isfinite(sms_price):
+        raise SettingsError(["--sms-price: must be a finite number"])
+
+
+def _check_rows(output: Format, to: Path | None, *, has_rows: bool) -> None:
+    """Refuse options for rows where there are none: a report alone is a page, and no rows."""
+    if not has_rows and (to is not None or output != "jsonl"):
+        raise SettingsError(
+            ["--output, --to: beside --report they are for the rows of --summary: give it too"]
+        )
 
 
 def _print_commands(run: Replay, output: Format, to: Path | None) -> None:

@@ -1,5 +1,6 @@
 """A replay held against what was told: empty where nothing differs, else it says what made it."""
 
+import asyncio
 import json
 from typing import Any
 
@@ -7,8 +8,11 @@ import pytest
 
 from app.analysis.against import is_ours
 from app.analysis.commands import ToldCommand
+from app.analysis.run import Replay, asked_for
+from streams.engine.types import TP
 from tests.analysis.test_export import run
 from tests.installation import PARTITIONS, Installation, Published
+from tests.kafka_admin import delete_before
 from tests.replay.test_replay import live_through
 from tests.samples import ENDED, account, call, ticks
 
@@ -83,6 +87,40 @@ async def test_a_line_over_several_partitions_is_named_as_what_made_it(
     assert ended.returncode == 0, ended.stderr
     assert "only_replay" in ended.stdout
     assert "of lines whose calls lie in several partitions" in ended.stderr
+
+
+FOREIGN = Published("notifications", "acme", {}, 0)
+
+
+@pytest.mark.broker
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_what_comes_while_it_runs_is_left_out_on_both_sides(
+    installation: Installation, jobs: int
+) -> None:
+    def publish(begin: int) -> None:
+        calls = [call("acme", index, result="F") for index in range(begin, begin + 100)]
+        asyncio.run(installation.publish([*calls, FOREIGN]))
+
+    publish(0)
+    asked = asked_for(
+        installation.settings(), files=None, since=None, until=None, run_length=None,
+        window_hours=None, scenario=[], account=None, jobs=jobs, has_places=True,
+    )  # fmt: skip
+    with Replay(asked) as run:
+        publish(100)
+        list(run.commands())
+        assert run.seen.records == 100
+        assert len(list(run.sent())) == 1
+
+
+@pytest.mark.broker
+async def test_that_the_oldest_commands_are_gone_is_said(installation: Installation) -> None:
+    await installation.publish([call("acme", 0), FOREIGN, FOREIGN])
+    topic = installation.topics.notifications
+    await delete_before(installation, {TP(topic, 0): 1})
+    said = f"the beginning of {topic} was deleted (partitions 0): what was told before it counts"
+    assert said in run(installation, "replay", "--against", "notifications").stderr
+    assert run(installation, "replay").stderr == ""
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,8 @@ import polars as pl
 import pytest
 
 from app.analysis import replay
-from tests.analysis.week import TUESDAY, week, write_export
+from app.errors import SettingsError
+from tests.analysis.week import MONDAY, TUESDAY, Event, week, write_export
 from tests.cli.test_commands import dialwatch
 from tests.test_packages import ROOT
 
@@ -101,6 +103,51 @@ def test_the_report_is_one_page_that_says_it_all(history: Path) -> None:
     assert "137" not in re.sub(r'[xyrd]\d?="[^"]*"|points="[^"]*"', "", page)  # no phone
 
 
+def test_the_report_says_what_is_of_the_whole_and_what_it_leaves_out(history: Path) -> None:
+    lengths = ",".join(map(str, range(20, 50)))
+    ended = dialwatch(
+        "replay", "--files", "history", "--run-length", lengths, "--account", "acct-00",
+        "--report", "some.html", directory=history,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    page = (history / "some.html").read_text()
+    assert "The first 24 of 30 variants" in page
+    assert "Of the whole history, all accounts: not only of the part that was asked for." in page
+    assert ": the whole history, all accounts</dd>" in page
+    answer(history, "--report")
+    page = (history / "report.html").read_text()
+    assert "variants; the tables" not in page
+    assert "Of the whole history, all accounts.</p>" in page
+
+
+def test_a_time_past_the_calendar_ends_no_report(tmp_path: Path) -> None:
+    write_export(tmp_path, week(days=1))
+    file = tmp_path / f"call-records/0/{MONDAY:%Y-%m-%d}.jsonl"
+    lines = file.read_text().splitlines(keepends=True)
+    last = json.loads(lines[-1])
+    lines.append(json.dumps(last | {"offset": last["offset"] + 1, "timestamp": 10**15}) + "\n")
+    file.write_text("".join(lines))
+    ended = dialwatch("replay", "--files", ".", "--report", "r.html", directory=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    assert (
+        "<dd>2026-11-16T00:00:00 to after the year 9999</dd>" in (tmp_path / "r.html").read_text()
+    )
+
+
+def test_a_title_controls_no_terminal(tmp_path: Path) -> None:
+    title = "a\x1b[2Jb\rc\nd"
+    said = {"announcement_id": "n", "kind": "k", "title": title, "content": title,
+            "published_at": MONDAY.isoformat()}  # fmt: skip
+    write_export(tmp_path, [*week(days=1), Event(MONDAY, "announcements", "n", said)])
+    asked = ("replay", "--files", ".", "--scenario", "announcement", "--account", "acct-00")
+    table = dialwatch(*asked, "--output", "table", directory=tmp_path)
+    assert table.returncode == 0, table.stderr
+    assert "a�[2Jb�c d" in table.stdout
+    assert "\x1b" not in table.stdout
+    rows = dialwatch(*asked, directory=tmp_path).stdout.splitlines()
+    assert title in {json.loads(row)["title"] for row in rows}  # programs get it as it is
+
+
 def test_the_example_runs(history: Path) -> None:
     ended = subprocess.run(
         [sys.executable, ROOT / "docs/examples/analysts.py", "history"],
@@ -152,6 +199,24 @@ def test_rows_are_the_same_in_every_format(history: Path) -> None:
     assert len(ids) > 10
 
 
+def test_what_a_frame_lacks_is_warned_of(history: Path, tmp_path: Path) -> None:
+    shutil.copytree(history / "history", tmp_path / "part")
+    shutil.rmtree(tmp_path / "part/call-records/1")
+    shutil.rmtree(tmp_path / "part/ticks")
+    with pytest.warns(UserWarning, match="the export has no") as warned:
+        replay(tmp_path / "part", scenario="unreachable_run")
+    said = {str(one.message) for one in warned}
+    assert "the export has no records of ticks" in said
+    assert "the export has no call-records of partitions 1" in said
+    assert {one.filename for one in warned} == {__file__}
+
+
+@pytest.mark.parametrize("jobs", [0, -1])
+def test_no_process_at_all_is_refused(jobs: int, history: Path) -> None:
+    with pytest.raises(SettingsError, match="--jobs: must be 1 or more"):
+        replay(history / "history", jobs=jobs)
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "word"),
     [
@@ -168,6 +233,10 @@ def test_rows_are_the_same_in_every_format(history: Path) -> None:
         (("--against", "deliveries"), 2, "--against"),
         (("--against", "notifications"), 1, "there is no"),
         (("--sms-price", "1"), 2, "--sms-price"),
+        (("--summary", "--sms-price", "inf"), 2, "--sms-price: must be a finite number"),
+        (("--summary", "--sms-price", "nan"), 2, "--sms-price: must be a finite number"),
+        (("--report", "r.html", "--output", "csv"), 2, "--output, --to: beside --report"),
+        (("--report", "r.html", "--to", "f"), 2, "--output, --to: beside --report"),
         (("--until", "2020-01-01T00:00:00Z"), 1, "no records in this range"),
     ],
 )

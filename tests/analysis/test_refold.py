@@ -57,6 +57,21 @@ def test_what_comes_out_hangs_neither_on_polls_nor_on_who_folds(seed: int) -> No
     assert seen.invalid > 0
 
 
+@pytest.mark.parametrize("begins", [0, 1])
+def test_invalid_accounts_are_counted_each_once_whoever_folds(begins: int) -> None:
+    at = datetime(2026, 1, 1, tzinfo=ZONE)
+    events: list[Dated] = [
+        ("accounts", f"a{number}", {"account_id": "another"}, number % PARTITIONS, at)
+        for number in range(3 * PARTITIONS)
+    ]
+    # Without any other record, too.
+    events += [("call-records", None, b"rubbish", number, at) for number in range(begins)]
+    _, seen = replayed(MemoryLogs(events), RULES, VARIANTS[:1])
+    shares = [list(range(PARTITIONS))[begin::2] for begin in range(2)]
+    _, also = replayed(MemoryLogs(events), RULES, VARIANTS[:1], shares)
+    assert seen.invalid == also.invalid == 3 * PARTITIONS + begins
+
+
 def test_a_slice_that_is_full_goes_on_in_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
     # All in one second: whose turn it is hangs on counts alone.
     events, end = history(3), 1 << 42

@@ -280,3 +280,11 @@ def test_what_is_read_joins_no_group(run: Run, told: Installation) -> None:
     run("deliveries")
     run("dlq", "redrive")
     assert run("lag").json()["members"] == before
+
+
+def test_deliveries_that_are_cut_say_so(run: Run) -> None:
+    rows = run("deliveries").rows()
+    cut = run("deliveries", "--limit", str(len(rows) - 1))
+    assert cut.rows() == rows[:-1]
+    assert cut.err.startswith(f"there are more than these {len(rows) - 1}: --limit")
+    assert run("deliveries", "--limit", str(len(rows))).err == ""

@@ -1,5 +1,6 @@
 """What docs/operators.md tells people to type is typed here."""
 
+import math
 import re
 import shlex
 from pathlib import Path
@@ -55,3 +56,22 @@ async def test_the_command_that_does_something_does_it(
     assert ended.returncode == 0, ended.stderr
     (sent,) = await installation.read("call-records")
     assert (sent.key, sent.value) == (b"acme", b"{}")
+
+
+SCALING = (Path(__file__).parent.parent.parent / "docs" / "scaling.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("calls", [1_000, 10_000, 100_000])
+def test_the_table_of_workers_is_what_its_rules_give(calls: int) -> None:
+    (row,) = re.findall(rf"^\| {calls:,} calls/s \|(.*)\|$", SCALING, re.MULTILINE)
+    cells = [re.findall(r"[\d.]+", cell) for cell in row.split("|")]
+    for millions, cell in zip((1, 10, 100), cells, strict=True):
+        accounts = millions * 10**6
+        workers = max(2, math.ceil(calls / 30_000), 1 + math.ceil(accounts / 4_000_000))
+        gib = 0.1 + accounts / (workers - 1) / 2**20  # 1 KiB each, of those that are left
+        limit = next(one for one in (1, 1.5, 2, 4) if gib <= one)
+        partitions = max(8, 4 * (workers - 1))
+        assert list(map(float, cell)) == [workers, limit, partitions]
+        # A share that isn't even fits, too: the largest one of those that are left.
+        largest = math.ceil(partitions / (workers - 1)) / partitions
+        assert 0.1 + accounts * largest / 2**20 <= limit

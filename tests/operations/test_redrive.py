@@ -268,6 +268,18 @@ async def test_a_letter_that_kafka_does_not_take_stays_and_the_others_go(
     assert left["letter"] == large
 
 
+async def test_a_list_that_is_cut_says_so(installation: Installation, tmp_path: Path) -> None:
+    await bury(installation, *(letter(installation.topics.calls, b"a", b"1") for _ in range(3)))
+    for limit, says in ((2, "there are more than these 2: --limit"), (3, "")):
+        listing = dialwatch(
+            "dlq", "list", "--limit", str(limit),
+            directory=tmp_path, variables=installation.variables,
+        )  # fmt: skip
+        assert len(listing.stdout.splitlines()) == limit
+        assert listing.stderr.startswith(says)
+        assert bool(listing.stderr) is bool(says)
+
+
 async def test_a_letter_that_is_not_there_is_one_line_whether_it_was_or_not(
     installation: Installation,
 ) -> None:
