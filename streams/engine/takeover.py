@@ -17,6 +17,7 @@ from aiokafka.errors import KafkaError, UnknownTopicOrPartitionError
 from streams import metrics
 from streams.engine.config import EngineConfig
 from streams.engine.hanging import HangingTransactions
+from streams.engine.log_ends import LogEnds
 from streams.engine.outbox import UNFINISHED, Outbox
 from streams.engine.positions import (
     ORIGIN,
@@ -44,7 +45,6 @@ _ASK_AGAIN_SECONDS = 0.02
 _PATIENCE_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 60.0
 """A live owner finishes its commit within this time; else it counts as dead."""
-_END_AGAIN_SECONDS = 0.2
 _LOOKS_FOR_TOPIC = 3
 
 
@@ -104,6 +104,7 @@ class Takeover:
             f"{config.group}-{config.worker_id}", config.client_options
         )
         self.reader = LogReader(config.client_options)
+        self._ends = LogEnds(config.log_patience_s)
         self.hanging = HangingTransactions(
             self.reader,
             config.group,
@@ -161,10 +162,8 @@ class Takeover:
             )
         )
         self._tidying.add_done_callback(partial(crash_of, self._crash))
-        ends = await reached(
-            self.reader,
-            {tp: state.position for tp, state in changelogs.items()},
-            config.log_patience_s,
+        ends = await self._ends.reached(
+            self.reader, {tp: state.position for tp, state in changelogs.items()}
         )
 
         def on_restored(part: float) -> None:
@@ -271,7 +270,7 @@ class Takeover:
             outboxes=self.outboxes,
             written=self._written,
             queues=self._config.queues,
-            patience_s=self._config.log_patience_s,
+            log_ends=self._ends,
         )
         if positions.gaps:
             raise self.missing(positions.gaps)
@@ -382,14 +381,13 @@ async def place(
     outboxes: Collection[str],
     written: Collection[str],
     queues: Collection[str],
-    patience_s: float,
+    log_ends: LogEnds,
 ) -> Positions:
     """Return where to read each partition from, and write positions into states that lack them.
 
     `own_id`: this worker's transactional id. `read_first`, `outboxes`: the topics of that kind.
     `written`: the topics that this group's transactions write to; `queues`: those of them that
-    nobody else writes to. `patience_s`: how long to wait for a log whose end lies before what was
-    read of it.
+    nobody else writes to.
     """
     topics = {tp.topic for tp in committed}
     ids = await reader.topic_ids(topics)
@@ -404,7 +402,7 @@ async def place(
     needed = {
         tp: _read_to(offset, known.get(tp), ids[tp.topic]) for tp, offset in committed.items()
     }
-    ends = await reached(reader, needed, patience_s)
+    ends = await log_ends.reached(reader, needed)
     found = Positions(end=ends, topic_ids=ids)
     lost = _states_lost(committed, states, read_first)
     for tp, offset in committed.items():
@@ -510,18 +508,6 @@ def _check_unfinished(found: Positions, tp: TP, state: State, start: Start, stan
         state.delete(UNFINISHED, key)
     elif unfinished.last >= stands.end:
         found.gaps.append(Gap(Missing.CUT_SHORT, tp, unfinished.last + 1, stands.begin, stands.end))
-
-
-async def reached(reader: LogReader, needed: Mapping[TP, int], within_s: float) -> dict[TP, int]:
-    """Return the logs' ends, once they have reached the offsets `needed`, or after `within_s`
-    seconds as they are. What was written last, say a marker, may not be visible yet."""
-    deadline = asyncio.get_running_loop().time() + within_s
-    while True:
-        ends = await reader.ends(needed)
-        is_reached = all(ends[tp] >= offset for tp, offset in needed.items())
-        if is_reached or asyncio.get_running_loop().time() > deadline:
-            return ends
-        await asyncio.sleep(_END_AGAIN_SECONDS)
 
 
 async def was_here(

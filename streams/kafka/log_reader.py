@@ -77,6 +77,14 @@ class LogReader:
             raise KafkaConnectionError("no broker says where the partitions are")
         check_leaders(self.client, topics)
 
+    async def lacks_replicas(self, tps: Iterable[TP]) -> bool:
+        """Are some replicas of these partitions not in sync, or was nobody there to say so?"""
+        client = self.client
+        if not await client.force_metadata_update():
+            return True
+        known = [client.cluster._partitions.get(tp.topic, {}).get(tp.partition) for tp in tps]
+        return any(one is None or len(one.isr) < len(one.replicas) for one in known)
+
     async def offsets_at(self, tps: Iterable[TP], timestamp: int) -> dict[TP, int]:
         """Return each partition's first offset with this timestamp (ms) or a later one; partitions
         without one are left out."""

@@ -15,6 +15,7 @@ from streams.engine import takeover
 from streams.engine.config import EngineConfig
 from streams.engine.consumer import _ConsumerThread
 from streams.engine.cycle import Cycle
+from streams.engine.log_ends import LogEnds
 from streams.engine.phases import Phase
 from streams.engine.state import State
 from streams.engine.takeover import (
@@ -464,8 +465,9 @@ async def test_a_takeover_that_is_begun_again_stops_what_the_first_one_began(
         raise TimeoutError
 
     monkeypatch.setattr(Takeover, "connect", nothing)
+    monkeypatch.setattr(LogEnds, "reached", failing)
     for name, instead in (
-        ("settle", nothing), ("end_what_is_left_open", tidy), ("reached", failing)
+        ("settle", nothing), ("end_what_is_left_open", tidy)
     ):  # fmt: skip
         monkeypatch.setattr(takeover, name, instead)
     config = EngineConfig(
