@@ -21,7 +21,17 @@ from streams.times import DAY, SECOND
 from streams.topics import CHANGELOG_DELETIONS_KEPT_SECONDS
 from tables.batches import Batch
 from tables.lines import LineRun
-from tables.state_tables import BATCHES, CLOCKS, CUSTOMERS, LINES, PAGES, RECHARGES, TALLIES
+from tables.state_tables import (
+    BATCHES,
+    CLOCKS,
+    CUSTOMERS,
+    LINE_ACCOUNTS,
+    LINES,
+    MORE_RECHARGES,
+    PAGES,
+    RECHARGES,
+    TALLIES,
+)
 from tables.tallies import Tally
 
 log = logging.getLogger(__name__)
@@ -36,8 +46,11 @@ _MOST_ORPHANS = 10_000
 _MOST_KINDS = 20_000
 _HEXADECIMAL = re.compile(r"(?:[0-9a-f]{2}){8,32}")
 _STATE_KEPT = frozenset(
-    table.prefix for table in (CUSTOMERS, TALLIES, BATCHES, PAGES, LINES, CLOCKS, RECHARGES)
-)
+    table.prefix
+    for table in (
+        CUSTOMERS, TALLIES, BATCHES, PAGES, LINES, LINE_ACCOUNTS, CLOCKS, RECHARGES, MORE_RECHARGES
+    )
+)  # fmt: skip
 _ADD_ONE = """INSERT INTO {table} VALUES (?, ?, ?)
     ON CONFLICT DO UPDATE SET row_count = row_count + excluded.row_count"""
 

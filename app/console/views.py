@@ -42,14 +42,24 @@ from streams.engine.state import State
 from streams.records import Delivery
 from streams.times import DAY, HOUR, format_instant, parse_instant
 from streams.topics import partition_of
-from tables import batches, runs
+from tables import batches, line_accounts, recharges, runs
 from tables.batches import BatchView, Page
 from tables.clocks import latest_tick
 from tables.explained import Language
 from tables.explanations import Outside
 from tables.lines import LineRun
 from tables.remembered import Remembered, line_of, remembered_of
-from tables.state_tables import BATCHES, CLOCKS, CUSTOMERS, LINES, PAGES, RECHARGES, TALLIES
+from tables.state_tables import (
+    BATCHES,
+    CLOCKS,
+    CUSTOMERS,
+    LINE_ACCOUNTS,
+    LINES,
+    MORE_RECHARGES,
+    PAGES,
+    RECHARGES,
+    TALLIES,
+)
 
 T = TypeVar("T")
 
@@ -183,10 +193,7 @@ class Views:
         """Return one line; None: nothing is remembered of it."""
         key = line_id.encode()
         partition = partition_of(key, self._partitions())
-        state = State(partition)
-        wanted = [LINES.prefix + key, CLOCKS.prefix]
-        state.restore(await self._ask(self._queries.values, partition, wanted))
-        line = line_of(state, key, run_retention=self._settings.rules.run_retention)
+        line = await self._ask(self._remembered_line, partition, key)
         if line is None:
             return None
         return {"state": describe_line(self._settings, line_id, partition, line)}
@@ -230,13 +237,17 @@ class Views:
         clocks = _Clocks(self._queries)
         items = []
         for one in found[:limit]:
-            name, is_line = one.key[1:].decode(), one.key[:1] == LINES.prefix
+            key, is_line = one.key[1:], one.key[:1] == LINES.prefix
             line = LINES.decode(one.value) if is_line else LineRun(TALLIES.decode(one.value).run)
             if runs.is_forgotten(line.run, clocks[one.partition], retention):
                 continue
+            name = key.decode()
             said = describe_line(self._settings, name, one.partition, line)["run"]
             if is_line:
-                items.append({"line_id": name, **said, "accounts": len(line.accounts)})
+                state = State(one.partition)
+                self._restore_pages(state, key, line)
+                accounts = line_accounts.all_of(state, key, line.pages, line.accounts)
+                items.append({"line_id": name, **said, "accounts": len(accounts)})
             else:
                 items.append({"account_id": name, **said})
         return {"items": items, "next": _next(found, limit)}
@@ -374,11 +385,29 @@ class Views:
         single = [table.prefix + key for table in (CUSTOMERS, TALLIES, RECHARGES)]
         state.restore(queries.values(partition, [*single, CLOCKS.prefix]))
         for table in (BATCHES, PAGES):
-            state.restore(queries.values_named_by_instant(partition, table.prefix + key))
+            state.restore(queries.values_numbered(partition, table.prefix + key))
+        first = state.peek(RECHARGES, key)
+        if first is not None and recharges.is_full(first):
+            more = [MORE_RECHARGES.prefix + page for page in recharges.page_keys(key)]
+            state.restore(queries.values(partition, more))
         rules = self._settings.rules
         return remembered_of(
             state, key, batch_retention=rules.batch_retention, run_retention=rules.run_retention
         )
+
+    def _remembered_line(self, partition: int, key: bytes) -> LineRun | None:
+        state = State(partition)
+        state.restore(self._queries.values(partition, [LINES.prefix + key, CLOCKS.prefix]))
+        line = state.peek(LINES, key)
+        if line is not None:
+            self._restore_pages(state, key, line)
+        return line_of(state, key, run_retention=self._settings.rules.run_retention)
+
+    def _restore_pages(self, state: State, key: bytes, line: LineRun) -> None:
+        """Restore a line's pages of accounts, if it has any."""
+        if line.pages:
+            prefix = LINE_ACCOUNTS.prefix + key
+            state.restore(self._queries.values_numbered(state.partition, prefix))
 
     async def _record(self, topic: str, command: CommandRow | None) -> Any:
         if command is None:
@@ -510,7 +539,7 @@ class Views:
     async def _ask(self, question: Callable[..., T], *given: Any) -> T:
         begun = time.perf_counter()
         answer = await asyncio.get_running_loop().run_in_executor(
-            self._threads, partial(question, *given)
+            self._threads, self._queries.answer, partial(question, *given)
         )
         name = getattr(getattr(question, "func", question), "__name__", "other")
         metrics.QUERIES.labels(name).observe(time.perf_counter() - begun)

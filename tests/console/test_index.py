@@ -324,10 +324,10 @@ def test_runs_and_batches_are_listed_from_the_changelog_s_last_word(settings: Se
     assert queries.runs(limit=9, before=None) == []
     assert len(queries.batches(limit=9, after=None, only_open=True)) == 1
     assert len(queries.batches(limit=9, after=None, only_open=False)) == 2
-    assert [key for key, _ in queries.values_named_by_instant(1, b"bacme")] == [
+    assert [key for key, _ in queries.values_numbered(1, b"bacme")] == [
         b"b" + batch_key(b"acme", NOW - DAY)
     ]
-    assert queries.values_named_by_instant(1, b"bac") == []
+    assert queries.values_numbered(1, b"bac") == []
 
 
 def replace_batch(tally: Tally) -> Tally:
