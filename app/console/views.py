@@ -5,6 +5,8 @@ known here.
 """
 
 import asyncio
+import json
+import math
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +16,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from app.console import metrics
-from app.console.index import MINUTE, Place
+from app.console.index import MINUTE, Place, written_at
 from app.console.indexer import Indexer
 from app.console.lookups import PATIENCE_SECONDS, KafkaLookups
 from app.console.messages import as_seen
@@ -285,7 +287,7 @@ class Views:
     async def letter(self, name: str) -> dict[str, Any]:
         """Return one dead letter with its bytes. Raises CommandError where there is none."""
         found = await self._read_letter(name)
-        headers = [{"key": key, "value": text_of(value)} for key, value in found.headers]
+        headers = [{"key": key, "value": text_of(value or b"")} for key, value in found.headers]
         said = describe_letter(self._settings, found)
         return {**said, "value": text_of(found.value), "headers": headers}
 
@@ -450,9 +452,9 @@ class Views:
             steps.append((*self._happened(cause, t),))
         if record is not None and command is not None:
             said = f"{t('Noticed')}: {t(command.scenario)} → {t(command.channel)}"
-            steps.append((record.timestamp * 1000, 1, said))
+            steps.append((written_at(record), 1, said))
         if in_inbox is not None:
-            steps.append((in_inbox.timestamp * 1000, 2, t("Put into the inbox of the website")))
+            steps.append((written_at(in_inbox), 2, t("Put into the inbox of the website")))
         for one in deliveries:
             parts = [f"{t(one.channel)}: {t(one.status)}"]
             parts += [one.error] if one.error else []
@@ -473,7 +475,7 @@ class Views:
         said = said if isinstance(said, dict) else {}
         topics = self._settings.topics
         topic = coordinates["topic"]
-        at, what = record.timestamp * 1000, f"{topic}"
+        at, what = written_at(record), f"{topic}"
         if topic == topics.calls:
             at = _instant(said.get("ended_at"), at)
             result = said.get("result")
@@ -589,11 +591,19 @@ def _next(found: list[Listed], limit: int) -> str | None:
 
 
 def _json(value: bytes | None) -> Any:
-    """Return the parsed JSON of a value; where it isn't JSON, its text."""
+    """Return the parsed JSON of a value, where half a surrogate pair is no error; where it isn't
+    JSON, its text."""
     try:
-        return msgspec.json.decode(value or b"null")
-    except (msgspec.DecodeError, RecursionError):
+        return json.loads((value or b"null").decode(), parse_constant=_finite, parse_float=_finite)
+    except (ValueError, RecursionError):
         return (value or b"").decode(errors="replace")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} can't be written as JSON")
+    return number
 
 
 def _instant(text: object, otherwise: int) -> int:
