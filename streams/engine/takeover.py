@@ -32,7 +32,7 @@ from streams.engine.positions import (
     tell,
 )
 from streams.engine.state import State
-from streams.engine.types import TP, Source
+from streams.engine.types import TP, Crash, Source, crash_of
 from streams.kafka.log_reader import LogReader
 from streams.kafka.producer import Destination, ProducerRecord, TransactionalProducer
 from streams.kafka.protocol import CommittedOffset, Membership
@@ -42,12 +42,10 @@ log = logging.getLogger(__name__)
 
 _ASK_AGAIN_SECONDS = 0.02
 _PATIENCE_SECONDS = 0.5
+_LONGEST_PAUSE_SECONDS = 60.0
 """A live owner finishes its commit within this time; else it counts as dead."""
 _END_AGAIN_SECONDS = 0.2
 _LOOKS_FOR_TOPIC = 3
-
-Crash = Callable[[Exception], None]
-"""Stops the worker because of an error."""
 
 
 class PartitionsSplitError(Exception):
@@ -141,6 +139,7 @@ class Takeover:
         attempt may succeed; any other error is for good.
         """
         config = self._config
+        await self.stop_tidying()
         await self._check_together(share.tps)
         await self.connect()
         sources = {tp: self.sources[tp.topic] for tp in share.tps if tp.topic in self.sources}
@@ -207,8 +206,7 @@ class Takeover:
     async def disconnect(self) -> None:
         """Disconnect after a failed attempt: the next one connects anew, and ends the transactions
         that this one left open."""
-        if self._tidying is not None:
-            self._tidying.cancel()
+        await self.stop_tidying()
         await self.producer.end()
         await self.reader.close()
 
@@ -219,9 +217,9 @@ class Takeover:
     async def stop_tidying(self) -> None:
         """Stop the task that ends what others left open."""
         tidying, self._tidying = self._tidying, None
-        if tidying is not None and not tidying.done():
+        while tidying is not None and not tidying.done():
             tidying.cancel()
-            await asyncio.wait([tidying])
+            await asyncio.wait([tidying], timeout=1.0)  # aiokafka may swallow a cancellation
 
     async def close(self) -> None:
         """Disconnect."""
@@ -372,13 +370,6 @@ class Takeover:
                 if tp in positions.is_decided or others <= positions.is_new:
                     gates[tp.partition] = (tp, positions.end[tp])
         return gates
-
-
-def crash_of(crash: Crash, task: asyncio.Task[None]) -> None:
-    """Stop the worker with a task's exception, which nobody would see otherwise."""
-    error = None if task.cancelled() else task.exception()
-    if isinstance(error, Exception):
-        crash(error)
 
 
 async def place(
@@ -570,8 +561,11 @@ async def end_what_is_left_open(
     try:
         ends, before = await reader.ends(tps), await reader.stable_ends(tps)
         pending, ended = list(tps), set[str]()
+        pause_s = _PATIENCE_SECONDS
         while pending:
-            await asyncio.sleep(_PATIENCE_SECONDS)
+            await asyncio.sleep(pause_s)
+            # What is left after some tries is another system's, and may stay for months.
+            pause_s = min(pause_s * 1.5, _LONGEST_PAUSE_SECONDS)
             stable = await reader.stable_ends(pending)
             pending = [tp for tp in pending if stable[tp] < ends[tp]]
             # Where the stable end moves, live workers write.

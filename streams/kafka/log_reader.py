@@ -7,6 +7,8 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import (
     KafkaConnectionError,
+    KafkaError,
+    LeaderNotAvailableError,
     NoError,
     TopicAuthorizationFailedError,
     for_code,
@@ -104,13 +106,15 @@ class LogReader:
 
     async def delete_before(self, offsets: Mapping[TP, int]) -> set[str]:
         """Delete the records before these offsets; return the topics where this user may not.
-        Raises KafkaError at the first other failure."""
-        denied = set()
+        Raises KafkaError at the end where another failed."""
+        denied: set[str] = set()
+        failed: KafkaError | None = None
         client = self._open(self._ends)._client
         by_leader: dict[int, dict[str, list[tuple[int, int]]]] = {}
         for tp, offset in offsets.items():
             leader = client.cluster.leader_for_partition(TopicPartition(*tp))
             if leader is None or leader < 0:
+                failed = LeaderNotAvailableError(f"{tp.topic}-{tp.partition}")
                 continue
             by_leader.setdefault(leader, {}).setdefault(tp.topic, []).append((tp.partition, offset))
         for leader, topics in by_leader.items():
@@ -122,7 +126,9 @@ class LogReader:
                     if error is TopicAuthorizationFailedError:
                         denied.add(topic[0])
                     elif error is not NoError:
-                        raise error()
+                        failed = error()
+        if failed is not None:
+            raise failed
         return denied
 
     async def restore(
