@@ -99,25 +99,24 @@ def test_the_report_is_one_page_that_says_it_all(history: Path) -> None:
     for word in ("50 in 24 h", "100 in 24 h", "200 in 24 h", "unreachable_run", "Asia/Shanghai",
                  "acct-00", "2026-11-16 to 2026-11-22", "￥"):  # fmt: skip
         assert word in page
+    assert "variants; the tables" not in page
+    assert "Of the whole history, all accounts.</p>" in page
     assert page.count("<svg") == 3 + 2 + 1
     assert "137" not in re.sub(r'[xyrd]\d?="[^"]*"|points="[^"]*"', "", page)  # no phone
 
 
-def test_the_report_says_what_is_of_the_whole_and_what_it_leaves_out(history: Path) -> None:
-    lengths = ",".join(map(str, range(20, 50)))
+def test_the_report_says_what_is_of_the_whole_and_what_it_leaves_out(tmp_path: Path) -> None:
+    write_export(tmp_path, week(days=1))
+    lengths = ",".join(map(str, range(20, 45)))
     ended = dialwatch(
-        "replay", "--files", "history", "--run-length", lengths, "--account", "acct-00",
-        "--report", "some.html", directory=history,
+        "replay", "--files", ".", "--run-length", lengths, "--account", "acct-00",
+        "--report", "some.html", directory=tmp_path,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
-    page = (history / "some.html").read_text()
-    assert "The first 24 of 30 variants" in page
+    page = (tmp_path / "some.html").read_text()
+    assert "The first 24 of 25 variants" in page
     assert "Of the whole history, all accounts: not only of the part that was asked for." in page
     assert ": the whole history, all accounts</dd>" in page
-    answer(history, "--report")
-    page = (history / "report.html").read_text()
-    assert "variants; the tables" not in page
-    assert "Of the whole history, all accounts.</p>" in page
 
 
 def test_a_time_past_the_calendar_ends_no_report(tmp_path: Path) -> None:
@@ -129,14 +128,13 @@ def test_a_time_past_the_calendar_ends_no_report(tmp_path: Path) -> None:
     file.write_text("".join(lines))
     ended = dialwatch("replay", "--files", ".", "--report", "r.html", directory=tmp_path)
     assert ended.returncode == 0, ended.stderr
-    assert (
-        "<dd>2026-11-16T00:00:00 to after the year 9999</dd>" in (tmp_path / "r.html").read_text()
-    )
+    page = (tmp_path / "r.html").read_text()
+    assert re.search("<dd>2026-11-16T[0-9:]{8} to after the year 9999</dd>", page)
 
 
 def test_a_title_controls_no_terminal(tmp_path: Path) -> None:
     title = "a\x1b[2Jb\rc\nd"
-    said = {"announcement_id": "n", "kind": "k", "title": title, "content": title,
+    said = {"announcement_id": "n", "kind": "service", "title": title, "content": title,
             "published_at": MONDAY.isoformat()}  # fmt: skip
     write_export(tmp_path, [*week(days=1), Event(MONDAY, "announcements", "n", said)])
     asked = ("replay", "--files", ".", "--scenario", "announcement", "--account", "acct-00")
@@ -234,7 +232,7 @@ def test_no_process_at_all_is_refused(jobs: int, history: Path) -> None:
         (("--against", "notifications"), 1, "there is no"),
         (("--sms-price", "1"), 2, "--sms-price"),
         (("--summary", "--sms-price", "inf"), 2, "--sms-price: must be a finite number"),
-        (("--summary", "--sms-price", "nan"), 2, "--sms-price: must be a finite number"),
+        (("--summary", "--sms-price", "nan"), 2, "--sms-price"),
         (("--report", "r.html", "--output", "csv"), 2, "--output, --to: beside --report"),
         (("--report", "r.html", "--to", "f"), 2, "--output, --to: beside --report"),
         (("--until", "2020-01-01T00:00:00Z"), 1, "no records in this range"),
