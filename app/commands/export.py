@@ -10,7 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from datetime import datetime, timedelta, tzinfo
+from datetime import date, datetime, timedelta, tzinfo
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
@@ -48,6 +48,7 @@ from streams.topics import ContractTopic
 # after the day.
 _LATE_MS = 24 * 3600 * 1000
 _PARTS = ".export-"
+_ENDLESS = 1 << 63
 
 
 def run_export(
@@ -64,11 +65,7 @@ def run_export(
     Raises SettingsError for a wrong argument, CommandError where Kafka, a topic or space is
     missing.
     """
-    names, (begin, end), _ = all_of(
-        lambda: _names(settings, topics),
-        lambda: range_of(settings.zone, since, until),
-        lambda: _check_directory(to),
-    )
+    names, (begin, end) = checked(settings, topics=topics, to=to, since=since, until=until)
     if format_ == "parquet":
         load_polars()
     tune_memory()
@@ -81,8 +78,27 @@ def run_export(
         raise CommandError(f"can't write to {to}: {error.strerror or error}") from None
 
 
-def _check_directory(to: Path) -> None:
-    if to.exists() and not to.is_dir():
+def checked(
+    settings: Settings,
+    *,
+    topics: Sequence[str] = (),
+    to: Path | None = None,
+    since: str | None = None,
+    until: str | None = None,
+    **_: object,
+) -> tuple[list[ContractTopic], tuple[int | None, int | None]]:
+    """Return the topics and the range of an export's arguments. Raises SettingsError with a line
+    for each mistake."""
+    names, bounds, _ = all_of(
+        lambda: _names(settings, topics),
+        lambda: range_of(settings.zone, since, until),
+        lambda: _check_directory(to),
+    )
+    return names, bounds
+
+
+def _check_directory(to: Path | None) -> None:
+    if to is not None and to.exists() and not to.is_dir():
         raise SettingsError([f"--to: {to} is a file: name a directory"])
 
 
@@ -476,11 +492,19 @@ class _LinesDay:
 
 
 def _day_of(timestamp: int, zone: tzinfo) -> tuple[str, int, int]:
+    """Return the local day of a timestamp (ms), and the timestamps of its begin and end. The
+    calendar's first and last day have all timestamps before and after them."""
     local = local_datetime(timestamp * 1000, zone)
-    begin = datetime(local.year, local.month, local.day, tzinfo=local.tzinfo)
-    following = (begin + timedelta(days=1)).date()
-    end = datetime(following.year, following.month, following.day, tzinfo=local.tzinfo)
-    return local.date().isoformat(), to_instant(begin) // 1000, to_instant(end) // 1000
+    day = local.date()
+    begin, end = -_ENDLESS, _ENDLESS
+    if day > date.min:
+        midnight = datetime(day.year, day.month, day.day, tzinfo=local.tzinfo)
+        begin = to_instant(midnight) // 1000
+    if day < date.max:
+        following = day + timedelta(days=1)
+        midnight = datetime(following.year, following.month, following.day, tzinfo=local.tzinfo)
+        end = to_instant(midnight) // 1000
+    return day.isoformat(), begin, end
 
 
 def _fold_nothing(_: Chunk) -> None:

@@ -2,6 +2,7 @@
 
 from app.analysis.commands import ToldCommand
 from app.analysis.refold import ALL
+from app.analysis.report import _filled
 from app.analysis.summary import COLUMNS, Summary
 from app.analysis.variants import Variant
 
@@ -25,3 +26,8 @@ def test_accounts_are_counted_by_scenario_and_channel_each_once() -> None:
         for row in rows
         if row["of"] == "scenario"
     ] == [(50, "inbox", 4, 2), (100, "inbox", 2, 1), (100, "sms", 1, 1)]
+
+
+def test_a_chart_may_reach_the_calendar_s_end() -> None:
+    assert _filled(["9999-12-29", "9999-12-31"]) == ["9999-12-29", "9999-12-30", "9999-12-31"]
+    assert _filled(["2026-02-14T22", "2026-02-15T01"])[1:3] == ["2026-02-14T23", "2026-02-15T00"]
