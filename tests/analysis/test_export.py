@@ -31,9 +31,11 @@ def run(installation: Installation, *arguments: str | Path) -> Any:
 
 
 async def publish_at(installation: Installation, records: list[tuple[Published, int]]) -> None:
-    """Publish with timestamps of one's own, which may be older than what is kept as a rule."""
+    """Publish with timestamps of one's own, which may be older than what is kept as a rule, and
+    younger than what is taken."""
+    kept = {"retention.ms": "-1", "message.timestamp.after.max.ms": str(2**63 - 1)}
     for name in {record.topic for record, _ in records}:
-        await installation.configure(f"{installation.name}.{name}", {"retention.ms": "-1"})
+        await installation.configure(f"{installation.name}.{name}", kept)
     producer = AIOKafkaProducer(bootstrap_servers=installation.brokers)
     await producer.start()
     for (topic, key, value, partition), at in records:
@@ -129,9 +131,6 @@ async def test_what_is_complete_isnt_written_again(
 async def test_a_timestamp_beyond_the_calendar_lies_in_its_last_day(
     installation: Installation, tmp_path: Path
 ) -> None:
-    await installation.configure(
-        f"{installation.name}.call-records", {"message.timestamp.after.max.ms": str(2**63 - 1)}
-    )
     last = 253_402_214_400_000  # 9999-12-31T00:00:00Z
     times = [NOON, last + DAY_MS - 1, last + DAY_MS, 2**62, 0, last - DAY_MS]
     await publish_at(installation, [(call("acme", n), at) for n, at in enumerate(times)])
