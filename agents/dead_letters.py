@@ -7,7 +7,7 @@ apart with `own_headers` and `attempts_of`.
 from collections.abc import Iterable, Sequence
 
 from agents import metrics
-from streams.engine.types import Output
+from streams.engine.types import Header, Output
 
 ATTEMPTS = "dialwatch.attempts"
 """How often the record has become a dead letter: in a letter this time included, in a record
@@ -40,7 +40,7 @@ def dead_letter(
     value: bytes | None,
     reason: str,
     at: str,
-    headers: Iterable[tuple[str, bytes]] = (),
+    headers: Iterable[Header] = (),
 ) -> Output:
     """Return the record for the `dead_letters` topic. `reason`: one line that names the field;
     `at`: this moment, see `format_moment`; `headers`: the record's."""
@@ -73,7 +73,7 @@ def dead_letter(
     )
 
 
-def own_headers(headers: Sequence[tuple[str, bytes]]) -> list[tuple[str, bytes]]:
+def own_headers(headers: Sequence[Header]) -> list[Header]:
     """Return the headers of a letter's record, without the block of ours at the letter's end.
 
     Somebody's own header may have a name of ours: it stands before the block, and stays.
@@ -85,7 +85,7 @@ def own_headers(headers: Sequence[tuple[str, bytes]]) -> list[tuple[str, bytes]]
     return list(headers[:end])
 
 
-def attempts_of(headers: Iterable[tuple[str, bytes]]) -> int:
+def attempts_of(headers: Iterable[Header]) -> int:
     """Return how often a record was a dead letter, as its headers say; 0: they don't."""
-    said = dict(headers).get(ATTEMPTS, b"")
+    said = dict(headers).get(ATTEMPTS) or b""
     return int(said) if said.isdigit() and len(said) <= _LONGEST_NUMBER else 0

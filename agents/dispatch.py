@@ -5,12 +5,13 @@ WeChat and SMS are HTTP: their commands go on to the outboxes of the group, so t
 that is away holds up nothing but its own messages.
 """
 
+from collections.abc import Sequence
 from datetime import tzinfo
 
 from agents import metrics
 from agents.telling import readable
 from streams.decoding import decode_notification
-from streams.engine.types import Chunk, Output, Record
+from streams.engine.types import Chunk, Header, Output, Record
 from streams.records import Delivery, InboxMessage, Notification, encode
 from streams.times import format_moment
 from streams.topics import Topics
@@ -88,8 +89,18 @@ def _as_short_as_it_can_be(value: bytes, command: Notification) -> bytes:
     return value if len(value) <= _LONG_COMMAND_BYTES else encode(command)
 
 
-def _with_coordinates(polled: Chunk, record: Record) -> list[tuple[str, bytes]]:
+def _with_coordinates(polled: Chunk, record: Record) -> list[Header]:
     """Return a command's headers and where it stood, for the dead letter it may become."""
     where = (polled.tp.topic, polled.tp.partition, record.offset)
     ours = [(name, str(said).encode()) for name, said in zip(COORDINATES, where, strict=True)]
     return [*record.headers, *ours]
+
+
+def origin_of(headers: Sequence[Header]) -> tuple[list[Header], tuple[str, int, int] | None]:
+    """Take the headers of a command in an outbox apart: its own, and where it stood in
+    `notifications`; None: dispatch didn't write them."""
+    own, ours = headers[: -len(COORDINATES)], headers[-len(COORDINATES) :]
+    if tuple(name for name, _ in ours) != COORDINATES:
+        return list(headers), None
+    topic, partition, offset = ((said or b"").decode() for _, said in ours)
+    return list(own), (topic, int(partition), int(offset))

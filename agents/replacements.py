@@ -10,10 +10,10 @@ from datetime import tzinfo
 
 from agents.clock import wall_clock
 from agents.dead_letters import TRUNCATED, dead_letter, own_headers
-from agents.dispatch import COORDINATES
+from agents.dispatch import origin_of
 from streams.decoding import InvalidRecordError, decode_notification
 from streams.engine.refused import RefusedRecord
-from streams.engine.types import Output
+from streams.engine.types import Header, Output
 from streams.records import Delivery, Notification, encode
 from streams.times import format_moment
 from streams.topics import Topics
@@ -54,22 +54,18 @@ def instead_of(topics: Topics, zone: tzinfo) -> Callable[[RefusedRecord], list[O
 
 
 def _letter(topics: Topics, refused: RefusedRecord, at: str) -> Output:
-    came = list(refused.headers)
-    where = (refused.topic, str(refused.partition), str(_NO_OFFSET))
-    passed_on = came[-len(COORDINATES) :]
-    if tuple(name for name, _ in passed_on) == COORDINATES:
-        topic, partition, offset = (said.decode() for _, said in passed_on)
-        where, came = (topic, partition, offset), came[: -len(COORDINATES)]
+    own, origin = origin_of(refused.headers)
+    topic, partition, offset = origin or (refused.topic, refused.partition, _NO_OFFSET)
     return dead_letter(
         topics.dead_letters,
-        topic=where[0],
-        partition=int(where[1]),
-        offset=int(where[2]),
+        topic=topic,
+        partition=partition,
+        offset=offset,
         key=refused.key,
         value=refused.value,
         reason=f"value: {refused.topic} doesn't take it ({refused.reason})",
         at=at,
-        headers=came,
+        headers=own,
     )
 
 
@@ -115,5 +111,5 @@ def _shorter(length: int, room: int) -> int:
     return max(min(room, length // 2) if room >= length else room, 0)
 
 
-def _size(headers: Sequence[tuple[str, bytes]]) -> int:
-    return sum(len(name) + len(said) + 10 for name, said in headers)
+def _size(headers: Sequence[Header]) -> int:
+    return sum(len(name) + len(said or b"") + 10 for name, said in headers)

@@ -11,7 +11,7 @@ from agents import metrics
 from agents.dead_letters import dead_letter
 from streams import tracing
 from streams.decoding import InvalidRecordError
-from streams.engine.types import TP, Chunk, Output, Record
+from streams.engine.types import TP, Chunk, Header, Output, Record
 from streams.records import Notification, Scenario, encode
 from streams.times import format_moment
 from streams.topics import Topics
@@ -45,7 +45,7 @@ def tell(
     if not commands:
         return
     name = cause if isinstance(cause, str) else cause_of(polled.tp, cause)
-    headers = [(CAUSE, name.encode())] if name else []
+    headers: list[Header] = [(CAUSE, name.encode())] if name else []
     traces = tracing.on()
     caused_by = None if traces is None else _traceparent(polled, cause)
     for command in commands:

@@ -19,6 +19,7 @@ import msgspec
 from agents.telling import CAUSE
 from app.analysis.commands import CommandFilter, ToldCommand, decode_command, instant_of_command
 from app.analysis.refold import ALL
+from streams.engine.types import Header
 from streams.records import SCENARIOS
 
 Difference = Literal["both", "only_replay", "only_sent"]
@@ -134,7 +135,7 @@ def grounds(
     return found
 
 
-def is_ours(said: ToldCommand, headers: Sequence[tuple[str, bytes]]) -> bool:
+def is_ours(said: ToldCommand, headers: Sequence[Header]) -> bool:
     """Did dialwatch's rules emit this command? Not another system, and not `direct`.
 
     Our commands name their cause in a header; older ones, from before that header, are recognized

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import msgspec
 
 from streams.engine.order import FOREVER, UNKNOWN
-from streams.engine.types import TP, Source
+from streams.engine.types import TP, Header, Source
 
 
 class FileRecord(msgspec.Struct, gc=False):
@@ -22,7 +22,7 @@ class FileRecord(msgspec.Struct, gc=False):
     """Milliseconds since the epoch."""
     key: bytes | None
     value: bytes | None
-    headers: tuple[tuple[str, bytes], ...] = ()
+    headers: tuple[Header, ...] = ()
 
 
 class PartitionLog:

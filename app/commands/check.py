@@ -18,7 +18,7 @@ from agents.register import dispatching, watching
 from agents.rules import Rules
 from app.errors import SettingsError
 from streams.engine.state import State
-from streams.engine.types import TP, Chunk, Output, Record
+from streams.engine.types import TP, Chunk, Header, Output, Record
 from streams.records import encode
 from streams.topics import ContractTopic, Topics
 
@@ -45,7 +45,7 @@ class _Line:
     key: bytes | None
     value: bytes | None
     timestamp: int = _NO_TIMESTAMP
-    headers: Sequence[tuple[str, bytes]] = ()
+    headers: Sequence[Header] = ()
 
 
 class Invalid(NamedTuple):
@@ -127,7 +127,7 @@ class Checker:
             self._state.apply()
         reason = None
         for letter in self._buried:
-            reason = dict(letter.headers)["dialwatch.reason"].decode()
+            reason = (dict(letter.headers)["dialwatch.reason"] or b"").decode()
         self._buried.clear()
         return reason
 

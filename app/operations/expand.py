@@ -39,7 +39,7 @@ from app.settings import PREFIX, Settings
 from streams.engine import fault_points
 from streams.engine.outbox import UNFINISHED
 from streams.engine.positions import ORIGIN, POSITIONS, Position
-from streams.engine.types import TP
+from streams.engine.types import TP, Header
 from streams.kafka.log_scan import BEGINNING, END, LogScan
 from streams.kafka.producer import learn
 from streams.topics import Topics, partition_of
@@ -209,7 +209,7 @@ def _environment(settings: Settings) -> dict[str, str]:
 class _Move:
     """Records to write in one transaction."""
 
-    records: list[tuple[TP, bytes | None, bytes | None, list[tuple[str, bytes]]]]
+    records: list[tuple[TP, bytes | None, bytes | None, list[Header]]]
     offsets: dict[TP, int]
 
 

@@ -19,7 +19,7 @@ from app.operations.installation import Installation
 from app.operations.masks import masked
 from app.settings import Settings
 from streams.decoding import InvalidRecordError, decode_notification
-from streams.engine.types import TP
+from streams.engine.types import TP, Header
 from streams.kafka.log_scan import BEGINNING, END
 from streams.times import SECOND, format_instant, parse_instant
 from streams.topics import Topics
@@ -58,7 +58,7 @@ class Letter:
     """Milliseconds since the epoch."""
     key: bytes | None
     value: bytes | None
-    headers: list[tuple[str, bytes]]
+    headers: list[Header]
     handled: str | None
 
     @property
@@ -69,7 +69,7 @@ class Letter:
         """Return the text of one of our headers; None: it is missing. The last one of that name
         counts, because the record's own headers come first."""
         found = [value for name, value in self.headers if name == header]
-        return found[-1].decode(errors="replace") if found else None
+        return (found[-1] or b"").decode(errors="replace") if found else None
 
     @property
     def topic(self) -> str:

@@ -111,7 +111,7 @@ def _delivery(value: bytes, zone: ZoneInfo) -> DeliveryLine:
 
 
 def _letter(record: Any, zone: ZoneInfo) -> LetterLine:
-    headers = {name: value.decode(errors="replace") for name, value in record.headers}
+    headers = {name: (value or b"").decode(errors="replace") for name, value in record.headers}
     return LetterLine(
         at=_moment(headers.get("dialwatch.at", ""), zone),
         topic=headers.get("dialwatch.topic", ""),

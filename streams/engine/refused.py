@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from streams.engine.types import Output
+from streams.engine.types import Header, Output
 from streams.kafka.producer import Destination, ProducerRecord, RefusedRecordsError
 
 
@@ -14,7 +14,7 @@ class RefusedRecord(NamedTuple):
     partition: int
     key: bytes | None
     value: bytes | None
-    headers: Sequence[tuple[str, bytes]]
+    headers: Sequence[Header]
     reason: str
     """The name of Kafka's error."""
     longest: int | None

@@ -12,10 +12,10 @@ import msgspec
 
 V = TypeVar("V")
 
-Change = tuple[bytes, bytes | None, list[tuple[str, bytes]]]
+Change = tuple[bytes, bytes | None, list[tuple[str, bytes | None]]]
 """A record of the changelog: key, value (None: deleted) and headers (always empty)."""
 
-_NO_HEADERS: list[tuple[str, bytes]] = []
+_NO_HEADERS: list[tuple[str, bytes | None]] = []
 
 
 class Table(Generic[V]):

@@ -10,7 +10,14 @@ from faust.types import TP
 if TYPE_CHECKING:
     from streams.engine.state import State
 
-__all__ = ["TP", "Chunk", "Output", "Reading", "Record", "Source"]
+__all__ = ["TP", "Chunk", "Crash", "Header", "Output", "Reading", "Record", "Source", "crash_of"]
+
+
+Crash = Callable[[Exception], None]
+"""Stops the worker because of an error."""
+
+Header = tuple[str, bytes | None]
+"""A record's header: its name, and its value, which other producers may leave out."""
 
 
 class Record(Protocol):
@@ -21,7 +28,7 @@ class Record(Protocol):
     """Milliseconds since the epoch."""
     key: bytes | None
     value: bytes | None
-    headers: Sequence[tuple[str, bytes]]
+    headers: Sequence[Header]
 
 
 class Output(NamedTuple):
@@ -31,7 +38,7 @@ class Output(NamedTuple):
     partition: int | None
     key: bytes | None
     value: bytes | None
-    headers: list[tuple[str, bytes]] = []  # noqa: RUF012  # a tuple's default, and never changed
+    headers: list[Header] = []  # noqa: RUF012  # a tuple's default, and never changed
 
 
 _UNLIMITED = 1 << 30
@@ -115,3 +122,10 @@ class Reading(Protocol):
     def read_to(self, tp: TP) -> int | None:
         """Return the offset up to which a partition was read, past markers; None: unknown, or
         records that were read are still on their way to the engine."""
+
+
+def crash_of(crash: Crash, task: asyncio.Task[None]) -> None:
+    """Stop the worker with a task's exception, which nobody would see otherwise."""
+    error = None if task.cancelled() else task.exception()
+    if isinstance(error, Exception):
+        crash(error)

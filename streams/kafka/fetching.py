@@ -1,7 +1,7 @@
 """Fetching record batches as lists of aiokafka's C records, instead of one Python object each.
 
 aiokafka builds a ConsumerRecord for every record through a generator; that alone costs more than
-all of dialwatch's rules. `install` replaces the two classes with which its fetcher builds results:
+all of dialwatch's rules. `install` replaces the classes with which its fetcher builds results:
 then `getmany` of every AIOKafkaConsumer in the process returns lists of C records, and `getone`
 doesn't work. Follows aiokafka 0.14's consumer/fetcher.py.
 """
@@ -11,6 +11,22 @@ from typing import Any
 
 from aiokafka.consumer import fetcher
 from aiokafka.errors import CorruptRecordException
+from aiokafka.record.memory_records import MemoryRecords
+
+from streams.kafka.log_scan import batches_of, records_of
+
+
+class _Batches(MemoryRecords):  # type: ignore[misc]
+    """What a fetch brought of one partition, as batches."""
+
+    def __init__(self, raw: bytes) -> None:
+        super().__init__(raw)
+        self._raw = raw
+
+    def again(self, batch: Any) -> list[Any]:
+        """Return the records of a batch that aiokafka's C parser can't read."""
+        (found,) = (one for one in batches_of(self._raw) if one.base_offset == batch.base_offset)
+        return records_of(self._raw, found)
 
 
 class _PartitionRecords(fetcher.PartitionRecords):  # type: ignore[misc]
@@ -27,11 +43,12 @@ class _PartitionRecords(fetcher.PartitionRecords):  # type: ignore[misc]
                 continue
             wanted = self.next_fetch_offset
             # A fetch starts at the beginning of a batch, which may lie before the wanted offset.
-            unpacked = (
-                [record for record in batch if record.offset >= wanted]
-                if batch.base_offset < wanted
-                else list(batch)
-            )
+            try:
+                unpacked = list(batch)
+            except UnicodeDecodeError:
+                unpacked = records.again(batch)
+            if batch.base_offset < wanted:
+                unpacked = [record for record in unpacked if record.offset >= wanted]
             self.next_fetch_offset = batch.next_offset
             if unpacked:
                 yield unpacked
@@ -80,14 +97,15 @@ def hand_over(most_at_once: int) -> None:
     _FetchResult.most_at_once = most_at_once
 
 
-_THEIRS = fetcher.PartitionRecords, fetcher.FetchResult
+_THEIRS = fetcher.MemoryRecords, fetcher.PartitionRecords, fetcher.FetchResult
+_OURS = _Batches, _PartitionRecords, _FetchResult
 
 
 def install() -> None:
     """Make every AIOKafkaConsumer of this process return lists of C records."""
-    fetcher.PartitionRecords, fetcher.FetchResult = _PartitionRecords, _FetchResult
+    fetcher.MemoryRecords, fetcher.PartitionRecords, fetcher.FetchResult = _OURS
 
 
 def uninstall() -> None:
     """Undo `install`, for a process that also has other code reading with aiokafka."""
-    fetcher.PartitionRecords, fetcher.FetchResult = _THEIRS
+    fetcher.MemoryRecords, fetcher.PartitionRecords, fetcher.FetchResult = _THEIRS

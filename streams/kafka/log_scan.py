@@ -31,6 +31,7 @@ from aiokafka.errors import (
 )
 from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.protocol.offset import OffsetRequest
+from aiokafka.record.default_records import _DefaultRecordBatchPy
 from aiokafka.record.memory_records import MemoryRecords
 
 from streams.engine.types import TP
@@ -351,6 +352,29 @@ def _find(raw: bytes, text: Wanted, start: int) -> int:
     return -1 if found is None else found.start()
 
 
-def records_of(raw: bytes, batch: RecordBatch) -> Iterator[Any]:
-    """Yield a batch's records, as aiokafka's C parser returns them."""
-    return iter(MemoryRecords(raw[batch.start : batch.end]).next_batch())
+def records_of(raw: bytes, batch: RecordBatch) -> list[Any]:
+    """Return a batch's records, as aiokafka's C parser returns them. Raises CorruptRecordException.
+
+    Kafka doesn't check that the names of headers are UTF-8: bytes that aren't are `\\xff`.
+    """
+    piece = raw[batch.start : batch.end]
+    try:
+        return list(MemoryRecords(piece).next_batch())
+    except UnicodeDecodeError:
+        lenient = _DefaultRecordBatchPy(piece)
+        lenient._maybe_uncompress()
+        lenient._buffer = _Lenient(lenient._buffer)
+        return list(lenient)
+
+
+class _Lenient(bytearray):
+    """A buffer whose slices become text whatever they hold. For aiokafka's parser in Python."""
+
+    def __getitem__(self, at: Any) -> Any:
+        found = super().__getitem__(at)
+        return _LenientText(found) if isinstance(found, bytearray) else found
+
+
+class _LenientText(bytearray):
+    def decode(self, encoding: str = "utf-8", errors: str = "backslashreplace") -> str:
+        return super().decode(encoding, errors)

@@ -524,7 +524,7 @@ def size_of(record: ProducerRecord) -> int:
     key, value, headers = record
     size = len(key or b"") + len(value or b"")
     for name, said in headers:
-        size += len(name) + len(said)
+        size += len(name) + len(said or b"")
     return size
 
 

@@ -8,6 +8,7 @@ from aiokafka import AIOKafkaProducer
 from agents.dead_letters import dead_letter
 from app.operations.installation import open_installation
 from app.operations.redrive import Order, carry_out
+from streams.engine.types import Header
 from streams.records import Channel, Delivery, Notification, Status, encode
 from tests.installation import Installation, Published
 
@@ -26,9 +27,7 @@ def letter(topic: str, key: bytes | None, value: bytes | None, **given: Any) -> 
     )
 
 
-async def bury(
-    installation: Installation, *letters: Any, more: Sequence[tuple[str, bytes]] = ()
-) -> list[str]:
+async def bury(installation: Installation, *letters: Any, more: Sequence[Header] = ()) -> list[str]:
     """Publish dead letters, with `more` headers at their end; return their names."""
     producer = AIOKafkaProducer(bootstrap_servers=installation.brokers, max_request_size=4 << 20)
     await producer.start()

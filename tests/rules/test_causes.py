@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from agents.dead_letters import attempts_of, dead_letter, own_headers
+from streams.engine.types import Header
 from tests.drive import Drive
 from tests.installation import Published
 from tests.samples import account, call
@@ -98,7 +99,7 @@ def test_a_segment_that_was_cut_keeps_the_offsets_of_its_calls(
     assert causes(drive)["line_error_run"] == {"call-records/0/4"}
 
 
-def letter(headers: list[tuple[str, bytes]]) -> list[tuple[str, bytes]]:
+def letter(headers: list[Header]) -> list[Header]:
     """The headers of a record's dead letter."""
     made: Any = dead_letter(
         "dead", topic="t", partition=1, offset=2, key=b"k", value=b"v", reason="x: y", at="2026",

@@ -14,7 +14,7 @@ from agents.limits import Limits
 from agents.outcomes import Outcome, Refused, Sent, Skipped
 from agents.send import SendAgent
 from streams.engine.outbox import OutboxRecord
-from streams.engine.types import Output
+from streams.engine.types import Header, Output
 from streams.records import Account, Channel, Delivery, Notification, encode
 from streams.times import SECOND
 
@@ -177,7 +177,8 @@ class World:
             now=now,
             random=lambda: 0.0,
         )
-        self.agent.bind(self._finish)
+        self.crashes: list[Exception] = []
+        self.agent.bind(self._finish, self.crashes.append)
 
     def _account(self, account_id: str) -> Account | None:
         return self.accounts.get(account_id, Account(account_id, "甲", openid=f"o-{account_id}"))
@@ -193,7 +194,7 @@ class World:
         *commands: Notification,
         partition: int = 0,
         offset: int = 0,
-        headers: Sequence[tuple[str, bytes]] = (),
+        headers: Sequence[Header] = (),
     ) -> None:
         """Give commands to the agent, at consecutive offsets."""
         records = [
