@@ -31,11 +31,9 @@ def run(installation: Installation, *arguments: str | Path) -> Any:
 
 
 async def publish_at(installation: Installation, records: list[tuple[Published, int]]) -> None:
-    """Publish with timestamps of one's own, which may be older than what is kept as a rule, and
-    younger than what is taken."""
-    kept = {"retention.ms": "-1", "message.timestamp.after.max.ms": str(2**63 - 1)}
+    """Publish with timestamps of one's own, which may be older than what is kept as a rule."""
     for name in {record.topic for record, _ in records}:
-        await installation.configure(f"{installation.name}.{name}", kept)
+        await installation.configure(f"{installation.name}.{name}", {"retention.ms": "-1"})
     producer = AIOKafkaProducer(bootstrap_servers=installation.brokers)
     await producer.start()
     for (topic, key, value, partition), at in records:
@@ -126,25 +124,6 @@ async def test_what_is_complete_isnt_written_again(
     assert exported(to, "call-records")["offset"].to_list() == list(range(6))
     files = sorted(one.name for one in to.iterdir())
     assert files == [".lock", "call-records", "export.json"]
-
-
-async def test_a_timestamp_beyond_the_calendar_lies_in_its_last_day(
-    installation: Installation, tmp_path: Path
-) -> None:
-    last = 253_402_214_400_000  # 9999-12-31T00:00:00Z
-    times = [NOON, last + DAY_MS - 1, last + DAY_MS, 2**62, 0, last - DAY_MS]
-    await publish_at(installation, [(call("acme", n), at) for n, at in enumerate(times)])
-    for format_ in ("parquet", "jsonl"):
-        to = tmp_path / format_
-        made = run(installation, "export", "call-records", "--to", to, "--format", format_)
-        assert (made.returncode, "6 records written" in made.stderr) == (0, True), made.stderr
-        days = [file.stem for file in sorted((to / "call-records").rglob(f"*.{format_}"))]
-        assert days == ["1970-01-01", "2025-11-18", "9999-12-30", "9999-12-31"]
-        files = run(installation, "replay", "--files", to)
-        assert files.returncode == 0, files.stderr
-    assert exported(tmp_path / "parquet", "call-records")["timestamp"].to_list() == times
-    topics = run(installation, "replay")
-    assert (topics.returncode, topics.stdout) == (0, files.stdout), topics.stderr
 
 
 async def test_an_export_that_was_cut_off_goes_on(
