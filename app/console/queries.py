@@ -395,8 +395,13 @@ class Queries:
 
     def _db(self) -> sqlite3.Connection:
         connection: sqlite3.Connection | None = getattr(self._mine, "connection", None)
-        if connection is None:
+        # An index that was built anew is another file: the old one is gone, but readable.
+        file = schema.file_id(self._directory)
+        if connection is None or (file is not None and file != self._mine.file):
+            if connection is not None:
+                connection.close()
             connection = self._mine.connection = schema.open_reader(self._directory)
+            self._mine.file = file
         return connection
 
 

@@ -113,6 +113,14 @@ def open_reader(directory: Path) -> sqlite3.Connection:
     return connection
 
 
+def file_id(directory: Path) -> int | None:
+    """Return what tells the index's file from one before it; None: there is none now."""
+    try:
+        return (directory / FILE).stat().st_ino
+    except FileNotFoundError:
+        return None
+
+
 def remove(directory: Path) -> None:
     """Delete the index. It is built again at the next start."""
     for suffix in ("", "-wal", "-shm"):

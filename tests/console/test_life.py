@@ -87,6 +87,20 @@ async def test_a_topic_made_anew_is_indexed_anew(installation: Installation) -> 
     assert "dead-letters was made anew: the index is built anew" in console.log.read_text()
 
 
+async def test_an_index_built_anew_beside_readers_is_what_they_read(
+    installation: Installation,
+) -> None:
+    console = installation.console()
+    worker = installation.worker()
+    await installation.publish([call("acme", 9, result="?")])
+    wait_until(lambda: len(items(console, "/api/dead-letters")) == 1)
+    worker.stop()
+    await installation.delete_topic("dead-letters")
+    await installation.create_topics()
+    wait_until(lambda: "built anew" in console.log.read_text())
+    wait_until(lambda: items(console, "/api/dead-letters") == [])
+
+
 async def test_what_is_in_an_open_transaction_or_aborted_is_not_shown(
     installation: Installation,
 ) -> None:
