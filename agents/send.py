@@ -12,6 +12,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import tzinfo
+from functools import partial
 
 from agents.admission import Admission
 from agents.channel import Ledger, SendingChannel
@@ -26,7 +27,7 @@ from agents.settle import Job, Lookup, RevokedError, Settler
 from streams import tracing
 from streams.decoding import InvalidRecordError, decode_notification
 from streams.engine.outbox import Finish, OutboxRecord
-from streams.engine.types import Output
+from streams.engine.types import Crash, Output, crash_of
 from streams.records import Delivery, Notification, encode
 from streams.times import SECOND, format_moment, parse_instant
 
@@ -123,10 +124,11 @@ class SendAgent:
         self._lanes: dict[tuple[int, str], _Lane] = {}
         self._windows: dict[int, _Window] = {}
         self._finish: Finish | None = None
+        self._crash: Crash | None = None
 
-    def bind(self, finish: Finish) -> None:
-        """Take what is to be called once for every record that is done."""
-        self._finish = finish
+    def bind(self, finish: Finish, crash: Crash) -> None:
+        """See `Outbox`."""
+        self._finish, self._crash = finish, crash
 
     def on_assigned(self, partition: int) -> None:
         """A partition's records will come."""
@@ -149,6 +151,9 @@ class SendAgent:
             if lane is None:
                 lane = self._lanes[partition, customer] = _Lane(recipient)
                 lane.task = asyncio.create_task(self._work_off(partition, customer, lane))
+                if self._crash is not None:
+                    # Else what waits in the lane would wait for ever, and nobody would know.
+                    lane.task.add_done_callback(partial(crash_of, self._crash))
             lane.waiting.append((record, command, now))
             self._count(partition, lane.recipient, 1)
             self._give_up_too_many(partition, lane.recipient)
@@ -260,7 +265,15 @@ class SendAgent:
                 job.coordinates,
                 extra=where | {"notification_id": job.command.notification_id},
             )
-            return [self._settler.describe(job, Refused(f"internal error: {kind}"))]
+            refused = Refused(f"internal error: {kind}")
+            try:
+                return await self._settler.give_up(job, refused)
+            except RevokedError:
+                raise
+            except Exception as again:
+                kind = type(again).__name__
+                log.error("%s: that this ended isn't remembered: %s", self._channel.name, kind)
+                return [self._settler.describe(job, refused)]
 
     def _note_sent(self, command: Notification, ended: list[Delivery] | None) -> None:
         if any(delivery.status == "sent" for delivery in ended or ()):

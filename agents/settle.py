@@ -162,6 +162,10 @@ class Settler:
             delivery.error_code = end.error_code
         return delivery
 
+    async def give_up(self, job: Job, why: Refused) -> list[Delivery]:
+        """End a command that can't be settled; return its deliveries. Raises RevokedError."""
+        return await self._write_end(job, why)
+
     async def _write_end(self, job: Job, end: _End) -> list[Delivery]:
         command, entry = job.command, job.entry
         entry.deliveries = deliveries = [self.describe(job, end)]

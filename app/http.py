@@ -110,7 +110,9 @@ async def post(
     for secret in secrets:
         content = content.replace(secret.encode(), b"***")
     return Answer(
-        response.status_code, _json_object(content), _seconds(response.headers.get("Retry-After"))
+        response.status_code,
+        _json_object(content),
+        retry_after_s(response.headers.get("Retry-After")),
     )
 
 
@@ -129,8 +131,9 @@ def _json_object(content: bytes) -> Mapping[str, object] | None:
     return value if isinstance(value, dict) else None
 
 
-def _seconds(retry_after: str | None) -> float | None:
-    """Return a Retry-After in seconds; None: it is missing, a date, or implausibly long."""
+def retry_after_s(retry_after: str | None) -> float | None:
+    """Return a Retry-After in seconds; None: it is missing, a date, implausibly long, or 0, which
+    says as little: whoever then asked at once would ask without an end."""
     if retry_after is None or not retry_after.isdecimal() or len(retry_after) > 4:
         return None
-    return float(retry_after)
+    return float(retry_after) or None

@@ -7,21 +7,31 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Annotated, Any, Generic, NamedTuple, TypeVar
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from app.console import schema
 from app.operations.letters import Letter, Mark, describe, letter_of
 from app.settings import Settings
-from streams.decoding import CallsParsed
+from streams.decoding import CallsParsed, decode_notification
 from streams.engine.types import TP
-from streams.times import DAY, SECOND
+from streams.times import DAY, SECOND, parse_instant
 from streams.topics import CHANGELOG_DELETIONS_KEPT_SECONDS
 from tables.batches import Batch
 from tables.lines import LineRun
-from tables.state_tables import BATCHES, CLOCKS, CUSTOMERS, LINES, PAGES, RECHARGES, TALLIES
+from tables.state_tables import (
+    BATCHES,
+    CLOCKS,
+    CUSTOMERS,
+    LINE_ACCOUNTS,
+    LINES,
+    MORE_RECHARGES,
+    PAGES,
+    RECHARGES,
+    TALLIES,
+)
 from tables.tallies import Tally
 
 log = logging.getLogger(__name__)
@@ -31,13 +41,20 @@ RATES_KEPT = 2 * DAY
 # Half: whoever goes on needs some time for it.
 _STATE_STANDS = CHANGELOG_DELETIONS_KEPT_SECONDS * SECOND // 2
 
+_LAST_INSTANT = parse_instant("9999-12-30T00:00:00Z")
+
 _MOST_TITLES = 60_000
 _MOST_ORPHANS = 10_000
 _MOST_KINDS = 20_000
 _HEXADECIMAL = re.compile(r"(?:[0-9a-f]{2}){8,32}")
 _STATE_KEPT = frozenset(
-    table.prefix for table in (CUSTOMERS, TALLIES, BATCHES, PAGES, LINES, CLOCKS, RECHARGES)
-)
+    table.prefix
+    for table in (
+        CUSTOMERS, TALLIES, BATCHES, PAGES, LINES, LINE_ACCOUNTS, CLOCKS, RECHARGES, MORE_RECHARGES
+    )
+)  # fmt: skip
+# Also what is nested so deeply that no decoder goes down to its end.
+_UNREADABLE = (ValueError, RecursionError)
 _ADD_ONE = """INSERT INTO {table} VALUES (?, ?, ?)
     ON CONFLICT DO UPDATE SET row_count = row_count + excluded.row_count"""
 
@@ -69,7 +86,7 @@ class Kind(NamedTuple):
 
 
 class _Cause(Struct):
-    call_id: str | None = None
+    call_id: Any = None  # in a command of another system a cause may be anything
 
 
 class _IndexedCommand(Struct):
@@ -82,6 +99,10 @@ class _IndexedCommand(Struct):
     cause: _Cause | None = None
 
 
+_Integer = Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
+"""One that SQLite can store."""
+
+
 class _Delivery(Struct):
     notification_id: str
     scenario: str
@@ -89,9 +110,9 @@ class _Delivery(Struct):
     status: str
     at: str
     account_id: str | None = None
-    attempts: int = 0
+    attempts: _Integer = 0
     provider_id: str | int | None = None
-    error_code: int | None = None
+    error_code: _Integer | None = None
     error: str | None = None
 
 
@@ -109,6 +130,12 @@ def packed(notification_id: str) -> str | bytes:
 def unpacked(stored: str | bytes) -> str:
     """The inverse of `packed`."""
     return stored.hex() if isinstance(stored, bytes) else stored
+
+
+def written_at(record: Any) -> int:
+    """Return the instant at which a record was written, as it says; at most the last that can be
+    shown: another system's may have a timestamp in units of its own."""
+    return min(int(record.timestamp) * 1000, _LAST_INSTANT)
 
 
 class Recent(Generic[V]):
@@ -258,22 +285,32 @@ class Index:
         for chunk in chunks:
             for record in chunk.records:
                 try:
-                    said = self._commands(record.value or b"")
+                    said = self._command(record)
                     stored = packed(said.notification_id)
                     occurred = self._instants[said.occurred_at]
-                except (msgspec.DecodeError, ValueError):
+                except _UNREADABLE:
                     self.unreadable += 1
                     continue
                 kind = self._kind(Kind(said.scenario, said.channel, "", title=said.title))
                 call = said.cause.call_id if said.cause else None
+                call = call if isinstance(call, str) else None
                 rows.append(
                     (chunk.partition, record.offset, stored, said.account_id, kind, occurred, call)
                 )
-                times.append(record.timestamp * 1000)
+                times.append(written_at(record))
                 if said.title is not None:
                     self._titles.put(stored, said.title)
                     self._adopt(self._orphans.pop(stored) or [], said.title)
         self._insert("commands", rows, times)
+
+    def _command(self, record: Any) -> _IndexedCommand:
+        """Decode a command. What is refused at first is decoded as the worker does, who takes more:
+        half a surrogate pair in a field that nobody reads."""
+        try:
+            return self._commands(record.value or b"")
+        except msgspec.DecodeError:
+            command = decode_notification(record.key, record.value)
+            return msgspec.convert(command, _IndexedCommand, from_attributes=True)
 
     def _add_deliveries(self, chunks: list[PolledRecords]) -> None:
         rows: list[tuple[Any, ...]] = []
@@ -286,7 +323,7 @@ class Index:
                     said = self._deliveries(record.value or b"")
                     at = self._instants[said.at]
                     stored = packed(said.notification_id)
-                except (msgspec.DecodeError, ValueError):
+                except _UNREADABLE:
                     self.unreadable += 1
                     continue
                 place = at, chunk.partition, record.offset
@@ -336,11 +373,11 @@ class Index:
             for record in chunk.records:
                 try:
                     said = self._messages(record.value or b"")
-                except msgspec.DecodeError:
+                except _UNREADABLE:
                     self.unreadable += 1
                     continue
                 rows.append((chunk.partition, record.offset, packed(said.message_id)))
-                times.append(record.timestamp * 1000)
+                times.append(written_at(record))
         self._insert("inbox", rows, times)
 
     def _add_letters(self, chunks: list[PolledRecords]) -> None:
@@ -361,7 +398,7 @@ class Index:
                 try:
                     partition, offset = map(int, (record.key or b"").split(b":"))
                     mark = None if record.value is None else self._marks(record.value)
-                except (msgspec.DecodeError, ValueError):
+                except _UNREADABLE:
                     self.unreadable += 1
                     continue
                 places.append((partition, offset))

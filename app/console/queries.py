@@ -6,14 +6,16 @@ Lists are newest first and come in pages. A page's cursor is the place of its la
 import re
 import sqlite3
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from app.console import schema
 from app.console.index import MINUTE, Place, packed, unpacked
 from app.settings import Settings
 from streams.times import DAY
+
+T = TypeVar("T")
 
 MOST_ROWS = 1000
 _FEW_KINDS = 60
@@ -104,6 +106,16 @@ class Queries:
         self._retention = settings.console_retention_days * DAY
         self._prefix = settings.topic_prefix
         self._mine = threading.local()
+
+    def answer(self, question: Callable[[], T]) -> T:
+        """Return what a question returns, all of it from one state of the index: what belongs
+        together may change between two look-ups."""
+        db = self._db()
+        db.execute("BEGIN")
+        try:
+            return question()
+        finally:
+            db.execute("COMMIT")
 
     def deliveries(
         self, wanted: Filters, *, now: int, limit: int, before: Place | None = None
@@ -235,11 +247,11 @@ class Queries:
                 found.append((key, row[0]))
         return found
 
-    def values_named_by_instant(self, partition: int, prefix: bytes) -> list[tuple[bytes, bytes]]:
-        """Return (key, value) of the keys that are `prefix` and an instant of eight bytes. `prefix`
-        ends with an id.
+    def values_numbered(self, partition: int, prefix: bytes) -> list[tuple[bytes, bytes]]:
+        """Return (key, value) of the keys that are `prefix` and a number: an instant of eight bytes
+        or the number of a page, of four. `prefix` ends with an id.
 
-        An instant begins with a zero byte, or with 255 before 1970. No id goes on with either, so
+        A number begins with a zero byte, or with 255 before 1970. No id goes on with either, so
         that longer ids with the same beginning aren't read.
         """
         found: list[tuple[bytes, bytes]] = []
@@ -383,8 +395,13 @@ class Queries:
 
     def _db(self) -> sqlite3.Connection:
         connection: sqlite3.Connection | None = getattr(self._mine, "connection", None)
-        if connection is None:
+        # An index that was built anew is another file: the old one is gone, but readable.
+        file = schema.file_id(self._directory)
+        if connection is None or (file is not None and file != self._mine.file):
+            if connection is not None:
+                connection.close()
             connection = self._mine.connection = schema.open_reader(self._directory)
+            self._mine.file = file
         return connection
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 log = logging.getLogger(__name__)
 
-VERSION = 1
+VERSION = 2
 """The version of the tables below. A file with any other version is built again."""
 
 FILE = "console.db"
@@ -111,6 +111,14 @@ def open_reader(directory: Path) -> sqlite3.Connection:
     connection.execute("PRAGMA busy_timeout = 5000")
     connection.execute("PRAGMA cache_size = -8192")
     return connection
+
+
+def file_id(directory: Path) -> int | None:
+    """Return what tells the index's file from one before it; None: there is none now."""
+    try:
+        return (directory / FILE).stat().st_ino
+    except FileNotFoundError:
+        return None
 
 
 def remove(directory: Path) -> None:

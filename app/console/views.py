@@ -5,6 +5,8 @@ known here.
 """
 
 import asyncio
+import json
+import math
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +16,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from app.console import metrics
-from app.console.index import MINUTE, Place
+from app.console.index import MINUTE, Place, written_at
 from app.console.indexer import Indexer
 from app.console.lookups import PATIENCE_SECONDS, KafkaLookups
 from app.console.messages import as_seen
@@ -42,14 +44,24 @@ from streams.engine.state import State
 from streams.records import Delivery
 from streams.times import DAY, HOUR, format_instant, parse_instant
 from streams.topics import partition_of
-from tables import batches, runs
+from tables import batches, line_accounts, recharges, runs
 from tables.batches import BatchView, Page
 from tables.clocks import latest_tick
 from tables.explained import Language
 from tables.explanations import Outside
 from tables.lines import LineRun
 from tables.remembered import Remembered, line_of, remembered_of
-from tables.state_tables import BATCHES, CLOCKS, CUSTOMERS, LINES, PAGES, RECHARGES, TALLIES
+from tables.state_tables import (
+    BATCHES,
+    CLOCKS,
+    CUSTOMERS,
+    LINE_ACCOUNTS,
+    LINES,
+    MORE_RECHARGES,
+    PAGES,
+    RECHARGES,
+    TALLIES,
+)
 
 T = TypeVar("T")
 
@@ -183,10 +195,7 @@ class Views:
         """Return one line; None: nothing is remembered of it."""
         key = line_id.encode()
         partition = partition_of(key, self._partitions())
-        state = State(partition)
-        wanted = [LINES.prefix + key, CLOCKS.prefix]
-        state.restore(await self._ask(self._queries.values, partition, wanted))
-        line = line_of(state, key, run_retention=self._settings.rules.run_retention)
+        line = await self._ask(self._remembered_line, partition, key)
         if line is None:
             return None
         return {"state": describe_line(self._settings, line_id, partition, line)}
@@ -230,13 +239,17 @@ class Views:
         clocks = _Clocks(self._queries)
         items = []
         for one in found[:limit]:
-            name, is_line = one.key[1:].decode(), one.key[:1] == LINES.prefix
+            key, is_line = one.key[1:], one.key[:1] == LINES.prefix
             line = LINES.decode(one.value) if is_line else LineRun(TALLIES.decode(one.value).run)
             if runs.is_forgotten(line.run, clocks[one.partition], retention):
                 continue
+            name = key.decode()
             said = describe_line(self._settings, name, one.partition, line)["run"]
             if is_line:
-                items.append({"line_id": name, **said, "accounts": len(line.accounts)})
+                state = State(one.partition)
+                self._restore_pages(state, key, line)
+                accounts = line_accounts.all_of(state, key, line.pages, line.accounts)
+                items.append({"line_id": name, **said, "accounts": len(accounts)})
             else:
                 items.append({"account_id": name, **said})
         return {"items": items, "next": _next(found, limit)}
@@ -274,7 +287,7 @@ class Views:
     async def letter(self, name: str) -> dict[str, Any]:
         """Return one dead letter with its bytes. Raises CommandError where there is none."""
         found = await self._read_letter(name)
-        headers = [{"key": key, "value": text_of(value)} for key, value in found.headers]
+        headers = [{"key": key, "value": text_of(value or b"")} for key, value in found.headers]
         said = describe_letter(self._settings, found)
         return {**said, "value": text_of(found.value), "headers": headers}
 
@@ -374,11 +387,29 @@ class Views:
         single = [table.prefix + key for table in (CUSTOMERS, TALLIES, RECHARGES)]
         state.restore(queries.values(partition, [*single, CLOCKS.prefix]))
         for table in (BATCHES, PAGES):
-            state.restore(queries.values_named_by_instant(partition, table.prefix + key))
+            state.restore(queries.values_numbered(partition, table.prefix + key))
+        first = state.peek(RECHARGES, key)
+        if first is not None and recharges.is_full(first):
+            more = [MORE_RECHARGES.prefix + page for page in recharges.page_keys(key)]
+            state.restore(queries.values(partition, more))
         rules = self._settings.rules
         return remembered_of(
             state, key, batch_retention=rules.batch_retention, run_retention=rules.run_retention
         )
+
+    def _remembered_line(self, partition: int, key: bytes) -> LineRun | None:
+        state = State(partition)
+        state.restore(self._queries.values(partition, [LINES.prefix + key, CLOCKS.prefix]))
+        line = state.peek(LINES, key)
+        if line is not None:
+            self._restore_pages(state, key, line)
+        return line_of(state, key, run_retention=self._settings.rules.run_retention)
+
+    def _restore_pages(self, state: State, key: bytes, line: LineRun) -> None:
+        """Restore a line's pages of accounts, if it has any."""
+        if line.pages:
+            prefix = LINE_ACCOUNTS.prefix + key
+            state.restore(self._queries.values_numbered(state.partition, prefix))
 
     async def _record(self, topic: str, command: CommandRow | None) -> Any:
         if command is None:
@@ -421,9 +452,9 @@ class Views:
             steps.append((*self._happened(cause, t),))
         if record is not None and command is not None:
             said = f"{t('Noticed')}: {t(command.scenario)} → {t(command.channel)}"
-            steps.append((record.timestamp * 1000, 1, said))
+            steps.append((written_at(record), 1, said))
         if in_inbox is not None:
-            steps.append((in_inbox.timestamp * 1000, 2, t("Put into the inbox of the website")))
+            steps.append((written_at(in_inbox), 2, t("Put into the inbox of the website")))
         for one in deliveries:
             parts = [f"{t(one.channel)}: {t(one.status)}"]
             parts += [one.error] if one.error else []
@@ -444,7 +475,7 @@ class Views:
         said = said if isinstance(said, dict) else {}
         topics = self._settings.topics
         topic = coordinates["topic"]
-        at, what = record.timestamp * 1000, f"{topic}"
+        at, what = written_at(record), f"{topic}"
         if topic == topics.calls:
             at = _instant(said.get("ended_at"), at)
             result = said.get("result")
@@ -510,7 +541,7 @@ class Views:
     async def _ask(self, question: Callable[..., T], *given: Any) -> T:
         begun = time.perf_counter()
         answer = await asyncio.get_running_loop().run_in_executor(
-            self._threads, partial(question, *given)
+            self._threads, self._queries.answer, partial(question, *given)
         )
         name = getattr(getattr(question, "func", question), "__name__", "other")
         metrics.QUERIES.labels(name).observe(time.perf_counter() - begun)
@@ -560,11 +591,19 @@ def _next(found: list[Listed], limit: int) -> str | None:
 
 
 def _json(value: bytes | None) -> Any:
-    """Return the parsed JSON of a value; where it isn't JSON, its text."""
+    """Return the parsed JSON of a value, where half a surrogate pair is no error; where it isn't
+    JSON, its text."""
     try:
-        return msgspec.json.decode(value or b"null")
-    except (msgspec.DecodeError, RecursionError):
+        return json.loads((value or b"null").decode(), parse_constant=_finite, parse_float=_finite)
+    except (ValueError, RecursionError):
         return (value or b"").decode(errors="replace")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} can't be written as JSON")
+    return number
 
 
 def _instant(text: object, otherwise: int) -> int:

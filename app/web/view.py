@@ -66,7 +66,8 @@ class WorkerView:
         if self.worker.engine.out_of_group is not None:
             return self.worker.engine.out_of_group
         silent_s = self.worker.seconds_since_poll()
-        if silent_s is None or silent_s < STUCK_SECONDS:
+        # In a rebalance, which waits for brokers that are away, there is nothing to poll.
+        if silent_s is None or silent_s < STUCK_SECONDS or not self.worker.engine.wanted():
             return None
         return f"nothing was polled for {silent_s:.0f} s: restart the worker"
 

@@ -6,6 +6,7 @@ config        the names and limits that an engine is given at its start
 consumer      Faust's transport: gives whole record batches to the cycle; rebalances
 takeover      what happens between an assignment and the first fold: settle, restore, place, seek
 positions     what the state was built from, and what is missing
+log_ends      waits for the end of a log that brokers do not show yet
 hanging       finds and ends transactions that would stay open for ever
 housekeeping  notices topics that were made anew, deletes records that are worked off
 buffer        the records of one partition that wait to be folded

@@ -24,9 +24,9 @@ class EngineConfig:
     """Returns what to write in place of a record that Kafka refuses for good; None: stop then."""
     max_poll_interval_s: float = 300.0
     """A worker whose event loop, or whose reading, stands still for this long leaves the group."""
-    log_patience_s: float = 15.0
-    """How long to wait for a log whose end lies before what was read of it: the last marker may
-    not be visible yet."""
+    log_patience_s: float = 60.0
+    """How long to wait for a log whose end lies before what was read of it, which brokers that have
+    just started may not show yet."""
     tidy_every_s: float = 10.0
     """How often to delete what is worked off and to check that the topics are still the same."""
     out_of_group_s: float = 90.0

@@ -16,6 +16,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from aiokafka.errors import KafkaError
+
 from streams import metrics
 from streams.engine import fault_points
 from streams.engine.buffer import Buffer
@@ -233,23 +235,24 @@ class Cycle:
         if self._buffered:
             self._wake.set()
 
-    def pass_markers(self) -> None:
+    async def pass_markers(self) -> None:
         """Move the offsets past markers and aborted records behind the last folded one. Else, once
         retention has deleted them, they would look like records that were never read."""
-        if self._is_closing or self._transaction or self._commit or self._read_first:
-            return
-        for tp in self.committed:
-            read_to = self._reading.read_to(tp)
-            if read_to is None or read_to <= self.committed[tp]:
-                continue
-            if tp not in self._buffers:
-                if self._windows[tp].is_finished:
-                    self._note_finished(tp)
-            elif not self._buffers[tp].count:
-                transaction = self._running()
-                transaction.offsets[tp] = read_to
-                transaction.touched.add(tp.partition)
-                self._wake.set()
+        async with self._whole:  # what is being folded is in no buffer, and not folded yet
+            if self._is_closing:
+                return
+            for tp in self.committed:
+                read_to = self._reading.read_to(tp)
+                if read_to is None or read_to <= self.committed[tp]:
+                    continue
+                if tp not in self._buffers:
+                    if self._windows[tp].is_finished:
+                        self._note_finished(tp)
+                elif not self._buffers[tp].count and tp.partition not in self._read_first:
+                    transaction = self._running()
+                    transaction.offsets[tp] = read_to
+                    transaction.touched.add(tp.partition)
+                    self._wake.set()
 
     def _feed_outbox(self, tp: TP, records: list[Record]) -> None:
         position = self._outbox_positions[tp]
@@ -472,10 +475,17 @@ class Cycle:
         began = time.monotonic()
         try:
             ends = await self._commit_what_is_taken(records, transaction.offsets)
-        except Exception as error:  # whatever it is, nothing of the transaction may be kept
+        except (Exception, asyncio.CancelledError) as error:
+            # Whatever it is, nothing of the transaction may be kept.
             self._is_closing = True
             self._wake.set()
-            self._on_failure(error)
+            if isinstance(error, Exception):
+                self._on_failure(error)
+                return
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            self._on_failure(KafkaError("aiokafka cancelled a task of its own in a commit"))
             return
         fault_points.passing(fault_points.AFTER_COMMIT)
         for state in sealed:

@@ -39,8 +39,8 @@ from streams.engine.housekeeping import Housekeeping, is_transient
 from streams.engine.outbox import Finish, Outbox
 from streams.engine.phases import IllegalPhaseError, Phase, check
 from streams.engine.state import State
-from streams.engine.takeover import Crash, Share, Taken, Takeover, crash_of
-from streams.engine.types import TP, Output, Reading, Record, Source
+from streams.engine.takeover import Share, Taken, Takeover
+from streams.engine.types import TP, Crash, Output, Reading, Record, Source, crash_of
 from streams.kafka.protocol import Membership
 from streams.kafka.rights import forbidden
 
@@ -151,7 +151,7 @@ class Engine:
     def add_outbox(self, outbox: Outbox) -> None:
         """Add a topic whose records a sender works off."""
         self._takeover.outboxes[outbox.topic] = outbox
-        outbox.bind(self._finisher(outbox.topic))
+        outbox.bind(self._finisher(outbox.topic), self.crash)
 
     @property
     def sources(self) -> Mapping[str, Source]:
@@ -393,6 +393,7 @@ class Engine:
         folding = asyncio.create_task(cycle.run())
         folding.add_done_callback(partial(crash_of, self.crash))
         housekeeping = asyncio.create_task(self._keep_house(cycle, taken))
+        housekeeping.add_done_callback(partial(crash_of, self.crash))
         self._enter(Phase.RUNNING, share, _Work(share, cycle, folding, housekeeping))
 
     def _reads(self) -> Reading:
@@ -407,7 +408,7 @@ class Engine:
         )
         while True:
             await asyncio.sleep(config.tidy_every_s)
-            cycle.pass_markers()
+            await cycle.pass_markers()
             try:
                 gaps = await house.look_for_gaps(cycle.committed)
                 if gaps:

@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol
 from msgspec import Struct
 
 from streams.engine.state import State, Table
-from streams.engine.types import Header, Output, Record
+from streams.engine.types import Crash, Header, Output, Record
 
 
 class OutboxRecord(NamedTuple):
@@ -34,8 +34,9 @@ class Outbox(Protocol):
     max_pending: int
     """The engine stops reading a partition that has more begun and unfinished records than this."""
 
-    def bind(self, finish: Finish) -> None:
-        """Take the function to be called exactly once for every record that is done."""
+    def bind(self, finish: Finish, crash: Crash) -> None:
+        """Take the function to be called exactly once for every record that is done, and the one
+        that stops the worker where a bug ends the work on some."""
 
     def on_assigned(self, partition: int) -> None:
         """Be told that records of this partition may come from now on."""

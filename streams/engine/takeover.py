@@ -17,6 +17,7 @@ from aiokafka.errors import KafkaError, UnknownTopicOrPartitionError
 from streams import metrics
 from streams.engine.config import EngineConfig
 from streams.engine.hanging import HangingTransactions
+from streams.engine.log_ends import LogEnds
 from streams.engine.outbox import UNFINISHED, Outbox
 from streams.engine.positions import (
     ORIGIN,
@@ -32,7 +33,7 @@ from streams.engine.positions import (
     tell,
 )
 from streams.engine.state import State
-from streams.engine.types import TP, Source
+from streams.engine.types import TP, Crash, Source, crash_of
 from streams.kafka.log_reader import LogReader
 from streams.kafka.producer import Destination, ProducerRecord, TransactionalProducer
 from streams.kafka.protocol import CommittedOffset, Membership
@@ -42,12 +43,9 @@ log = logging.getLogger(__name__)
 
 _ASK_AGAIN_SECONDS = 0.02
 _PATIENCE_SECONDS = 0.5
+_LONGEST_PAUSE_SECONDS = 60.0
 """A live owner finishes its commit within this time; else it counts as dead."""
-_END_AGAIN_SECONDS = 0.2
 _LOOKS_FOR_TOPIC = 3
-
-Crash = Callable[[Exception], None]
-"""Stops the worker because of an error."""
 
 
 class PartitionsSplitError(Exception):
@@ -106,6 +104,7 @@ class Takeover:
             f"{config.group}-{config.worker_id}", config.client_options
         )
         self.reader = LogReader(config.client_options)
+        self._ends = LogEnds(config.log_patience_s)
         self.hanging = HangingTransactions(
             self.reader,
             config.group,
@@ -141,6 +140,7 @@ class Takeover:
         attempt may succeed; any other error is for good.
         """
         config = self._config
+        await self.stop_tidying()
         await self._check_together(share.tps)
         await self.connect()
         sources = {tp: self.sources[tp.topic] for tp in share.tps if tp.topic in self.sources}
@@ -162,10 +162,8 @@ class Takeover:
             )
         )
         self._tidying.add_done_callback(partial(crash_of, self._crash))
-        ends = await reached(
-            self.reader,
-            {tp: state.position for tp, state in changelogs.items()},
-            config.log_patience_s,
+        ends = await self._ends.reached(
+            self.reader, {tp: state.position for tp, state in changelogs.items()}
         )
 
         def on_restored(part: float) -> None:
@@ -207,8 +205,7 @@ class Takeover:
     async def disconnect(self) -> None:
         """Disconnect after a failed attempt: the next one connects anew, and ends the transactions
         that this one left open."""
-        if self._tidying is not None:
-            self._tidying.cancel()
+        await self.stop_tidying()
         await self.producer.end()
         await self.reader.close()
 
@@ -219,9 +216,9 @@ class Takeover:
     async def stop_tidying(self) -> None:
         """Stop the task that ends what others left open."""
         tidying, self._tidying = self._tidying, None
-        if tidying is not None and not tidying.done():
+        while tidying is not None and not tidying.done():
             tidying.cancel()
-            await asyncio.wait([tidying])
+            await asyncio.wait([tidying], timeout=1.0)  # aiokafka may swallow a cancellation
 
     async def close(self) -> None:
         """Disconnect."""
@@ -273,7 +270,7 @@ class Takeover:
             outboxes=self.outboxes,
             written=self._written,
             queues=self._config.queues,
-            patience_s=self._config.log_patience_s,
+            log_ends=self._ends,
         )
         if positions.gaps:
             raise self.missing(positions.gaps)
@@ -374,13 +371,6 @@ class Takeover:
         return gates
 
 
-def crash_of(crash: Crash, task: asyncio.Task[None]) -> None:
-    """Stop the worker with a task's exception, which nobody would see otherwise."""
-    error = None if task.cancelled() else task.exception()
-    if isinstance(error, Exception):
-        crash(error)
-
-
 async def place(
     reader: LogReader,
     committed: Mapping[TP, CommittedOffset],
@@ -391,14 +381,13 @@ async def place(
     outboxes: Collection[str],
     written: Collection[str],
     queues: Collection[str],
-    patience_s: float,
+    log_ends: LogEnds,
 ) -> Positions:
     """Return where to read each partition from, and write positions into states that lack them.
 
     `own_id`: this worker's transactional id. `read_first`, `outboxes`: the topics of that kind.
     `written`: the topics that this group's transactions write to; `queues`: those of them that
-    nobody else writes to. `patience_s`: how long to wait for a log whose end lies before what was
-    read of it.
+    nobody else writes to.
     """
     topics = {tp.topic for tp in committed}
     ids = await reader.topic_ids(topics)
@@ -413,7 +402,7 @@ async def place(
     needed = {
         tp: _read_to(offset, known.get(tp), ids[tp.topic]) for tp, offset in committed.items()
     }
-    ends = await reached(reader, needed, patience_s)
+    ends = await log_ends.reached(reader, needed)
     found = Positions(end=ends, topic_ids=ids)
     lost = _states_lost(committed, states, read_first)
     for tp, offset in committed.items():
@@ -521,18 +510,6 @@ def _check_unfinished(found: Positions, tp: TP, state: State, start: Start, stan
         found.gaps.append(Gap(Missing.CUT_SHORT, tp, unfinished.last + 1, stands.begin, stands.end))
 
 
-async def reached(reader: LogReader, needed: Mapping[TP, int], within_s: float) -> dict[TP, int]:
-    """Return the logs' ends, once they have reached the offsets `needed`, or after `within_s`
-    seconds as they are. What was written last, say a marker, may not be visible yet."""
-    deadline = asyncio.get_running_loop().time() + within_s
-    while True:
-        ends = await reader.ends(needed)
-        is_reached = all(ends[tp] >= offset for tp, offset in needed.items())
-        if is_reached or asyncio.get_running_loop().time() > deadline:
-            return ends
-        await asyncio.sleep(_END_AGAIN_SECONDS)
-
-
 async def was_here(
     producer: TransactionalProducer,
     reader: LogReader,
@@ -570,8 +547,11 @@ async def end_what_is_left_open(
     try:
         ends, before = await reader.ends(tps), await reader.stable_ends(tps)
         pending, ended = list(tps), set[str]()
+        pause_s = _PATIENCE_SECONDS
         while pending:
-            await asyncio.sleep(_PATIENCE_SECONDS)
+            await asyncio.sleep(pause_s)
+            # What is left after some tries is another system's, and may stay for months.
+            pause_s = min(pause_s * 1.5, _LONGEST_PAUSE_SECONDS)
             stable = await reader.stable_ends(pending)
             pending = [tp for tp in pending if stable[tp] < ends[tp]]
             # Where the stable end moves, live workers write.

@@ -10,8 +10,11 @@ from faust.types import TP
 if TYPE_CHECKING:
     from streams.engine.state import State
 
-__all__ = ["TP", "Chunk", "Header", "Output", "Reading", "Record", "Source"]
+__all__ = ["TP", "Chunk", "Crash", "Header", "Output", "Reading", "Record", "Source", "crash_of"]
 
+
+Crash = Callable[[Exception], None]
+"""Stops the worker because of an error."""
 
 Header = tuple[str, bytes | None]
 """A record's header: its name, and its value, which other producers may leave out."""
@@ -119,3 +122,10 @@ class Reading(Protocol):
     def read_to(self, tp: TP) -> int | None:
         """Return the offset up to which a partition was read, past markers; None: unknown, or
         records that were read are still on their way to the engine."""
+
+
+def crash_of(crash: Crash, task: asyncio.Task[None]) -> None:
+    """Stop the worker with a task's exception, which nobody would see otherwise."""
+    error = None if task.cancelled() else task.exception()
+    if isinstance(error, Exception):
+        crash(error)

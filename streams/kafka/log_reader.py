@@ -7,6 +7,8 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import (
     KafkaConnectionError,
+    KafkaError,
+    LeaderNotAvailableError,
     NoError,
     TopicAuthorizationFailedError,
     for_code,
@@ -75,6 +77,14 @@ class LogReader:
             raise KafkaConnectionError("no broker says where the partitions are")
         check_leaders(self.client, topics)
 
+    async def lacks_replicas(self, tps: Iterable[TP]) -> bool:
+        """Are some replicas of these partitions not in sync, or was nobody there to say so?"""
+        client = self.client
+        if not await client.force_metadata_update():
+            return True
+        known = [client.cluster._partitions.get(tp.topic, {}).get(tp.partition) for tp in tps]
+        return any(one is None or len(one.isr) < len(one.replicas) for one in known)
+
     async def offsets_at(self, tps: Iterable[TP], timestamp: int) -> dict[TP, int]:
         """Return each partition's first offset with this timestamp (ms) or a later one; partitions
         without one are left out."""
@@ -104,13 +114,15 @@ class LogReader:
 
     async def delete_before(self, offsets: Mapping[TP, int]) -> set[str]:
         """Delete the records before these offsets; return the topics where this user may not.
-        Raises KafkaError at the first other failure."""
-        denied = set()
+        Raises KafkaError at the end where another failed."""
+        denied: set[str] = set()
+        failed: KafkaError | None = None
         client = self._open(self._ends)._client
         by_leader: dict[int, dict[str, list[tuple[int, int]]]] = {}
         for tp, offset in offsets.items():
             leader = client.cluster.leader_for_partition(TopicPartition(*tp))
             if leader is None or leader < 0:
+                failed = LeaderNotAvailableError(f"{tp.topic}-{tp.partition}")
                 continue
             by_leader.setdefault(leader, {}).setdefault(tp.topic, []).append((tp.partition, offset))
         for leader, topics in by_leader.items():
@@ -122,7 +134,9 @@ class LogReader:
                     if error is TopicAuthorizationFailedError:
                         denied.add(topic[0])
                     elif error is not NoError:
-                        raise error()
+                        failed = error()
+        if failed is not None:
+            raise failed
         return denied
 
     async def restore(

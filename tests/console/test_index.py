@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 import pytest
 
 from app.console import schema
-from app.console.index import Index, PolledRecords
+from app.console.index import Index, PolledRecords, written_at
 from app.console.queries import BadCursorError, Filters, Queries, cursor_of, parse_cursor
 from app.settings import Settings, load_settings
+from streams.decoding import decode_notification
 from streams.engine.types import Header
 from streams.times import DAY, SECOND, format_instant, parse_instant
 from tables.batches import Batch, batch_key
@@ -182,16 +183,22 @@ def test_whatever_is_asked_for_is_found_newest_first_in_pages(
 
 def test_what_is_unreadable_costs_itself_alone_and_is_counted(settings: Settings) -> None:
     index = Index(settings)
-    bad: list[Any] = [b"{", None, b"[]", b"\xff", b'{"notification_id": 7}', b"1" * 70_000]
+    deep = json.dumps(delivery(1) | command(1) | {"message_id": "m", "handled": "", "letter_at": 1})
+    bad: list[Any] = [
+        b"{", None, b"[]", b"\xff", b'{"notification_id": 7}', b"1" * 70_000,
+        deep.replace("{", '{"x":' + "[" * 50_000 + "]" * 50_000 + ",", 1).encode(),
+    ]  # fmt: skip
     records = [Record(place, value) for place, value in enumerate(bad)]
     good = Record(99, json.dumps(delivery(1, at="2026-11-25T04:00:00Z")).encode())
+    large = Record(98, json.dumps(delivery(2, error_code=1 << 63)).encode())
     for holds in ("commands", "inbox", "letters", "marks"):
         index.write([PolledRecords(holds, holds, 0, records)], {(holds, 0): 6})
     index.write(
         [PolledRecords("state", "state", 0, [Record(0, b"\xc1", b"cacme")])], {("state", 0): 1}
     )
     index.write(
-        [PolledRecords("deliveries", "deliveries", 0, [*records, good])], {("deliveries", 0): 100}
+        [PolledRecords("deliveries", "deliveries", 0, [*records, large, good])],
+        {("deliveries", 0): 100},
     )
     queries = Queries(settings)
     assert [one.notification_id for one in queries.deliveries(Filters(), now=NOW, limit=9)] == [
@@ -200,6 +207,45 @@ def test_what_is_unreadable_costs_itself_alone_and_is_counted(settings: Settings
     assert len(queries.letters(limit=10)) == len(bad)  # shown, whatever they hold
     assert index.unreadable > len(bad)
     assert index.offsets()["deliveries", 0] == 100
+
+
+@pytest.mark.parametrize(
+    ("more", "call"),
+    [
+        ('"cause":{"call_id":"c/1"}', "c/1"),
+        ('"cause":{"call_id":5}', None),
+        ('"cause":{"call_id":["c/1",null,1.5]}', None),
+        ('"cause":{"call_id":null}', None),
+        ('"cause":{"other":1}', None),
+        ('"more":1e999,"cause":{}', None),
+        ('"more":[12345678901234567890123],"cause":{}', None),
+        # Half of a surrogate pair, where the worker ignores it.
+        ('"more":"\\ud83d","cause":{"call_id":"c/1"}', "c/1"),
+        ('"more":"\\ud83d","cause":{"call_id":5}', None),
+        ('"cause":{"deep":' + "[" * 500 + "]" * 500 + "}", None),
+        # With its timestamp in nanoseconds.
+        ('"timestamp":' + str(NOW * 1000) + ',"cause":{"call_id":"c/1"}', "c/1"),
+    ],
+)
+def test_whatever_command_the_worker_takes_is_indexed(
+    settings: Settings, more: str, call: str | None
+) -> None:
+    raw = json.dumps(command(1, content="c") | {"cause": None}).replace('"cause": null', more)
+    record = Record(7, raw.encode(), b"acme")
+    if "timestamp" in more:
+        record = record._replace(timestamp=NOW * 1000)
+    assert decode_notification(record.key, record.value).title == "余额不足"
+    index, queries = Index(settings), Queries(settings)
+    index.write([PolledRecords("commands", "commands", 0, [record])], {})
+    assert format_instant(written_at(record), settings.zone)  # as the timeline shows it
+    index.write([chunk("deliveries", [delivery(1)])], {})
+    assert index.unreadable == 0
+    found = queries.command(f"{1:032x}")
+    assert found is not None
+    assert found.offset == 7
+    assert len(queries.commands_of_call("c/1")) == (call == "c/1")
+    (told,) = queries.deliveries(Filters(), now=NOW, limit=9)
+    assert (told.title, told.occurred) == ("余额不足", found.occurred)
 
 
 def test_offsets_and_rows_are_one(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -324,10 +370,29 @@ def test_runs_and_batches_are_listed_from_the_changelog_s_last_word(settings: Se
     assert queries.runs(limit=9, before=None) == []
     assert len(queries.batches(limit=9, after=None, only_open=True)) == 1
     assert len(queries.batches(limit=9, after=None, only_open=False)) == 2
-    assert [key for key, _ in queries.values_named_by_instant(1, b"bacme")] == [
+    assert [key for key, _ in queries.values_numbered(1, b"bacme")] == [
         b"b" + batch_key(b"acme", NOW - DAY)
     ]
-    assert queries.values_named_by_instant(1, b"bac") == []
+    assert queries.values_numbered(1, b"bac") == []
+
+
+def test_what_one_question_looks_up_is_of_one_moment(settings: Settings) -> None:
+    index, queries = Index(settings), Queries(settings)
+
+    def write(line: LineRun, page: bytes | None) -> None:
+        values = [(b"lL", LINES.encode(line)), (b"mL" + bytes(4), page)]
+        records = [Record(0, value, key) for key, value in values]
+        index.write([PolledRecords("state", "state", 0, records)], {})
+
+    write(LineRun(Run(300, "x", NOW), pages=1), b"\x91\x80")
+
+    def look_up() -> tuple[int, int]:
+        ((_, value),) = queries.values(0, [b"lL"])
+        write(LineRun(), None)  # the run ends
+        return LINES.decode(value).pages, len(queries.values_numbered(0, b"mL"))
+
+    assert queries.answer(look_up) == (1, 1)
+    assert queries.values_numbered(0, b"mL") == []
 
 
 def replace_batch(tally: Tally) -> Tally:

@@ -12,11 +12,16 @@ from aiokafka.admin import AIOKafkaAdminClient
 
 from app.operations.installation import open_installation
 from app.operations.lag import group_lag
+from app.operations.state import line_state
 from tests.console.conftest import Watched, ask
+from tests.engine.test_headers import NAME, SHOWN, publish
 from tests.installation import Installation
 from tests.samples import account, call
 
 pytestmark = pytest.mark.broker
+
+OURS = [f"dialwatch.{name}" for name in ("topic", "partition", "offset", "reason", "at")]
+"""The headers at the end of a letter that was none before."""
 
 
 def items(console: Any, path: str = "/api/deliveries?limit=1000") -> list[dict[str, Any]]:
@@ -80,6 +85,20 @@ async def test_a_topic_made_anew_is_indexed_anew(installation: Installation) -> 
     console.start()
     assert items(console, "/api/dead-letters") == []
     assert "dead-letters was made anew: the index is built anew" in console.log.read_text()
+
+
+async def test_an_index_built_anew_beside_readers_is_what_they_read(
+    installation: Installation,
+) -> None:
+    console = installation.console()
+    worker = installation.worker()
+    await installation.publish([call("acme", 9, result="?")])
+    wait_until(lambda: len(items(console, "/api/dead-letters")) == 1)
+    worker.stop()
+    await installation.delete_topic("dead-letters")
+    await installation.create_topics()
+    wait_until(lambda: "built anew" in console.log.read_text())
+    wait_until(lambda: items(console, "/api/dead-letters") == [])
 
 
 async def test_what_is_in_an_open_transaction_or_aborted_is_not_shown(
@@ -165,6 +184,62 @@ async def test_letters_are_planned_refused_from_elsewhere_and_handled_once(
     shutil.rmtree(console.directory / "index")
     console.start()
     assert {one["letter"]: one["handled"] for one in items(console, f"{path}?all")} == everything
+
+
+async def test_headers_of_other_producers_stop_nothing_and_null_reads_as_empty(
+    installation: Installation,
+) -> None:
+    installation.worker()
+    console = installation.console()
+    null = [("h", None), ("dialwatch.reason", None), ("dialwatch.attempts", None)]
+    said = {
+        "notification_id": "n-1", "scenario": "survey", "channel": "inbox", "account_id": "acme",
+        "occurred_at": "2026-11-01T10:00:00+08:00", "title": "t", "content": "c", "page": None,
+        "cause": {"call_id": 5}, "half": "\ud83d",
+    }  # fmt: skip
+    for headers in (null, [(NAME.decode(), None)]):
+        await publish(installation, "call-records", b"acme", b"rubbish", headers)
+    headers = [("dialwatch.cause", None), (NAME.decode(), b"1")]
+    await publish(installation, "notifications", b"acme", json.dumps(said).encode(), headers)
+    path = "/api/dead-letters"
+    wait_until(lambda: len(items(console, path)) == 2 and len(items(console)) == 1)
+    own = []
+    for one in reversed(items(console, path)):
+        assert (one["reason"].split(":")[0], one["attempts"]) == ("value", 1)
+        status, body, _ = ask(console, f"{path}/{one['letter']}")
+        assert status == 200, body
+        found = json.loads(body)
+        assert found["value"] == "rubbish"
+        own.append([tuple(header.values()) for header in found["headers"][: -len(OURS)]])
+        assert [header["key"] for header in found["headers"][-len(OURS) :]] == OURS
+        assert ask(console, f"/dead-letters/{one['letter']}")[0] == 200
+    assert own == [[(name, "") for name, _ in null], [(SHOWN, "")]]
+    (told,) = items(console)
+    assert (told["title"], told["status"]) == ("t", "sent")
+    status, body, _ = ask(console, "/api/notifications/n-1")
+    found = json.loads(body)
+    assert (status, found["command"], found["cause_record"]) == (200, said, None)
+    assert found["message"] == "t\nc"
+    assert ask(console, "/notifications/n-1")[0] == 200
+
+
+async def test_a_line_whose_run_many_accounts_are_in_is_what_the_command_says(
+    installation: Installation,
+) -> None:
+    installation.variables["DIALWATCH_RUN_LENGTH"] = "1000"
+    installation.worker()
+    console = installation.console()
+    await installation.publish(
+        call(f"account-{number}", 0, result="W", line_id="L") for number in range(600)
+    )
+    wait_until(lambda: [one["count"] for one in items(console, "/api/runs?near")] == [600])
+    async with open_installation(installation.settings()) as opened:
+        right = await line_state(opened, "L")
+    assert right is not None
+    assert len(right["accounts"]) == 600
+    assert json.loads(ask(console, "/api/lines/L")[1]) == {"state": right}
+    (run,) = items(console, "/api/runs")
+    assert (run["line_id"], run["accounts"]) == ("L", 600)
 
 
 async def test_with_a_token_nothing_is_shown_without_it(installation: Installation) -> None:

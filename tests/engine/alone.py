@@ -9,8 +9,8 @@ from streams.engine.engine import Engine
 from streams.engine.outbox import Finish, OutboxRecord
 from streams.engine.phases import Phase
 from streams.engine.state import State, Table
-from streams.engine.takeover import Crash, Positions, Share, Taken, Takeover
-from streams.engine.types import TP, Chunk, Source
+from streams.engine.takeover import Positions, Share, Taken, Takeover
+from streams.engine.types import TP, Chunk, Crash, Source
 from streams.kafka.protocol import Membership
 from tests.engine.inprocess import eventually
 
@@ -34,6 +34,7 @@ class Reading:
 
     def __init__(self, *unread: str) -> None:
         self.unread = set(unread)
+        self.positions: dict[TP, int] = {}
 
     async def seek_all(self, positions: dict[TP, int]) -> None:
         pass
@@ -48,7 +49,7 @@ class Reading:
         return False
 
     def read_to(self, tp: TP) -> int | None:
-        return None
+        return self.positions.get(tp)
 
 
 class Producer:
@@ -57,7 +58,7 @@ class Producer:
     transactional_id = "group-w1"
 
     def __init__(self) -> None:
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
         self.offsets: dict[TP, int] = {}
         self.begun = 0
         self.may_commit = asyncio.Event()
@@ -81,6 +82,16 @@ class Producer:
         pass
 
 
+class Logs:
+    """A reader whose topics stay what they are, and which deletes nothing."""
+
+    async def topic_ids(self, known: Mapping[str, bytes]) -> dict[str, bytes]:
+        return dict(known)
+
+    async def delete_before(self, offsets: Mapping[TP, int]) -> set[str]:
+        return set()
+
+
 class ScriptedTakeover(Takeover):
     """A takeover that succeeds at once, unless `script` raises or waits."""
 
@@ -89,6 +100,7 @@ class ScriptedTakeover(Takeover):
 
     def __init__(self, config: EngineConfig, crash: Crash) -> None:
         super().__init__(config, crash)
+        self.reader: Any = Logs()
         self.attempts = 0
         self.happened: list[str] = []
 
@@ -128,7 +140,7 @@ class Outbox:
     def __init__(self) -> None:
         self.revoked: list[int] = []
 
-    def bind(self, finish: Finish) -> None:
+    def bind(self, finish: Finish, crash: Crash) -> None:
         pass
 
     def on_assigned(self, partition: int) -> None:
@@ -179,7 +191,8 @@ class Alone:
             self.crashes.append,
             takeover=take_over,
         )
-        self.engine.bind(Reading())
+        self.reading = Reading()
+        self.engine.bind(self.reading)
         self.engine.add_source(Source("accounts", lambda chunk: None, is_read_first=True))
         self.engine.add_source(Source("calls", self._fold, is_timed=True))
         self.engine.add_outbox(self.outbox)

@@ -3,9 +3,10 @@
 import inspect
 from importlib.metadata import version
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, cluster
 from aiokafka.consumer import fetcher
 from aiokafka.producer import message_accumulator, sender, transaction_manager
+from aiokafka.record import default_records
 
 import streams.kafka
 
@@ -27,6 +28,8 @@ def test_what_is_patched_or_reached_into_is_there() -> None:
         (fetcher.FetchResult, ("getall", "check_assignment", "has_more", "_update_position")),
         (transaction_manager.TransactionManager, ("error_transaction", "_txn_partitions")),
         (message_accumulator.BatchBuilder, ("_builder", "_relative_offset")),
+        (default_records._DefaultRecordBatchPy, ("_maybe_uncompress", "_buffer")),
+        (cluster.ClusterMetadata, ("_partitions",)),
         (AIOKafkaProducer, ("_txn_manager", "_sender")),
         (AIOKafkaConsumer, ("_isolation_level", "_fetcher", "_subscription", "_coordinator")),
     ):

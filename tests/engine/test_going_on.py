@@ -14,7 +14,7 @@ from streams.engine.outbox import Finish, OutboxRecord
 from streams.engine.positions import MissingRecordsError
 from streams.engine.state import Table
 from streams.engine.takeover import was_here
-from streams.engine.types import TP, Chunk, Source
+from streams.engine.types import TP, Chunk, Crash, Source
 from streams.kafka.log_reader import ChangelogCutError, LogReader
 from streams.kafka.producer import TransactionalProducer
 from streams.kafka.protocol import CommittedOffset
@@ -35,7 +35,7 @@ class Waiting:
         self.begun: dict[int, str] = {}
         self.finish: Finish
 
-    def bind(self, finish: Finish) -> None:
+    def bind(self, finish: Finish, crash: Crash) -> None:
         self.finish = finish
 
     def on_assigned(self, partition: int) -> None:

@@ -11,21 +11,29 @@ from aiokafka.client import AIOKafkaClient
 from aiokafka.cluster import ClusterMetadata
 from aiokafka.errors import IllegalGenerationError, KafkaConnectionError
 
+from streams.engine import takeover
 from streams.engine.config import EngineConfig
 from streams.engine.consumer import _ConsumerThread
 from streams.engine.cycle import Cycle
+from streams.engine.log_ends import LogEnds
 from streams.engine.phases import Phase
 from streams.engine.state import State
-from streams.engine.takeover import Crash, PartitionsSplitError, Takeover
-from streams.engine.types import TP, Source
+from streams.engine.takeover import (
+    PartitionsSplitError,
+    Share,
+    Takeover,
+    end_what_is_left_open,
+)
+from streams.engine.types import TP, Chunk, Crash, Source
 from streams.kafka.fetching import _FetchResult
 from streams.kafka.log_reader import ChangelogCutError, LogReader
 from streams.kafka.producer import TransactionalProducer
 from streams.kafka.protocol import Membership, TxnOffsetCommit
 from streams.kafka.transactions import OFFSETS_TOPIC
-from tests.engine.alone import CALLS, NUMBERS, Alone, Reading
+from tests.engine.alone import ACCOUNTS, CALLS, NUMBERS, Alone, Reading
 from tests.engine.inprocess import eventually
 from tests.installation import Installation
+from tests.virtual_time import run_virtually
 
 
 async def test_a_revocation_in_the_middle_of_a_recovery_leaves_nothing_half_done() -> None:
@@ -148,6 +156,62 @@ async def test_a_cancellation_that_is_not_its_own_does_not_end_a_takeover() -> N
     alone.takeover.script = leaking
     await alone.run()
     assert alone.takeover.attempts == 2
+
+
+async def test_a_cancellation_that_is_not_its_own_does_not_end_committing() -> None:
+    alone = Alone()
+    await alone.run()
+    alone.producer.error = asyncio.CancelledError()
+    alone.feed(b"a")
+    await alone.until(Phase.RECOVERING)
+    alone.producer.error = None
+    await alone.until(Phase.RUNNING)
+    alone.feed(b"a")
+    await alone.until_committed(1)
+    assert alone.crashes == []
+
+
+async def test_offsets_pass_markers_beside_a_commit() -> None:
+    # A busy worker always has a transaction or a commit under way.
+    alone = Alone(tidy_every_s=0.01)
+    await alone.run()
+    alone.producer.may_commit.clear()
+    alone.feed(b"a")
+    await eventually(lambda: alone.producer.begun == 1, "committing")
+    alone.feed(b"b", first=1)
+    alone.reading.positions[ACCOUNTS] = 7
+    await asyncio.sleep(0.05)
+    alone.producer.may_commit.set()
+    await eventually(lambda: alone.producer.begun == 2, "committing again", every_s=0.001)
+    alone.producer.may_commit.clear()
+    alone.feed(b"c", first=2)
+    await alone.until_committed(2)
+    assert alone.producer.offsets[ACCOUNTS] == 7
+    alone.producer.may_commit.set()
+
+
+async def test_offsets_do_not_pass_what_is_being_folded() -> None:
+    alone = Alone(tidy_every_s=0.01)
+    given: list[tuple[Chunk, asyncio.Future[None]]] = []
+
+    def give(chunk: Chunk) -> asyncio.Future[None]:
+        given.append((chunk, asyncio.get_running_loop().create_future()))
+        return given[-1][1]
+
+    alone.engine.add_source(Source("calls", lambda chunk: None, is_timed=True, give=give))
+    await alone.run()
+    alone.feed(b"a", b"b")
+    await eventually(lambda: len(given) == 1, "given")
+    alone.reading.positions[CALLS] = 2
+    await asyncio.sleep(0.05)
+    chunk, done = given[0]
+    chunk.leave(chunk.records[0])  # nothing of it was folded
+    done.set_result(None)
+    await eventually(lambda: len(given) == 2, "given again")
+    await asyncio.sleep(0.1)
+    assert CALLS not in alone.producer.offsets
+    given[1][1].set_result(None)
+    await alone.until_committed(2)
 
 
 async def test_a_takeover_that_hangs_is_begun_again(caplog: pytest.LogCaptureFixture) -> None:
@@ -345,3 +409,76 @@ def test_a_log_is_not_read_up_while_its_last_records_are_on_their_way() -> None:
     assert not _ConsumerThread.is_read_up(thread, CALLS, 8)
     _ConsumerThread.note_handed_over(thread, [CALLS])
     assert _ConsumerThread.is_read_up(thread, CALLS, 9)
+
+
+class LeftOpen:
+    """Another system's transaction stands open in what is written: the reader that sees it, and
+    what looks at hanging transactions. Closed, a reader answers nobody."""
+
+    def __init__(self) -> None:
+        self.is_closed = False
+        self.looks = 0
+
+    async def ends(self, tps: Iterable[TP]) -> dict[TP, int]:
+        return dict.fromkeys(tps, 10)
+
+    async def stable_ends(self, tps: Iterable[TP]) -> dict[TP, int]:
+        if self.is_closed:
+            raise RuntimeError("the reader is not open")
+        return dict.fromkeys(tps, 5)
+
+    async def mend(self) -> bool:
+        self.looks += 1
+        return False
+
+
+def test_another_system_s_open_transaction_is_looked_at_less_and_less() -> None:
+    left: Any = LeftOpen()
+
+    async def main() -> None:
+        tidying = asyncio.create_task(
+            end_what_is_left_open(left, left, left, [TP("notifications", 0)], {0: set()})
+        )
+        await asyncio.sleep(86_400)
+        tidying.cancel()
+
+    run_virtually(main())
+    assert left.looks < 24 * 60 + 20
+
+
+async def test_a_takeover_that_is_begun_again_stops_what_the_first_one_began(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tidying: list[asyncio.Task[Any]] = []
+
+    async def tidy(*_: object) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        tidying.append(task)
+        await asyncio.sleep(60)
+
+    async def nothing(*_: object) -> dict[TP, int]:
+        return {}
+
+    async def failing(*_: object) -> dict[TP, int]:
+        await asyncio.sleep(0.01)
+        raise TimeoutError
+
+    monkeypatch.setattr(Takeover, "connect", nothing)
+    monkeypatch.setattr(LogEnds, "reached", failing)
+    for name, instead in (
+        ("settle", nothing), ("end_what_is_left_open", tidy)
+    ):  # fmt: skip
+        monkeypatch.setattr(takeover, name, instead)
+    config = EngineConfig(
+        group="group", worker_id="w1", changelog="changelog", output_topics=(),
+        queues=frozenset(), session_timeout_s=6.0, client_options={},
+    )  # fmt: skip
+    taking_over = Takeover(config, lambda error: None)
+    share = Share(frozenset(), Membership("group", 1, "member"))
+    for _ in range(2):
+        with pytest.raises(TimeoutError):
+            await taking_over.attempt(share, {}, seek=nothing, on_progress=lambda: None)
+    assert [task.cancelled() for task in tidying] == [True, False]
+    await taking_over.stop_tidying()
+    assert all(task.cancelled() for task in tidying)

@@ -177,7 +177,8 @@ class World:
             now=now,
             random=lambda: 0.0,
         )
-        self.agent.bind(self._finish)
+        self.crashes: list[Exception] = []
+        self.agent.bind(self._finish, self.crashes.append)
 
     def _account(self, account_id: str) -> Account | None:
         return self.accounts.get(account_id, Account(account_id, "甲", openid=f"o-{account_id}"))

@@ -69,6 +69,7 @@ class Books:
     dead_letters: int = 0
     finished: Counter[tuple[str, int, int]] = field(default_factory=Counter)
     progress: asyncio.Event = field(default_factory=asyncio.Event)
+    crashes: list[Exception] = field(default_factory=list)
 
     def take(self, output: Output) -> None:
         if output.topic == "deliveries":
@@ -105,7 +106,7 @@ class Worker:
             for topic, places in (("outbox", 64), ("bulk", 8))
         ]
         for agent in self.agents:
-            agent.bind(self._finish_of(agent.topic, books))
+            agent.bind(self._finish_of(agent.topic, books), books.crashes.append)
 
     @staticmethod
     def _finish_of(topic: str, books: Books) -> Any:

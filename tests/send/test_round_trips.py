@@ -53,7 +53,8 @@ async def test_a_message_costs_redis_two_round_trips_and_many_share_one(
             zone=ZoneInfo("Asia/Shanghai"),
         )
         ended: asyncio.Queue[list[Output]] = asyncio.Queue()
-        agent.bind(lambda partition, offset, outputs: ended.put_nowait(outputs))
+        crashes: list[Exception] = []
+        agent.bind(lambda partition, offset, outputs: ended.put_nowait(outputs), crashes.append)
         agent.on_assigned(0)
 
         async def send(first: int, number: int) -> None:

@@ -11,6 +11,8 @@ import pytest
 from agents.channel import Bar, Entry, LaterWord, Message
 from agents.outcomes import Held, Outcome, Refused, Sent, Skipped, TryLater, Unclear
 from agents.send import MOST_OF_ONE, MOST_PENDING
+from app.channels import sms
+from app.http import Answer, retry_after_s
 from streams.records import Account
 from tests.send.fakes import FakeChannel, MemoryLedger, World, notification
 from tests.virtual_time import run_virtually
@@ -624,6 +626,70 @@ def test_a_bug_costs_one_message_and_tells_no_secret(caplog: pytest.LogCaptureFi
     assert world.deliveries()[0].error == "internal error: KeyError"
     assert list(world.statuses().values()) == [["failed"], ["sent"], ["sent"]]
     assert "SECRET" not in caplog.text
+
+
+def test_what_a_bug_ended_may_be_sent_again() -> None:
+    tries = 0
+
+    async def answer(message: Message, is_repeat: bool) -> Outcome:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            raise KeyError("x")
+        return Sent("1")
+
+    world = World(FakeChannel(answer))
+
+    async def main() -> None:
+        world.take(notification("n", "a"))
+        await world.done()
+        world.take(notification("n", "a"), offset=7, headers=[("dialwatch.attempts", b"1")])
+        await world.done()
+
+    run_virtually(main())
+    assert world.statuses() == {"n": ["failed", "sent"]}
+
+
+def test_a_bug_outside_of_a_command_stops_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Else the lane's commands would wait for ever, and nobody would know.
+    world = World()
+    monkeypatch.setattr(world.agent, "_outputs", lambda *_: 1 // 0)
+
+    async def main() -> None:
+        world.take(notification("n", "a"))
+        await asyncio.sleep(1)
+
+    run_virtually(main())
+    assert [type(error) for error in world.crashes] == [ZeroDivisionError]
+
+
+def test_null_attempts_are_none() -> None:
+    world = World()
+
+    async def main() -> None:
+        world.take(notification("n", "a"), headers=[("dialwatch.attempts", None)])
+        await world.done()
+
+    run_virtually(main())
+    assert world.statuses() == {"n": ["sent"]}
+
+
+def test_who_asks_to_be_asked_again_at_once_is_asked_less_and_less() -> None:
+    refused = sms.outcome(Answer(429, None, retry_after_s("0")))
+
+    async def answer(message: Message, is_repeat: bool) -> Outcome:
+        await asyncio.sleep(0.02)
+        return refused
+
+    world = World(FakeChannel(answer))
+
+    async def main() -> None:
+        world.take(*[notification(f"n{number}", f"a{number}") for number in range(50)])
+        await asyncio.sleep(600)
+        await world.agent.on_revoked([0])
+
+    run_virtually(main())
+    assert len(world.channel.attempts) < 150
 
 
 def test_a_direct_message_takes_its_openids_turn() -> None:

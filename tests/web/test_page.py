@@ -58,6 +58,7 @@ def worker(**how: Any) -> Any:
         assigned=how.get("assigned", set()),
         lags=dict,
         out_of_group=how.get("out_of_group"),
+        wanted=lambda: how.get("wanted", {("calls", 0)}),
     )
     return SimpleNamespace(
         engine=engine,
@@ -72,6 +73,11 @@ def test_who_is_out_of_its_group_is_not_well_and_says_why() -> None:
     assert view.stuck() is None
     view.worker = worker(out_of_group="the group gives this worker nothing")
     assert view.stuck() == "the group gives this worker nothing"
+    view.worker = worker(silent_s=1000.0)
+    assert view.stuck() == "nothing was polled for 1000 s: restart the worker"
+    # A rebalance while brokers are away.
+    view.worker = worker(silent_s=1000.0, wanted=set())
+    assert view.stuck() is None
 
 
 def test_ready_says_what_is_being_waited_for_in_each_part_of_a_worker_s_life() -> None:
