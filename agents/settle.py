@@ -72,6 +72,8 @@ class Job:
     is_revoked: bool = False
     has_missed: bool = False
     """What it met last may be everybody's: a hold says when it is tried again, if there is one."""
+    held: int = 0
+    """How often the answer in this life was everybody's, which is no attempt of the message's."""
     misses: int = 0
     """How often in a row it was told what nobody else was, ..."""
     missed_since: float | None = None
@@ -302,7 +304,10 @@ class Settler:
         match outcome:
             case Held():
                 entry.attempts, entry.doubt_since = attempts, doubt_since
+                job.held += 1
                 if self._is_alone(job, message, MOST_TRIES_ALONE, outcome.scope):
+                    # It wasn't everybody's trouble: so each of these was an attempt of its own.
+                    entry.attempts += job.held
                     return None, _given_up(entry, outcome.reason, outcome.error_code)
             case TryLater(error, after_s, error_code):
                 entry.doubt_since = doubt_since

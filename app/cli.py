@@ -12,7 +12,7 @@ import os
 import sys
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, BinaryIO, Literal, cast
+from typing import Annotated, Any, BinaryIO, Literal, cast
 
 import typer
 from typer.exceptions import TyperException
@@ -23,7 +23,7 @@ from app.commands.deliveries import deliveries
 from app.commands.dlq import dlq
 from app.commands.explain import explain
 from app.commands.lag import lag
-from app.commands.options import SinceOption, UntilOption, is_lengths, is_windows
+from app.commands.options import SinceOption, UntilOption, has_range, id_of
 from app.commands.state import state
 from app.commands.usage import Program, lines_of
 from app.errors import CommandError, SettingsError
@@ -43,7 +43,9 @@ topics = Program(help="The topics of the installation.")
 program.add_typer(topics, name="topics")
 # For operators.
 program.command("lag", short_help="Who reads what, and how far behind.")(lag)
-program.command("deliveries", short_help="What became of notifications, newest first.")(deliveries)
+program.command(
+    "deliveries", short_help="What became of notifications, newest first.", check=has_range
+)(deliveries)
 program.add_typer(state, name="state")
 program.add_typer(explain, name="explain")
 program.add_typer(dlq, name="dlq")
@@ -144,7 +146,13 @@ def expand(
     return run_expand(load_settings(), partitions, execute=execute)
 
 
-@program.command(short_help="Fold the topics again and print what comes out.")
+def _check_replay(settings: Settings, **asked: Any) -> None:
+    from app.commands.replay import checked  # noqa: PLC0415
+
+    checked(settings, **asked)
+
+
+@program.command(short_help="Fold the topics again and print what comes out.", check=_check_replay)
 def replay(
     files: Annotated[
         Path | None, typer.Option(help="Read this export (a directory) in place of Kafka.")
@@ -152,21 +160,17 @@ def replay(
     since: SinceOption = None,
     until: UntilOption = None,
     run_length: Annotated[
-        str | None,
-        typer.Option(
-            callback=is_lengths, help="What if: so many results in a row; several: 50,100,200."
-        ),
+        str | None, typer.Option(help="What if: so many results in a row; several: 50,100,200.")
     ] = None,
     window_hours: Annotated[
-        str | None,
-        typer.Option(
-            callback=is_windows, help="What if: a longer pause ends a run; several: 6,24."
-        ),
+        str | None, typer.Option(help="What if: a longer pause ends a run; several: 6,24.")
     ] = None,
     scenario: Annotated[
         list[str] | None, typer.Option(help="Only this scenario; may be given again.")
     ] = None,
-    account: Annotated[str | None, typer.Option(help="Only this account's commands.")] = None,
+    account: Annotated[
+        str | None, typer.Option(callback=id_of("--account"), help="Only this account's commands.")
+    ] = None,
     against: Annotated[
         str | None,
         typer.Option(help="`notifications`: how the commands differ from those really told."),
@@ -211,7 +215,15 @@ def replay(
     )
 
 
-@program.command(short_help="Write topics into files, for notebooks and replays.")
+def _check_export(settings: Settings, **asked: Any) -> None:
+    from app.commands.export import checked  # noqa: PLC0415
+
+    checked(settings, **asked)
+
+
+@program.command(
+    short_help="Write topics into files, for notebooks and replays.", check=_check_export
+)
 def export(
     topics: Annotated[list[str], typer.Argument(metavar="TOPIC...", help="By contract name.")],
     to: Annotated[Path, typer.Option(help="The directory; what it holds is gone on with.")],
@@ -231,7 +243,9 @@ def export(
     return run_export(load_settings(), topics, to=to, since=since, until=until, format_=format_)
 
 
-@program.command(short_help="Run a real Kafka, Valkey and stand-ins until Ctrl-C.")
+@program.command(
+    short_help="Run a real Kafka, Valkey and stand-ins until Ctrl-C.", needs_settings=False
+)
 def local(
     directory: Annotated[
         Path | None, typer.Option(help="Keep the data here; without it they end with the stack.")
@@ -255,7 +269,7 @@ def local(
     )
 
 
-@program.command(short_help="Run the whole product once on this machine.")
+@program.command(short_help="Run the whole product once on this machine.", needs_settings=False)
 def demo(
     calls: Annotated[
         int, typer.Option(min=LEAST_CALLS, help="How many calls the dialer makes.")
@@ -272,7 +286,9 @@ def demo(
     return run_demo(calls=calls, seed=seed, stay=stay, shown=show)
 
 
-@program.command(short_help="Run the stand-in for WeChat and SMS until Ctrl-C.")
+@program.command(
+    short_help="Run the stand-in for WeChat and SMS until Ctrl-C.", needs_settings=False
+)
 def sandbox(
     host: Annotated[str, typer.Option()] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535)] = 6067,
@@ -286,7 +302,10 @@ def sandbox(
 
 @program.command("send-test", short_help="Send one real WeChat message, say what became of it.")
 def send_test(
-    account: Annotated[str, typer.Option(help="The account that gets the message.")],
+    account: Annotated[
+        str,
+        typer.Option(callback=id_of("--account"), help="The account that gets the message."),
+    ],
     timeout_s: Annotated[float, typer.Option(min=1)] = 60.0,
 ) -> int:
     """Send one real WeChat message through the whole path and say what became of it."""
@@ -295,7 +314,14 @@ def send_test(
     return run_send_test(load_settings(), account=account, timeout_s=timeout_s)
 
 
-@program.command(short_help="Say which records of a file are invalid, and why.")
+def _check_check(_: Settings, *, topic: str | None = None, **__: object) -> None:
+    from app.commands.check import check_topic  # noqa: PLC0415
+
+    if topic is not None:
+        check_topic(topic)
+
+
+@program.command(short_help="Say which records of a file are invalid, and why.", check=_check_check)
 def check(
     file: Annotated[
         typer.FileBinaryRead,

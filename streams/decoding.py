@@ -61,11 +61,11 @@ class InvalidRecordError(ValueError):
 class _ForeignNotification(Notification, omit_defaults=True, gc=False):
     """A command as other systems may write it: without the fields that its channel doesn't use."""
 
-    # Unset until `decode_notification` has looked at the channel.
-    title: str | UnsetType = UNSET  # type: ignore[assignment]
-    content: str | UnsetType = UNSET  # type: ignore[assignment]
+    # Unset or none until `decode_notification` has looked at the channel.
+    title: str | UnsetType | None = UNSET  # type: ignore[assignment]
+    content: str | UnsetType | None = UNSET  # type: ignore[assignment]
     page: str | None = None
-    cause: dict[str, Any] | UnsetType = UNSET  # type: ignore[assignment]
+    cause: dict[str, Any] | UnsetType | None = UNSET  # type: ignore[assignment]
 
 
 class Parsed(dict[str, int]):
@@ -138,7 +138,11 @@ _AT_PATH = re.compile(r"(.*?)(?: - at `(?:key in )?\$(?:\.(.*))?`)?", re.DOTALL)
 _MISSING = re.compile(r"Object missing required field `([^`]*)`")
 
 
-def _decode(decoder: "msgspec.json.Decoder[Any]", value: bytes | None) -> Any:
+def decode_value(decoder: "msgspec.json.Decoder[Any]", value: bytes | None) -> Any:
+    """Return a value as the decoder's type, where it is strict JSON in UTF-8 and has the fields.
+
+    Fields that the type doesn't have are ignored. Raises InvalidRecordError.
+    """
     if value is None:
         raise InvalidRecordError("value: is missing")
     try:
@@ -228,7 +232,7 @@ def _check(field: str, parse: Any, text: str) -> int:
 
 def decode_call(key: bytes | None, value: bytes | None) -> Call:
     """Return a call that passes all checks that need no memory. Raises InvalidRecordError."""
-    call: Call = _decode(_call_decoder, value)
+    call: Call = decode_value(_call_decoder, value)
     _check_lengths(call, _OF_CALL)
     _check_key(key, "account_id", call.account_id)
     if call.batch_index >= call.batch_size:
@@ -299,7 +303,7 @@ def _is_short(call: Call) -> bool:
 
 def decode_recharge(key: bytes | None, value: bytes | None) -> Recharge:
     """Return a valid recharge. Raises InvalidRecordError."""
-    recharge: Recharge = _decode(_recharge_decoder, value)
+    recharge: Recharge = decode_value(_recharge_decoder, value)
     _check_lengths(recharge, _OF_RECHARGE)
     _check_key(key, "account_id", recharge.account_id)
     if _check("amount", parse_money, recharge.amount) <= 0:
@@ -311,7 +315,7 @@ def decode_recharge(key: bytes | None, value: bytes | None) -> Recharge:
 
 def decode_announcement(key: bytes | None, value: bytes | None) -> Announcement:
     """Return a valid announcement. Raises InvalidRecordError."""
-    announcement: Announcement = _decode(_announcement_decoder, value)
+    announcement: Announcement = decode_value(_announcement_decoder, value)
     _check_lengths(announcement, _OF_ANNOUNCEMENT)
     _check_key(key, "announcement_id", announcement.announcement_id)
     _check("published_at", parse_instant, announcement.published_at)
@@ -328,7 +332,7 @@ def decode_account(key: bytes | None, value: bytes | None) -> Account | None:
         except UnicodeDecodeError:
             raise InvalidRecordError("key: is not UTF-8") from None
         return None
-    account: Account = _decode(_account_decoder, value)
+    account: Account = decode_value(_account_decoder, value)
     _check_lengths(account, _OF_ACCOUNT)
     _check_key(key, "account_id", account.account_id)
     if account.balance_threshold is not None:
@@ -340,15 +344,15 @@ def decode_account(key: bytes | None, value: bytes | None) -> Account | None:
 
 def decode_tick(key: bytes | None, value: bytes | None) -> int:
     """Return the instant of a valid tick, which has no key. Raises InvalidRecordError."""
-    tick: Tick = _decode(_tick_decoder, value)
-    if key:
+    tick: Tick = decode_value(_tick_decoder, value)
+    if key is not None:
         raise InvalidRecordError("key: a tick has none")
     return _check("at", parse_instant, tick.at)
 
 
 def decode_notification(key: bytes | None, value: bytes | None) -> Notification:
     """Return a valid command, ours or another system's. Raises InvalidRecordError."""
-    command: _ForeignNotification = _decode(_notification_decoder, value)
+    command: _ForeignNotification = decode_value(_notification_decoder, value)
     # No text is longer than its record, and most records are shorter than most texts may be.
     is_short = value is not None and len(value) <= _ID
     _check_lengths(command, _OF_SHORT_COMMAND if is_short else _OF_COMMAND)
@@ -369,15 +373,21 @@ def decode_notification(key: bytes | None, value: bytes | None) -> Notification:
 def _fill_what_is_left_out(command: _ForeignNotification) -> None:
     """Check that a command has the texts that its channel needs; give the others a default."""
     has_data = command.channel == "wechat" and command.data is not None
-    if command.title is UNSET:
+    if command.title is UNSET or command.title is None:
         if command.channel != "sms" and not has_data:
-            raise InvalidRecordError("title: is missing")
+            raise InvalidRecordError(f"title: {_lack_of(command.title)}")
         command.title = ""
     if command.content is UNSET or not command.content:
         if not has_data:
-            raise InvalidRecordError("content: is missing")
+            raise InvalidRecordError(f"content: {_lack_of(command.content)}")
         command.content = ""
-    if command.cause is UNSET:
+    if command.cause is UNSET or command.cause is None:
         if command.channel == "inbox":
-            raise InvalidRecordError("cause: is missing")
+            raise InvalidRecordError(f"cause: {_lack_of(command.cause)}")
         command.cause = {}
+
+
+def _lack_of(content: object) -> str:
+    if content is UNSET:
+        return "is missing"
+    return "is null" if content is None else "is empty"

@@ -27,6 +27,11 @@ def to_instant(moment: datetime) -> int:
     return (moment - _EPOCH) // _MICROSECOND
 
 
+EARLIEST = to_instant(datetime.min.replace(tzinfo=UTC))
+LATEST = to_instant(datetime.max.replace(tzinfo=UTC))
+"""The instants between which the calendar has days: of the years 1 to 9999."""
+
+
 def parse_instant(text: str) -> int:
     """Return the instant of an RFC 3339 time with an offset.
 
@@ -56,8 +61,11 @@ def from_instant(instant: int) -> datetime:
 
 
 def local_datetime(instant: int, zone: tzinfo) -> datetime:
-    """Return an instant as a datetime in a zone; in UTC on the calendar's last day (9999-12-31)."""
-    moment = from_instant(instant)
+    """Return an instant as a datetime in a zone; in UTC on the calendar's first and last day.
+
+    What lies outside the calendar (the timestamp of a record may be any number) becomes its end.
+    """
+    moment = from_instant(min(max(instant, EARLIEST), LATEST))
     try:
         return moment.astimezone(zone)
     except OverflowError:
@@ -70,7 +78,7 @@ def format_instant(instant: int, zone: tzinfo) -> str:
     local = local_datetime(instant, zone)
     offset = local.utcoffset()
     if offset is not None and offset.seconds % 60:
-        local = from_instant(instant)
+        local = local.astimezone(UTC)
     return local.isoformat()
 
 

@@ -13,12 +13,14 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from heapq import merge
+from itertools import islice
+from operator import ge
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 
-from app.analysis.parquet import offsets_of, row_groups
+from app.analysis.parquet import row_groups
 from app.analysis.partition_logs import FileRecord, PartitionLog
 from app.errors import CommandError
 from streams.engine.types import TP
@@ -29,6 +31,16 @@ FileFormat = Literal["parquet", "jsonl"]
 _PATH = re.compile(r"([a-z-]+)/(\d+)/(\d{4,}-\d\d-\d\d|-\d+)\.(parquet|jsonl)")
 _COLUMNS = ("topic", "partition", "offset", "timestamp", "key", "value")
 _MOST_LINES = 10_000
+_MOST_OFFSETS = 1 << 20
+# What a replay folds besides call-records.
+_INPUTS = (
+    ContractTopic.ACCOUNTS,
+    ContractTopic.RECHARGES,
+    ContractTopic.TICKS,
+    ContractTopic.ANNOUNCEMENTS,
+)
+# The topics of which each partition has records in an installation that works.
+_EVERYWHERE = (ContractTopic.CALL_RECORDS, ContractTopic.TICKS)
 
 
 class Bytes(msgspec.Struct):
@@ -75,8 +87,13 @@ class LogExport(msgspec.Struct):
     end: int = 0
     """The log's end offset at the time of the export."""
     log_begin: int = 0
-    """The log's first offset then: older records were deleted."""
+    """The log's first offset at the first export: older records were deleted."""
     days: dict[str, DayFile] = {}
+    holes: list[tuple[int, int]] = []
+    """What Kafka had deleted before it was exported, later than the beginning: first offsets, and
+    those that follow the last."""
+    is_over: bool = False
+    """Was the end of the range reached? Then nothing that comes later belongs to it."""
 
 
 class TopicExport(msgspec.Struct):
@@ -89,6 +106,13 @@ class TopicExport(msgspec.Struct):
     """The range as it was written, so that `-7d` means the same days when an interrupted export
     goes on."""
     partitions: dict[str, LogExport] = {}
+    topic_id: str = ""
+    """Kafka's id of the topic, in hexadecimal; empty: it isn't known."""
+
+    @property
+    def records(self) -> int:
+        """The number of records in the files."""
+        return sum(day.records for log in self.partitions.values() for day in log.days.values())
 
 
 class Manifest(msgspec.Struct):
@@ -115,6 +139,16 @@ def read_manifest(directory: Path) -> Manifest | None:
 def day_path(directory: Path, topic: str, partition: int, day: str, format_: FileFormat) -> Path:
     """Return the path of the file with a partition's records of one local day."""
     return directory / topic / str(partition) / f"{day}.{format_}"
+
+
+def find_files(directory: Path) -> dict[tuple[str, int], list[Path]]:
+    """Return an export's files by contract topic and partition."""
+    files: defaultdict[tuple[str, int], list[Path]] = defaultdict(list)
+    for file in sorted(directory.rglob("*")):
+        found = _PATH.fullmatch(file.relative_to(directory).as_posix())
+        if found is not None:
+            files[found[1], int(found[2])].append(file)
+    return dict(files)
 
 
 def to_text(raw: bytes | None) -> str | Bytes | None:
@@ -144,13 +178,8 @@ class FileLogs:
             raise CommandError(
                 f"there is no directory {directory}: make one with `dialwatch export … --to`"
             )
-        self._directory = directory
         self._topics = topics
-        self._files: defaultdict[tuple[str, int], list[Path]] = defaultdict(list)
-        for file in sorted(directory.rglob("*")):
-            found = _PATH.fullmatch(file.relative_to(directory).as_posix())
-            if found is not None:
-                self._files[found[1], int(found[2])].append(file)
+        self._files = find_files(directory)
         self._manifest = read_manifest(directory)
         there = sorted({topic for topic, _ in self._files})
         if needed is not None and needed not in there:
@@ -182,8 +211,9 @@ class FileLogs:
             log.is_ended = not files
             if files:
                 has_headers = topic == ContractTopic.NOTIFICATIONS
-                self._reading[log.tp] = _chunks(files, topic, log.tp.partition, has_headers)
-                days = self._log_export(topic, log.tp.partition).days
+                known = self._known(topic, log.tp.partition)
+                days = known.days if known else {}
+                self._reading[log.tp] = _chunks(files, days, topic, log.tp.partition, has_headers)
                 records += sum(day.records for day in days.values())
         return records
 
@@ -199,66 +229,101 @@ class FileLogs:
         self._reading.clear()
 
     def missing(self) -> list[str]:
-        """See `Logs`."""
-        said = []
-        inputs = ("accounts", "recharges", "ticks", "announcements")
-        absent = [topic for topic in inputs if not any(name == topic for name, _ in self._files)]
-        if absent:
-            said.append(f"the export has no records of {', '.join(absent)}")
-        calls = ContractTopic.CALL_RECORDS.value
-        count = self.counts()[self._topics.name(ContractTopic.CALL_RECORDS)]
-        parts = [
-            number
-            for number in range(count)
-            if (calls, number) not in self._files and not self._is_empty(calls, number)
-        ]
-        if parts:
-            numbers = ", ".join(map(str, parts))
-            said.append(f"the export has no {calls} of partitions {numbers}")
-        known = self._manifest.topics if self._manifest else {}
-        for name, topic in known.items():
-            cut = [n for n, log in topic.partitions.items() if log.next < log.end]
-            if cut:
-                said.append(f"the export of {name} was cut off: run the same export again")
-            lost = sorted(
-                {
-                    day
-                    for number, log in topic.partitions.items()
-                    for day in log.days
-                    if (files := self._files.get((name, int(number))))
-                    and all(one.stem != day for one in files)
-                }
-            )
-            if lost:
-                said.append(
-                    f"the export of {name} lacks files of {', '.join(lost)}: what of these days "
-                    "isn't there counts as if it had never been"
-                )
-            if topic.since is not None or topic.until is not None:
-                said.append(
-                    f"the export holds only a range of {name}: what batches, runs and customers "
-                    "were before it isn't known"
-                )
+        """See `Logs`. Raises CommandError."""
+        said: list[str] = []
+        counts = self.counts()
+        for topic in ContractTopic:
+            said += self._missing_files(topic, counts[self._topics.name(topic)])
+        for topic in ContractTopic:
+            said += self._missing_records(topic)
         return said
 
-    def _is_empty(self, topic: str, number: int) -> bool:
-        known = self._manifest.topics.get(topic) if self._manifest else None
-        log = known.partitions.get(str(number)) if known else None
-        return log is not None and log.end == log.log_begin
+    def _missing_files(self, topic: ContractTopic, count: int) -> Iterator[str]:
+        """Yield sentences about the partitions and days of which there is no file."""
+        exported = self._manifest.topics.get(topic.value) if self._manifest else None
+        if not any(name == topic for name, _ in self._files) and (
+            topic in _INPUTS if exported is None else exported.records
+        ):
+            yield f"the export has no records of {topic.value}"
+            return
+        parts, lost = [], set()
+        for number in range(count):
+            files = self._files.get((topic, number), [])
+            known = self._known(topic, number)
+            if known is None:
+                is_lacking = topic in _EVERYWHERE
+            else:
+                is_lacking = bool(known.days)
+                lost |= known.days.keys() - {file.stem for file in files} if files else set()
+            if is_lacking and not files:
+                parts.append(str(number))
+        if parts:
+            yield f"the export has no {topic.value} of partitions {', '.join(parts)}"
+        if lost:
+            yield (
+                f"the export of {topic.value} lacks files of {', '.join(sorted(lost))}: what of "
+                "these days isn't there counts as if it had never been"
+            )
 
-    def _log_export(self, topic: str, number: int) -> LogExport:
+    def _missing_records(self, topic: ContractTopic) -> Iterator[str]:
+        """Yield sentences about records that were never exported."""
+        exported = (self._manifest.topics.get(topic.value) if self._manifest else None) or (
+            TopicExport()
+        )
+        logs = sorted((int(number), log) for number, log in exported.partitions.items())
+        # In a compacted topic missing records are normal.
+        deleted = [str(n) for n, log in logs if log.log_begin and topic != ContractTopic.ACCOUNTS]
+        if deleted:
+            yield (
+                f"the beginning of {topic.value} was deleted before it was exported (partitions "
+                f"{', '.join(deleted)}): what batches and runs were before it isn't known"
+            )
+        begins = [] if topic == ContractTopic.ACCOUNTS else self._unexplained_begins(topic)
+        if begins:
+            yield (
+                f"what there is of {topic.value} begins at {', '.join(begins)}: what batches and "
+                "runs were before it isn't known"
+            )
+        holes = [
+            f"{first} to {end - 1} of partition {n}" for n, log in logs for first, end in log.holes
+        ]
+        if holes:
+            yield (
+                f"the export of {topic.value} lacks offsets {', '.join(holes)}: Kafka had deleted "
+                "them before they were exported"
+            )
+        if any(log.next < log.end for _, log in logs):
+            yield f"the export of {topic.value} was cut off: run the same export again"
+        if exported.since is not None or exported.until is not None:
+            yield (
+                f"the export holds only a range of {topic.value}: what batches, runs and "
+                "customers were before it isn't known"
+            )
+
+    def _unexplained_begins(self, topic: ContractTopic) -> list[str]:
+        """Return where the partitions begin of which no manifest says what was exported."""
+        return [
+            f"offset {first} of partition {number}"
+            for (name, number), files in sorted(self._files.items())
+            if name == topic and self._known(topic, number) is None
+            if (first := min(map(_first_offset, files))) > 0
+        ]
+
+    def _known(self, topic: str, number: int) -> LogExport | None:
+        """Return what the manifest says of a partition; None: nothing."""
         known = self._manifest.topics.get(topic) if self._manifest else None
-        return (known.partitions.get(str(number)) if known else None) or LogExport()
+        return known.partitions.get(str(number)) if known else None
 
     def _contract_name(self, real: str) -> str:
         return real.removeprefix(self._topics.prefix)
 
 
 def _chunks(
-    files: list[Path], topic: str, partition: int, has_headers: bool
+    files: list[Path], days: dict[str, DayFile], topic: str, partition: int, has_headers: bool
 ) -> Iterator[tuple[list[Any], list[int]]]:
-    """Yield a partition's records in lists, in the order of offsets, each with its timestamps."""
-    spans = sorted((*_span(file), file) for file in files)
+    """Yield a partition's records in lists, in the order of offsets, each with its timestamps.
+    `days`: what the manifest says of the files."""
+    spans = sorted((*check_whole(file, days.get(file.stem)), file) for file in files)
     across: list[Path] = []
     end = -1
     groups: list[list[Path]] = []
@@ -275,7 +340,15 @@ def _chunks(
             continue
         streams = [(record for records, _ in one for record in records) for one in reading]
         some: list[Any] = []
+        before = -1
         for record in merge(*streams, key=lambda one: one.offset):
+            if record.offset == before:
+                names = ", ".join(map(str, group))
+                raise CommandError(
+                    f"offset {before} is in several of {names}: delete the files that don't belong "
+                    "there"
+                )
+            before = record.offset
             some.append(record)
             if len(some) >= _MOST_LINES:
                 yield some, [one.timestamp for one in some]
@@ -284,15 +357,37 @@ def _chunks(
             yield some, [one.timestamp for one in some]
 
 
-def _span(file: Path) -> tuple[int, int]:
-    """Return a file's first and last offset."""
-    if file.suffix == ".parquet":
-        return offsets_of(file)
+def check_whole(file: Path, known: DayFile | None) -> tuple[int, int]:
+    """Return a file's first and last offset. Raises CommandError where it isn't whole: empty, not
+    in the order of offsets, or with fewer records than the manifest says. After an interruption
+    there may be more."""
     first = last = -1
-    for lines in _lines(file):
-        first = lines[0].offset if first < 0 else first
-        last = lines[-1].offset
+    records = 0
+    for offsets in _offsets(file):
+        if offsets[0] <= last or any(map(ge, offsets, islice(offsets, 1, None))):
+            raise _broken(file, "its records aren't in the order of their offsets")
+        first = offsets[0] if first < 0 else first
+        last = offsets[-1]
+        records += len(offsets)
+    if records < (1 if known is None else known.records):
+        raise _broken(
+            file, f"it holds {records} records" + ("" if known is None else f" of {known.records}")
+        )
     return first, last
+
+
+def _first_offset(file: Path) -> int:
+    return next((offsets[0] for offsets in _offsets(file, 1)), 0)
+
+
+def _offsets(file: Path, most: int = _MOST_OFFSETS) -> Iterator[list[int]]:
+    """Yield a file's offsets, about `most` at a time at most."""
+    if file.suffix == ".parquet":
+        for frame in row_groups(file, ["offset"], most):
+            yield frame["offset"].to_list()
+    else:
+        for lines in _lines(file, min(most, _MOST_LINES)):
+            yield [line.offset for line in lines]
 
 
 def _read(
@@ -332,14 +427,14 @@ def _read(
         yield records, [one.timestamp for one in records]
 
 
-def _lines(file: Path) -> Iterator[list[Line]]:
+def _lines(file: Path, most: int = _MOST_LINES) -> Iterator[list[Line]]:
     decode = msgspec.json.Decoder(Line).decode
     some: list[Line] = []
     try:
         with file.open("rb") as lines:
             for line in lines:
                 some.append(decode(line))
-                if len(some) >= _MOST_LINES:
+                if len(some) >= most:
                     yield some
                     some = []
     except (OSError, msgspec.MsgspecError) as error:

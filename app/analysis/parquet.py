@@ -6,6 +6,7 @@ first written as files of their own and then streamed into one.
 
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any, BinaryIO
@@ -13,6 +14,7 @@ from typing import Any, BinaryIO
 from app.errors import CommandError
 
 ROW_GROUP = 16_384
+_NEVER_NULL = ("topic", "partition", "offset", "timestamp")
 
 
 def load_polars() -> ModuleType:
@@ -26,6 +28,21 @@ def load_polars() -> ModuleType:
     return polars
 
 
+def export_schema() -> dict[str, Any]:
+    """Return the columns of an export's files and their polars types."""
+    polars = load_polars()
+    header = polars.Struct({"key": polars.String, "value": polars.Binary})
+    return {
+        "topic": polars.String,
+        "partition": polars.Int32,
+        "offset": polars.Int64,
+        "timestamp": polars.Int64,
+        "key": polars.Binary,
+        "value": polars.Binary,
+        "headers": polars.List(header),
+    }
+
+
 class GroupsWriter:
     """Collects row groups, and writes them as one Parquet file at the end."""
 
@@ -36,19 +53,25 @@ class GroupsWriter:
         self._files: list[Path] = []
 
     def add(self, frame: Any) -> None:
-        """Add a frame of about the size of a row group."""
+        """Add a frame of about the size of a row group. Raises CommandError where it can't be
+        written."""
         file = Path(self._directory.name) / f"{len(self._files)}.parquet"
-        frame.write_parquet(file, compression="zstd", compression_level=1)
+        with _writing(file):
+            frame.write_parquet(file, compression="zstd", compression_level=1)
         self._files.append(file)
 
     def end(self, file: Path, before: Path | None = None, keep: int = 0) -> None:
-        """Write all row groups into `file`, after the first `keep` rows of the file `before`."""
+        """Write all row groups into `file`, after the first `keep` rows of the file `before`.
+        Raises CommandError where it can't be written."""
         polars = self._polars
         frames = [polars.scan_parquet(one, glob=False) for one in self._files]
         if before is not None and keep:
             frames.insert(0, polars.scan_parquet(before, glob=False).head(keep))
         lazy = polars.concat(frames)
-        lazy.sink_parquet(file, compression="zstd", row_group_size=ROW_GROUP, maintain_order=True)
+        with _writing(file):
+            lazy.sink_parquet(
+                file, compression="zstd", row_group_size=ROW_GROUP, maintain_order=True
+            )
         self.discard()
 
     def discard(self) -> None:
@@ -92,28 +115,51 @@ class RowsWriter:
 
 
 def row_groups(file: Path, columns: Sequence[str], most: int = ROW_GROUP) -> Iterator[Any]:
-    """Yield a file's rows as frames of at most `most` rows. Raises CommandError where the file is
-    broken."""
+    """Yield these columns of an export's file, as frames of at most `most` rows. Raises
+    CommandError where the file is broken, or its columns aren't those of an export."""
     polars = load_polars()
+    schema = export_schema()
     try:
         lazy = polars.scan_parquet(file, glob=False)
+        found = lazy.collect_schema()
+        wrong = [
+            f"{name} is {found.get(name, 'missing')}, not {schema[name]}"
+            for name in columns
+            if not _is_like(name, found.get(name), schema[name])
+        ]
+        if wrong:
+            raise CommandError(f"{file} isn't of an export: {', '.join(wrong)}")
         count = lazy.select(polars.len()).collect().item()
         for begin in range(0, count, most):
-            yield lazy.select(columns).slice(begin, most).collect()
-    except polars.exceptions.ColumnNotFoundError:
-        raise CommandError(
-            f"{file} isn't of an export: it lacks some of the columns {', '.join(columns)}"
-        ) from None
+            frame = lazy.select(columns).slice(begin, most).collect()
+            for name in columns:
+                if name in _NEVER_NULL and frame[name].null_count():
+                    raise CommandError(f"{file} isn't of an export: {name} is null in some rows")
+            yield frame
     except (polars.exceptions.PolarsError, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
         raise CommandError(
-            f"{file} is no whole Parquet file ({reason}): delete it and export it again"
+            f"{file} is no whole Parquet file ({_reason(error)}): delete it and export it again"
         ) from None
 
 
-def offsets_of(file: Path) -> tuple[int, int]:
-    """Return the first and last offset of an export's file. Raises CommandError."""
-    first = last = -1
-    for frame in row_groups(file, ["offset"], most=1 << 30):
-        first, last = frame["offset"][0], frame["offset"][-1]
-    return first, last
+def _is_like(name: str, found: Any, wanted: Any) -> bool:
+    """Do values of the type `found` read as those of an export's? A column of nulls alone has a
+    type of its own, and other tools write integers of other widths."""
+    if found is None:
+        return False
+    if wanted.is_integer():
+        return bool(found.is_integer())
+    return found == wanted or (name not in _NEVER_NULL and found == load_polars().Null)
+
+
+@contextmanager
+def _writing(file: Path) -> Iterator[None]:
+    """Raise CommandError, with the file's name, where polars can't write it."""
+    try:
+        yield
+    except (load_polars().exceptions.PolarsError, OSError) as error:
+        raise CommandError(f"can't write {file}: {_reason(error)}") from None
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

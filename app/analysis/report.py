@@ -159,11 +159,8 @@ def _filled(buckets: Sequence[str]) -> list[str]:
     unit = (datetime(2000, 1, 2) - datetime(2000, 1, 1)) / (24 if "T" in buckets[0] else 1)  # noqa: DTZ001
     if step is None or (moments[-1] - moments[0]) / unit > 1000:
         return list(buckets)
-    filled, at = [], moments[0]
-    while at <= moments[-1]:
-        filled.append(at.strftime(form))
-        at += unit
-    return filled
+    count = (moments[-1] - moments[0]) // unit
+    return [(moments[0] + unit * number).strftime(form) for number in range(count + 1)]
 
 
 def _label(bucket: str) -> str:

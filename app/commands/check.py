@@ -67,9 +67,7 @@ def run_check(file: BinaryIO, name: str, *, topic: str, rules: Rules, as_json: b
     `topic`: the topic (contract name) of lines that don't name one. Raises SettingsError where
     others don't publish to it.
     """
-    if topic not in {one.value for one in CHECKED}:
-        known = ", ".join(CHECKED)
-        raise SettingsError([f"--topic: {topic!r} is none that others publish to: {known}"])
+    check_topic(topic)
     checker = Checker(rules, ContractTopic(topic))
     found = 0
     for invalid in checker.invalid_of(file):
@@ -80,6 +78,13 @@ def run_check(file: BinaryIO, name: str, *, topic: str, rules: Rules, as_json: b
             print(f"{name}:{invalid.line}: {invalid.topic}: {invalid.reason}")
     print(f"{checker.records} records, {found} invalid", file=sys.stderr)
     return 1 if found else 0
+
+
+def check_topic(topic: str) -> None:
+    """Raise SettingsError where others don't publish to a topic."""
+    if topic not in {one.value for one in CHECKED}:
+        known = ", ".join(CHECKED)
+        raise SettingsError([f"--topic: {topic!r} is none that others publish to: {known}"])
 
 
 class Checker:

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -15,10 +16,12 @@ from app.commands.options import (
     SinceOption,
     UntilOption,
     ask,
+    checked_id,
+    has_range,
 )
 from app.commands.output import chosen, cut, print_rows
 from app.commands.usage import Program
-from app.errors import SettingsError
+from app.errors import SettingsError, all_of
 from app.ranges import range_of
 from app.settings import load_settings
 
@@ -47,8 +50,23 @@ TopicOption = Annotated[
     str | None, typer.Option(help="Only from this topic, by its real or its contract name.")
 ]
 ReasonOption = Annotated[str | None, typer.Option(help="Only with this in their reason.")]
+
+
+def _are_letters(names: list[str] | None) -> list[str] | None:
+    from app.operations.letters import parse_place  # noqa: PLC0415
+
+    all_of(*(partial(parse_place, name) for name in names or ()))
+    return names
+
+
+def _is_letter(name: str) -> str:
+    _are_letters([name])
+    return name
+
+
 LettersArgument = Annotated[
-    list[str] | None, typer.Argument(metavar="[LETTER]...", help="As list names them: 0:17.")
+    list[str] | None,
+    typer.Argument(metavar="[LETTER]...", callback=_are_letters, help="As list names them: 0:17."),
 ]
 ExecuteOption = Annotated[
     bool, typer.Option("--execute", help="Do it. Without it the plan is shown, nothing done.")
@@ -56,12 +74,12 @@ ExecuteOption = Annotated[
 
 
 def _is_said(why: str) -> str:
-    if not why.strip():
+    if not checked_id("--why", why).strip():
         raise SettingsError(["--why: must say why"])
     return why
 
 
-@dlq.command("list")
+@dlq.command("list", check=has_range)
 def list_(
     topic: TopicOption = None,
     reason: ReasonOption = None,
@@ -82,7 +100,9 @@ def list_(
 
 
 @dlq.command("show")
-def show(letter: Annotated[str, typer.Argument(help="As list names it: 0:17.")]) -> None:
+def show(
+    letter: Annotated[str, typer.Argument(callback=_is_letter, help="As list names it: 0:17.")],
+) -> None:
     """Write a letter's value to stdout, byte for byte, and its headers to stderr."""
     from app.operations.letters import read_letter  # noqa: PLC0415
 
@@ -95,7 +115,7 @@ def show(letter: Annotated[str, typer.Argument(help="As list names it: 0:17.")])
     sys.stdout.buffer.write(found.value or b"")
 
 
-@dlq.command("redrive")
+@dlq.command("redrive", check=has_range)
 def redrive(
     letters: LettersArgument = None,
     topic: TopicOption = None,
@@ -124,7 +144,7 @@ def redrive(
     return _carry_out(order, output)
 
 
-@dlq.command("discard")
+@dlq.command("discard", check=has_range)
 def discard(
     why: Annotated[
         str, typer.Option(callback=_is_said, help="Why they are put aside; kept with them.")

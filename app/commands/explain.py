@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from app.commands.options import Language, OutputOption, ask, checked_id
+from app.commands.options import Language, OutputOption, ask, id_of
 from app.commands.output import chosen, language_of, print_rows
 from app.commands.usage import Program
 from app.errors import CommandError
@@ -17,7 +17,7 @@ _COLUMNS = ("scenario", "stands", "needs", "because")
 
 @explain.command("account")
 def account(
-    account_id: Annotated[str, typer.Argument(metavar="ID")],
+    account_id: Annotated[str, typer.Argument(metavar="ID", callback=id_of("ID"))],
     scenario: Annotated[Scenario | None, typer.Option(help="Only this scenario.")] = None,
     language: Annotated[
         Language | None, typer.Option(help="Of the sentences; usually as LANG says.")
@@ -27,7 +27,6 @@ def account(
     """Say for each scenario where it stands with an account, and why it is silent."""
     from app.operations.explain import explain_account  # noqa: PLC0415
 
-    checked_id("ID", account_id)
     spoken = language_of() if language is None else language.value
     found = ask(
         lambda installation: explain_account(

@@ -4,18 +4,21 @@ There is one file for each partition and local day, written under another name a
 The next run goes on where the last one ended, without writing complete files again.
 """
 
+import asyncio
 import fcntl
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from datetime import datetime, timedelta, tzinfo
+from datetime import date, datetime, timedelta, tzinfo
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 import msgspec
+from aiokafka.client import AIOKafkaClient
+from aiokafka.errors import KafkaError
 from rich.console import Console
 from rich.progress import Progress
 
@@ -28,19 +31,22 @@ from app.analysis.files import (
     LogExport,
     Manifest,
     TopicExport,
+    check_whole,
     day_path,
+    find_files,
     read_manifest,
     to_text,
 )
 from app.analysis.kafka_logs import KafkaLogs
-from app.analysis.parquet import ROW_GROUP, GroupsWriter, load_polars
+from app.analysis.parquet import ROW_GROUP, GroupsWriter, export_schema, load_polars
 from app.analysis.partition_logs import PartitionLog
-from app.errors import CommandError, SettingsError, all_of
+from app.errors import CommandError, KafkaAwayError, SettingsError, all_of
 from app.garbage_collector import tune_memory
 from app.ranges import range_of
 from app.settings import Settings
 from streams.engine.order import FOREVER
 from streams.engine.types import TP, Chunk, Source
+from streams.kafka.protocol import DescribeTopics, read_topic_ids
 from streams.times import local_datetime, to_instant
 from streams.topics import ContractTopic
 
@@ -48,6 +54,7 @@ from streams.topics import ContractTopic
 # after the day.
 _LATE_MS = 24 * 3600 * 1000
 _PARTS = ".export-"
+_ENDLESS = 1 << 63
 
 
 def run_export(
@@ -64,11 +71,7 @@ def run_export(
     Raises SettingsError for a wrong argument, CommandError where Kafka, a topic or space is
     missing.
     """
-    names, (begin, end), _ = all_of(
-        lambda: _names(settings, topics),
-        lambda: range_of(settings.zone, since, until),
-        lambda: _check_directory(to),
-    )
+    names, (begin, end) = checked(settings, topics=topics, to=to, since=since, until=until)
     if format_ == "parquet":
         load_polars()
     tune_memory()
@@ -81,8 +84,27 @@ def run_export(
         raise CommandError(f"can't write to {to}: {error.strerror or error}") from None
 
 
-def _check_directory(to: Path) -> None:
-    if to.exists() and not to.is_dir():
+def checked(
+    settings: Settings,
+    *,
+    topics: Sequence[str] = (),
+    to: Path | None = None,
+    since: str | None = None,
+    until: str | None = None,
+    **_: object,
+) -> tuple[list[ContractTopic], tuple[int | None, int | None]]:
+    """Return the topics and the range of an export's arguments. Raises SettingsError with a line
+    for each mistake."""
+    names, bounds, _ = all_of(
+        lambda: _names(settings, topics),
+        lambda: range_of(settings.zone, since, until),
+        lambda: _check_directory(to),
+    )
+    return names, bounds
+
+
+def _check_directory(to: Path | None) -> None:
+    if to is not None and to.exists() and not to.is_dir():
         raise SettingsError([f"--to: {to} is a file: name a directory"])
 
 
@@ -113,6 +135,9 @@ def _alone(directory: Path) -> Iterator[None]:
             ) from None
         for left in directory.glob(f"{_PARTS}*"):
             shutil.rmtree(left, ignore_errors=True)
+        for pattern in (".*.part", "*/*/.*.part"):
+            for part in directory.glob(pattern):
+                part.unlink()
         yield
 
 
@@ -124,24 +149,34 @@ def _export(
     format_: FileFormat,
 ) -> int:
     manifest = read_manifest(directory) or Manifest(format_, settings.timezone)
+    # Where nothing was found, nothing is gone on with: range and format may be others now.
+    for name in names:
+        if name.value in manifest.topics and not manifest.topics[name.value].records:
+            del manifest.topics[name.value]
+    if not any(topic.records for topic in manifest.topics.values()):
+        manifest.format, manifest.timezone = format_, settings.timezone
     _check_same(manifest, directory, settings, names, wanted, format_)
     kafka = KafkaLogs(settings)
     console = Console(stderr=True)
     shown = Progress(console=console, transient=True) if console.is_terminal else None
     records = 0
     try:
+        ids = asyncio.run(_topic_ids(settings, names))
+        _check_ids(manifest, directory, ids)
         with shown or nullcontext():
             for name in names:
                 topic = manifest.topics.setdefault(
                     name.value, msgspec.structs.replace(wanted, partitions={})
                 )
+                topic.topic_id = ids.get(name.value) or topic.topic_id
                 export = _TopicWriter(settings, kafka, manifest, directory, name, topic)
-                records += export.run(shown)
-                print(
-                    f"{name.value}: {export.written} records written, {export.held} held",
-                    file=console.file,
-                )
-                records += export.held - export.written
+                export.run(shown)
+                records += topic.records
+                for line in (
+                    f"{export.written} records written, {topic.records} held",
+                    *export.notes(wanted),
+                ):
+                    print(f"{name.value}: {line}", file=console.file)
     finally:
         kafka.close()
     if not records and (wanted.since is not None or wanted.until is not None):
@@ -172,6 +207,36 @@ def _check_same(
             )
 
 
+async def _topic_ids(settings: Settings, names: list[ContractTopic]) -> dict[str, str]:
+    """Return the ids that Kafka gave the topics, by contract name; empty where it is too old."""
+    wanted = [settings.topics.name(name) for name in names]
+    client = AIOKafkaClient(**settings.kafka_client_options())
+    try:
+        await client.bootstrap()
+        answer = await client.send(client.get_random_node(), DescribeTopics(wanted))
+        found = read_topic_ids(answer)
+    except NotImplementedError:  # raised by aiokafka where brokers lack this version
+        found = {}
+    except KafkaError as error:
+        raise KafkaAwayError(
+            f"Kafka went away during the export ({type(error).__name__}): run it again"
+        ) from None
+    finally:
+        await client.close()
+    return {name.value: found.get(settings.topics.name(name), b"").hex() for name in names}
+
+
+def _check_ids(manifest: Manifest, directory: Path, ids: dict[str, str]) -> None:
+    """Raise CommandError where a directory holds records of other topics of the same names."""
+    for name, topic_id in ids.items():
+        known = manifest.topics.get(name)
+        if known is not None and known.topic_id and topic_id and known.topic_id != topic_id:
+            raise CommandError(
+                f"{directory} holds records of another topic {name}, of another cluster or prefix "
+                "or from before it was made anew: export into another directory"
+            )
+
+
 class _DayWriter(Protocol):
     """Collects a day's records and writes its file."""
 
@@ -179,6 +244,9 @@ class _DayWriter(Protocol):
 
     def end(self, file: Path, before: Path, keep: int) -> None:
         """Write `file`: the first `keep` records of the file `before`, then those collected."""
+
+    def discard(self) -> None:
+        """Forget what was collected. Nothing happens after `end`."""
 
 
 class _TopicWriter:
@@ -200,17 +268,24 @@ class _TopicWriter:
         self._name = name
         self._real = settings.topics.name(name)
         self._topic = topic
+        self._new_holes: list[str] = []
         self.written = 0
 
-    @property
-    def held(self) -> int:
-        """The number of records in the files."""
-        return sum(
-            day.records for log in self._topic.partitions.values() for day in log.days.values()
-        )
+    def notes(self, wanted: TopicExport) -> Iterator[str]:
+        """Yield what the files don't hold although somebody might expect it. `wanted`: what was
+        asked for this time."""
+        for hole in self._new_holes:
+            yield f"Kafka had deleted offsets {hole} before they were exported"
+        until = self._topic.until
+        if until is not None and until != wanted.until:
+            end = local_datetime(until * 1000, self._zone).isoformat(timespec="seconds")
+            yield (
+                f"the range still ends at {end}, as in the first export into {self._directory}: "
+                "export what came since without --until, into another directory"
+            )
 
-    def run(self, shown: Progress | None) -> int:
-        """Export up to the logs' present ends. Return the number of records written."""
+    def run(self, shown: Progress | None) -> None:
+        """Export up to the logs' present ends."""
         count = self._kafka.counts().get(self._real)
         if count is None:
             raise CommandError(
@@ -219,6 +294,9 @@ class _TopicWriter:
             )
         tps = [TP(self._real, number) for number in range(count)]
         bounds = self._kafka.bounds(tps)
+        if self._name == ContractTopic.ACCOUNTS:
+            # Compaction takes deletions too: an account whose deletion was never seen would stay.
+            self._topic.partitions.clear()
         starts = self._starts(tps, bounds)
         logs = {tp: PartitionLog(tp, Source(self._real, _fold_nothing)) for tp in tps}
         whole = self._kafka.begin(logs.values(), starts)
@@ -228,6 +306,8 @@ class _TopicWriter:
                 stack.enter_context(tempfile.TemporaryDirectory(prefix=_PARTS, dir=self._directory))
             )
             writers = {tp: _LogWriter(self, tp.partition, parts) for tp in tps}
+            for writer in writers.values():
+                stack.callback(writer.discard)
             open_logs = [log for log in logs.values() if not log.is_ended]
             while open_logs:
                 # One partition at a time: then few files are open, and the others' fetches wait.
@@ -245,7 +325,8 @@ class _TopicWriter:
             for tp in tps:
                 writers[tp].end(bounds[tp][1])
         self.save()
-        return self.written
+        if self._name == ContractTopic.ACCOUNTS:
+            self._delete_former()
 
     def _starts(self, tps: list[TP], bounds: dict[TP, tuple[int, int]]) -> dict[TP, int]:
         """Return the first offset to read of each partition, and note it in the manifest."""
@@ -268,12 +349,33 @@ class _TopicWriter:
                     f"{tp.topic}-{tp.partition} ends before what {self._directory} holds of it: "
                     "the topic was made anew; export into another directory"
                 )
+            lacking = [] if known.is_over else [(known.next, end)]
             for day in [day for day in known.days if not self._file(tp.partition, day).exists()]:
                 # A file that somebody has deleted, perhaps a broken one, is written again.
-                known.next = min(known.next, known.days.pop(day).first)
+                file = known.days.pop(day)
+                known.next = min(known.next, file.first)
+                lacking.append((file.first, file.last + 1))
+            for first, stop in lacking:
+                if first < begin and first < stop:
+                    hole = first, min(begin, stop)
+                    known.holes.append(hole)
+                    self._new_holes.append(f"{first} to {hole[1] - 1} of partition {tp.partition}")
+            known.next = max(known.next, begin)
             known.end = end
             starts[tp] = known.next
         return starts
+
+    def _delete_former(self) -> None:
+        """Delete the files of a former export in which no record of this one lies."""
+        present = {
+            self._file(int(number), day)
+            for number, log in self._topic.partitions.items()
+            for day in log.days
+        }
+        for (topic, _), files in find_files(self._directory).items():
+            if topic == self._name:
+                for file in set(files) - present:
+                    file.unlink()
 
     def day_of(self, timestamp: int) -> tuple[str, int, int]:
         """Return the local day of a timestamp (ms), and the timestamps of its begin and end."""
@@ -308,8 +410,11 @@ class _TopicWriter:
         self, partition: int, day: str, writer: "_DayWriter", before: DayFile | None
     ) -> None:
         """Write a day's file, or extend it. After an interruption the file may hold more than the
-        manifest says; those records are read again now."""
+        manifest says; those records are read again now. Raises CommandError where it holds less.
+        """
         file = self._file(partition, day)
+        if before is not None:
+            check_whole(file, before)
         file.parent.mkdir(parents=True, exist_ok=True)
         beside = file.with_name(f".{file.name}.part")
         try:
@@ -341,7 +446,8 @@ class _LogWriter:
     def take(self, records: list[Any]) -> bool:
         """Write records that were read. Return whether the end of the range was reached."""
         self._position = records[-1].offset + 1
-        latest = records[-1].timestamp
+        # The lowest of a whole read: one record with a clock that is fast ends nothing.
+        latest = min(one.timestamp for one in records)
         wanted = self._topic.in_range(records)
         begin = 0
         while begin < len(wanted):
@@ -356,7 +462,10 @@ class _LogWriter:
             self._put_away(day)
         if over:
             self._save()
-        return self._topic.until is not None and latest >= self._topic.until + _LATE_MS
+        until = self._topic.until
+        is_over = until is not None and latest >= until + _LATE_MS
+        self._known.is_over = self._known.is_over or is_over
+        return is_over
 
     def end(self, log_end: int) -> None:
         """Write the files of all days that are still open."""
@@ -366,6 +475,11 @@ class _LogWriter:
             self._put_away(day)
         self._position = max(self._position, log_end)
         self._save()
+
+    def discard(self) -> None:
+        """Forget the days that are still open, after a failure."""
+        for writer, _, _ in self._open.values():
+            writer.discard()
 
     def _add(self, day: str, end: int, records: list[Any]) -> None:
         before = self._known.days.get(day)
@@ -383,9 +497,10 @@ class _LogWriter:
         file.last = records[-1].offset
 
     def _put_away(self, day: str) -> None:
-        writer, file, _ = self._open.pop(day)
+        writer, file, _ = self._open[day]
         before = self._known.days.get(day)
         self._topic.put_away(self._partition, day, writer, before)
+        del self._open[day]
         self._topic.written += file.records
         if before is not None:
             file = DayFile(before.records + file.records, before.first, file.last)
@@ -417,29 +532,22 @@ class _ParquetDay:
             self._flush(self._waiting)
         self._groups.end(file, before, keep)
 
+    def discard(self) -> None:
+        self._groups.discard()
+
     def _flush(self, records: list[Any]) -> None:
-        polars = self._polars
-        header = polars.Struct({"key": polars.String, "value": polars.Binary})
-        headers: list[Any] = [
-            [{"key": key, "value": value} for key, value in one.headers] for one in records
-        ]
-        self._groups.add(
-            polars.DataFrame(
-                {
-                    "topic": polars.Series([self._topic] * len(records), dtype=polars.String),
-                    "partition": polars.Series(
-                        [self._partition] * len(records), dtype=polars.Int32
-                    ),
-                    "offset": polars.Series([one.offset for one in records], dtype=polars.Int64),
-                    "timestamp": polars.Series(
-                        [one.timestamp for one in records], dtype=polars.Int64
-                    ),
-                    "key": polars.Series([one.key for one in records], dtype=polars.Binary),
-                    "value": polars.Series([one.value for one in records], dtype=polars.Binary),
-                    "headers": polars.Series(headers, dtype=polars.List(header)),
-                }
-            )
-        )
+        columns = {
+            "topic": [self._topic] * len(records),
+            "partition": [self._partition] * len(records),
+            "offset": [one.offset for one in records],
+            "timestamp": [one.timestamp for one in records],
+            "key": [one.key for one in records],
+            "value": [one.value for one in records],
+            "headers": [
+                [{"key": key, "value": value} for key, value in one.headers] for one in records
+            ],
+        }
+        self._groups.add(self._polars.DataFrame(columns, schema=export_schema()))
 
 
 class _LinesDay:
@@ -474,13 +582,24 @@ class _LinesDay:
             shutil.copyfileobj(added, out, 1 << 20)
         self._file.unlink()
 
+    def discard(self) -> None:
+        self._out.close()
+
 
 def _day_of(timestamp: int, zone: tzinfo) -> tuple[str, int, int]:
+    """Return the local day of a timestamp (ms), and the timestamps of its begin and end. The
+    calendar's first and last day have all timestamps before and after them."""
     local = local_datetime(timestamp * 1000, zone)
-    begin = datetime(local.year, local.month, local.day, tzinfo=local.tzinfo)
-    following = (begin + timedelta(days=1)).date()
-    end = datetime(following.year, following.month, following.day, tzinfo=local.tzinfo)
-    return local.date().isoformat(), to_instant(begin) // 1000, to_instant(end) // 1000
+    day = local.date()
+    begin, end = -_ENDLESS, _ENDLESS
+    if day > date.min:
+        midnight = datetime(day.year, day.month, day.day, tzinfo=local.tzinfo)
+        begin = to_instant(midnight) // 1000
+    if day < date.max:
+        following = day + timedelta(days=1)
+        midnight = datetime(following.year, following.month, following.day, tzinfo=local.tzinfo)
+        end = to_instant(midnight) // 1000
+    return day.isoformat(), begin, end
 
 
 def _fold_nothing(_: Chunk) -> None:

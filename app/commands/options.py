@@ -3,7 +3,6 @@
 import asyncio
 import sys
 from collections.abc import Awaitable, Callable
-from datetime import UTC
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
@@ -12,7 +11,7 @@ import typer
 from app.commands.output import OutputFormat
 from app.errors import SettingsError
 from app.ranges import range_of
-from app.settings import load_settings
+from app.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from app.operations.installation import Installation
@@ -31,16 +30,6 @@ OutputOption = Annotated[
 ]
 
 
-def _is_since(since: str | None) -> str | None:
-    range_of(UTC, since, None)
-    return since
-
-
-def _is_until(until: str | None) -> str | None:
-    range_of(UTC, None, until)
-    return until
-
-
 def _is_limit(limit: int | None) -> int | None:
     """Check `--limit`. Raises SettingsError."""
     if limit is None or 1 <= limit <= MOST_ROWS:
@@ -50,19 +39,22 @@ def _is_limit(limit: int | None) -> int | None:
     )
 
 
-# The check here only finds texts that are no time in any zone, so that it is reported together with
-# other wrong options. `range_of` makes the range of both options.
+# A command with these has `has_range` as its check, or one that calls `range_of` too.
 SinceOption = Annotated[
     str | None,
-    typer.Option(
-        callback=_is_since,
-        help="From this time on: 2026-02-14T10:00:00+08:00, -2h, -7d, @-48h:-24h.",
-    ),
+    typer.Option(help="From this time on: 2026-02-14T10:00:00+08:00, -2h, -7d, @-48h:-24h."),
 ]
-UntilOption = Annotated[str | None, typer.Option(callback=_is_until, help="Before this time.")]
+UntilOption = Annotated[str | None, typer.Option(help="Before this time.")]
 LimitOption = Annotated[int, typer.Option(callback=_is_limit, help="At most so many.")]
 MostOption = Annotated[int | None, typer.Option(callback=_is_limit, help="At most so many.")]
 RevealOption = Annotated[bool, typer.Option("--reveal", help="Openids and phones whole.")]
+
+
+def has_range(
+    settings: Settings, *, since: str | None = None, until: str | None = None, **_: object
+) -> None:
+    """Check `--since` and `--until`. Raises SettingsError."""
+    range_of(settings.zone, since, until)
 
 
 class Language(StrEnum):
@@ -113,21 +105,3 @@ def checked_id(option: str, text: str) -> str:
 def id_of(option: str) -> Callable[[str | None], str | None]:
     """Return the callback that checks an option with an id."""
     return lambda text: None if text is None else checked_id(option, text)
-
-
-def is_lengths(text: str | None) -> str | None:
-    """Check `--run-length`."""
-    if text is not None:
-        from app.analysis.variants import lengths_of  # noqa: PLC0415
-
-        lengths_of(text)
-    return text
-
-
-def is_windows(text: str | None) -> str | None:
-    """Check `--window-hours`."""
-    if text is not None:
-        from app.analysis.variants import windows_of  # noqa: PLC0415
-
-        windows_of(text)
-    return text

@@ -20,7 +20,7 @@ from app.analysis.commands import (
     with_variant,
 )
 from app.analysis.rows import Format, Rows, check_output, check_place, written
-from app.analysis.run import Replay, asked_for, ended_by_sigterm
+from app.analysis.run import Asked, Replay, asked_for, ended_by_sigterm
 from app.analysis.summary import COLUMNS as SUMMARY_COLUMNS
 from app.analysis.summary import Summary
 from app.errors import SettingsError, all_of
@@ -52,24 +52,22 @@ def run_replay(
     Raises SettingsError for wrong arguments, CommandError where Kafka, a topic or a file is
     missing.
     """
-    *_, asked = all_of(
-        lambda: check_output(output, to),
-        lambda: check_place("--report", report),
-        lambda: _check_question(settings, against, sms_price, is_counted=bool(summary or report)),
-        lambda: _check_rows(output, to, has_rows=report is None or summary),
-        lambda: asked_for(
-            settings,
-            files=files,
-            since=since,
-            until=until,
-            run_length=run_length,
-            window_hours=window_hours,
-            scenario=scenario or [],
-            account=account,
-            jobs=jobs,
-            has_lengths=report is not None,
-            has_places=against is not None,
-        ),
+    asked = checked(
+        settings,
+        files=files,
+        since=since,
+        until=until,
+        run_length=run_length,
+        window_hours=window_hours,
+        scenario=scenario,
+        account=account,
+        against=against,
+        summary=summary,
+        report=report,
+        output=output,
+        to=to,
+        jobs=jobs,
+        sms_price=sms_price,
     )
     counts = Summary(asked.variants, sms_price=sms_price, signature=settings.sms_signature)
     with ended_by_sigterm(), Replay(asked) as run:
@@ -93,17 +91,72 @@ def run_replay(
     return 0
 
 
+def checked(
+    settings: Settings,
+    *,
+    files: Path | None = None,
+    since: str | None = None,
+    until: str | None = None,
+    run_length: str | None = None,
+    window_hours: str | None = None,
+    scenario: list[str] | None = None,
+    account: str | None = None,
+    against: str | None = None,
+    summary: bool = False,
+    report: Path | None = None,
+    output: Format = "jsonl",
+    to: Path | None = None,
+    jobs: int = 1,
+    sms_price: float | None = None,
+) -> Asked:
+    """Check the arguments of `run_replay`. Raises SettingsError with a line for each mistake."""
+    *_, asked = all_of(
+        lambda: check_output(output, to),
+        lambda: _check_report(report, against),
+        lambda: _check_question(settings, against, sms_price, summary=summary, report=report),
+        lambda: _check_rows(output, to, has_rows=report is None or summary),
+        lambda: asked_for(
+            settings,
+            files=files,
+            since=since,
+            until=until,
+            run_length=run_length,
+            window_hours=window_hours,
+            scenario=scenario or [],
+            account=account,
+            jobs=jobs,
+            has_lengths=report is not None,
+            has_places=against is not None,
+        ),
+    )
+    return asked  # type: ignore[no-any-return]  # the last check's result
+
+
+def _check_report(report: Path | None, against: str | None) -> None:
+    check_place("--report", report)
+    if report is not None and against is not None:
+        raise SettingsError(["--report: doesn't go with --against"])
+
+
 def _check_question(
-    settings: Settings, against: str | None, sms_price: float | None, *, is_counted: bool
+    settings: Settings,
+    against: str | None,
+    sms_price: float | None,
+    *,
+    summary: bool,
+    report: Path | None,
 ) -> None:
+    wrong = []
     if against not in (None, ContractTopic.NOTIFICATIONS.value, settings.topics.notifications):
-        raise SettingsError([f"--against: can be {ContractTopic.NOTIFICATIONS.value} only"])
-    if against is not None and is_counted:
-        raise SettingsError(["--against: goes with neither --summary nor --report"])
-    if sms_price is not None and not is_counted:
-        raise SettingsError(["--sms-price: goes with --summary or --report"])
+        wrong.append(f"--against: can be {ContractTopic.NOTIFICATIONS.value} only")
+    if against is not None and summary:
+        wrong.append("--summary: doesn't go with --against")
+    if sms_price is not None and not summary and report is None:
+        wrong.append("--sms-price: goes with --summary or --report")
     if sms_price is not None and not math.isfinite(sms_price):
-        raise SettingsError(["--sms-price: must be a finite number"])
+        wrong.append("--sms-price: must be a finite number")
+    if wrong:
+        raise SettingsError(wrong)
 
 
 def _check_rows(output: Format, to: Path | None, *, has_rows: bool) -> None:

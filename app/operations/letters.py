@@ -27,7 +27,7 @@ from streams.topics import Topics
 USUAL_ROWS = 100
 MOST_ROWS = 100_000
 _EARLIER = 60 * SECOND
-_PLACE = re.compile(r"\d{1,9}:\d{1,18}", re.ASCII)
+_PLACE = re.compile(r"(\d{1,18}):(\d{1,18})", re.ASCII)
 
 
 class Mark(msgspec.Struct, omit_defaults=True):
@@ -206,17 +206,22 @@ def letter_name(tp: TP, offset: int) -> str:
 def place_of(installation: Installation, name: str) -> tuple[TP, int]:
     """Return the partition and offset of a letter's name. Raises SettingsError where it is none,
     CommandError where there is no such partition."""
-    partition, _, offset = name.partition(":")
-    if not all(
-        part.isascii() and part.isdigit() and len(part) <= 18 for part in (partition, offset)
-    ):
-        raise SettingsError([f"LETTER: {name!r} is no letter, which are named as 0:17"])
+    partition, offset = parse_place(name)
     tps = installation.partitions(installation.topics.dead_letters)
-    if int(partition) >= len(tps):
+    if partition >= len(tps):
         raise CommandError(
             f"there is no letter {name}: {tps[0].topic} has {len(tps)} partitions, from 0 on"
         )
-    return tps[int(partition)], int(offset)
+    return tps[partition], offset
+
+
+def parse_place(name: str) -> tuple[int, int]:
+    """Return the numbers of partition and offset of a letter's name. Raises SettingsError where it
+    is none."""
+    place = _PLACE.fullmatch(name)
+    if place is None:
+        raise SettingsError([f"LETTER: {name!r} is no letter, which are named as 0:17"])
+    return int(place[1]), int(place[2])
 
 
 async def letters_between(

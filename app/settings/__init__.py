@@ -1,5 +1,11 @@
 """The settings: variables, the kinds of their values, and secrets in files."""
 
-from app.settings.settings import PREFIX, Settings, load_settings, variable
+from app.settings.settings import (
+    PREFIX,
+    Settings,
+    load_settings,
+    settings_and_mistakes,
+    variable,
+)
 
-__all__ = ["PREFIX", "Settings", "load_settings", "variable"]
+__all__ = ["PREFIX", "Settings", "load_settings", "settings_and_mistakes", "variable"]

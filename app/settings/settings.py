@@ -73,6 +73,7 @@ class Settings(BaseSettings):
         env_file=ENV_FILE,
         env_file_encoding="utf-8",
         env_ignore_empty=True,
+        case_sensitive=True,
         dotenv_filtering="only_existing",
         extra="forbid",
         frozen=True,
@@ -179,14 +180,20 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Return the sources: the environment before `.env`, each with the files that it names."""
-        layers = [
-            source
-            for layer in (env_settings, dotenv_settings)
-            if isinstance(layer, EnvSettingsSource)
-            for source in (SecretFiles(settings_cls, layer.env_vars, SECRETS), layer)
-        ]
-        return (init_settings, *layers)
+        """Return the sources: the environment before `.env`, each with the files that it names.
+
+        Only the contract's names count, in capitals; pydantic-settings looks for fields' names.
+        """
+        names = {variable(name) for name in settings_cls.model_fields}
+        names |= {f"{variable(name)}_FILE" for name in SECRETS}
+        sources = [init_settings]
+        for layer in (env_settings, dotenv_settings):
+            assert isinstance(layer, EnvSettingsSource)  # noqa: S101 (they have variables)
+            found = layer.env_vars.items()
+            layer.env_vars = {name.lower(): value for name, value in found if name in names}
+            layer.case_sensitive = False
+            sources += [SecretFiles(settings_cls, layer.env_vars, SECRETS), layer]
+        return tuple(sources)
 
     @property
     def topics(self) -> Topics:
@@ -274,14 +281,41 @@ def load_settings(**given: object) -> Settings:
     Raises SettingsError with one line for each wrong variable.
     """
     try:
-        return Settings(**given)  # type: ignore[arg-type]  # checked as all the others are
+        return _settings(given)
     except ValidationError as error:
-        lines = [_line(details) for details in error.errors(include_url=False)]
-        raise SettingsError(lines) from None
+        raise SettingsError(_lines(error)) from None
+
+
+def settings_and_mistakes() -> tuple[Settings, list[str]]:
+    """Return the present settings, with the defaults in place of wrong ones, and a line for each
+    wrong variable: to report what else is wrong with a command."""
+    mistakes: list[str] = []
+    usual: dict[str, object] = {}
+    while True:
+        try:
+            return _settings(usual), mistakes
+        except SettingsError as error:
+            return Settings.model_construct(), list(error.lines)
+        except ValidationError as error:
+            # With the defaults, others may be wrong that need what was given.
+            mistakes = mistakes or _lines(error)
+            wrong = {str(details["loc"][0]) for details in error.errors(include_url=False)}
+            for name in wrong | {"kafka_security_protocol"}:
+                usual[name] = Settings.model_fields[name].default
+
+
+def _settings(given: Mapping[str, object]) -> Settings:
+    """Raises ValidationError, or SettingsError where `.env` can't be read."""
+    try:
+        return Settings(**given)  # type: ignore[arg-type]  # checked as all the others are
     except UnicodeDecodeError:
         raise SettingsError([f"{ENV_FILE}: must be UTF-8 text"]) from None
     except OSError as error:
         raise SettingsError([f"{ENV_FILE}: must be a readable file ({error.strerror})"]) from None
+
+
+def _lines(error: ValidationError) -> list[str]:
+    return [_line(details) for details in error.errors(include_url=False)]
 
 
 def _shown(name: str, value: object) -> str:

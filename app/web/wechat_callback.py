@@ -212,7 +212,8 @@ class _Callback:
     async def _hear_person(self, heard: Heard) -> None:
         """Note that the person follows the account: only followers can write. Nothing else is done
         with a person's message."""
-        openid, created = heard.fields.get("FromUserName"), heard.fields.get("CreateTime", "")
+        openid = heard.fields.get("FromUserName", "").strip()
+        created = heard.fields.get("CreateTime", "").strip()
         if openid and is_time(created):
             await self._subscriptions.on_subscribe(openid, int(created) * SECOND)
 

@@ -21,7 +21,7 @@ from app.settings import Settings
 from app.web.access import has_bearer
 from app.web.listener import read_body
 from app.web.wechat_callback import Publish
-from streams.decoding import InvalidRecordError, decode_notification
+from streams.decoding import InvalidRecordError, decode_notification, decode_value
 from streams.records import Notification, encode
 from streams.times import format_instant
 from streams.topics import Topics
@@ -58,7 +58,7 @@ class SendRequest(Struct):
     pagePath: Address | None = None
 
 
-_decode = msgspec.json.Decoder(SendRequest).decode
+_decoder = msgspec.json.Decoder(SendRequest)
 
 
 def add_sending_routes(
@@ -77,10 +77,9 @@ def add_sending_routes(
             body = await read_body(request, MOST_BODY_BYTES)
             if body is None:
                 return _answer(413, "the body is too long")
-            wanted = _decode(body)
-            body.decode()
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            return _answer(400, _field_reason(str(error)))
+            wanted: SendRequest = decode_value(_decoder, body)
+        except InvalidRecordError as error:
+            return _answer(400, str(error))
         except web.HTTPRequestTimeout:
             return _answer(408, "the body didn't come in time")
         if _data_bytes(wanted) > _MOST_DATA_BYTES:
@@ -148,12 +147,6 @@ def _refusal(request: web.Request, settings: Settings) -> web.Response | None:
     if has_bearer(request, settings.web_token):
         return None
     return _answer(401, "Authorization: Bearer with DIALWATCH_WEB_TOKEN is needed")
-
-
-def _field_reason(message: str) -> str:
-    """Return msgspec's message with the field first, where it names one."""
-    text, _, path = message.partition(" - at `$.")
-    return f"{path.rstrip('`')}: {text}" if path else text
 
 
 def _answer(status: int, message: str) -> web.Response:

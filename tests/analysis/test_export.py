@@ -9,10 +9,25 @@ from typing import Any
 
 import polars as pl
 import pytest
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from aiokafka.consumer import fetcher
+from aiokafka.errors import PolicyViolationError
 
+from app.analysis.files import (
+    DayFile,
+    FileLogs,
+    LogExport,
+    Manifest,
+    TopicExport,
+    check_whole,
+    read_manifest,
+)
 from app.analysis.kafka_logs import KafkaLogs
+from app.analysis.partition_logs import FileRecord
+from app.commands.export import _LogWriter, _TopicWriter, run_export
+from app.errors import CommandError, SettingsError
+from streams.topics import ContractTopic
 from tests.cli.test_commands import dialwatch
 from tests.installation import PARTITIONS, Installation, Published
 from tests.replay.test_replay import history
@@ -285,3 +300,210 @@ def test_other_readers_of_a_notebook_s_process_go_on_as_before(installation: Ins
     assert (fetcher.PartitionRecords, fetcher.FetchResult) != theirs
     logs.close()
     assert (fetcher.PartitionRecords, fetcher.FetchResult) == theirs
+
+
+async def export(installation: Installation, to: Path, topic: str, **given: Any) -> None:
+    """Export in this process, which is faster than a command."""
+    await asyncio.to_thread(run_export, installation.settings(), [topic], to=to, **given)
+
+
+async def delete_before(installation: Installation, topic: str, partition: int, at: int) -> None:
+    """Delete records as retention does."""
+    tp = TopicPartition(f"{installation.name}.{topic}", partition)
+    admin = AIOKafkaAdminClient(bootstrap_servers=installation.brokers)
+    try:
+        await admin.start()
+        while True:
+            try:
+                await admin.delete_records({tp: RecordsToDelete(before_offset=at)})
+                break
+            except PolicyViolationError:  # a topic isn't compacted any more, but not yet
+                await asyncio.sleep(0.1)
+    finally:
+        await admin.close()
+
+
+def missing(installation: Installation, to: Path, topic: str) -> list[str]:
+    """Return what a replay of the export says about a topic."""
+    said = FileLogs(to, installation.topics).missing()
+    return [line for line in said if topic in line and "has no" not in line]
+
+
+@pytest.mark.parametrize("format_", ["parquet", "jsonl"])
+async def test_what_kafka_deletes_between_two_exports_is_told(
+    installation: Installation, tmp_path: Path, capsys: pytest.CaptureFixture[str], format_: str
+) -> None:
+    def calls(*numbers: int) -> list[tuple[Published, int]]:
+        return [
+            (call("acme", number)._replace(partition=1), NOON + number // 3 * DAY_MS)
+            for number in numbers
+        ]
+
+    to = tmp_path / "out"
+
+    async def again() -> str:
+        await export(installation, to, "call-records", format_=format_)
+        return capsys.readouterr().err
+
+    await publish_at(installation, calls(*range(9)))
+    await delete_before(installation, "call-records", 1, 2)
+    assert "7 records written, 7 held" in await again()
+    (beginning,) = missing(installation, to, "call-records")
+    assert "the beginning of call-records was deleted" in beginning
+    assert "(partitions 1)" in beginning
+
+    await publish_at(installation, calls(*range(9, 15)))
+    await delete_before(installation, "call-records", 1, 12)
+    said = await again()
+    assert "3 records written, 10 held" in said
+    assert "Kafka had deleted offsets 9 to 11 of partition 1" in said
+    assert "deleted" not in await again()  # but a replay says it still
+    _, hole = missing(installation, to, "call-records")
+    assert "lacks offsets 9 to 11 of partition 1: Kafka" in hole
+
+    # A day's file that is deleted, of which Kafka has the second half no longer.
+    day = sorted((to / "call-records/1").iterdir())[-1]
+    await delete_before(installation, "call-records", 1, 14)
+    day.unlink()
+    said = await again()
+    assert "Kafka had deleted offsets 12 to 13 of partition 1" in said
+    assert "1 records written, 8 held" in said
+    assert (
+        "9 to 11 of partition 1, 12 to 13 of partition 1"
+        in missing(installation, to, "call-records")[1]
+    )
+
+
+async def test_what_is_deleted_after_the_end_of_a_range_is_no_loss(
+    installation: Installation, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = {"until": "2025-11-18T18:00:02+08:00"}
+    records = [(call("acme", number)._replace(partition=1), NOON) for number in range(3)]
+    later = [(one, NOON + 2 * DAY_MS) for one, _ in records]
+    await publish_at(installation, records)
+    await export(installation, tmp_path, "call-records", **given)
+    await publish_at(installation, later)
+    await export(installation, tmp_path, "call-records", **given)
+    await publish_at(installation, later)
+    await delete_before(installation, "call-records", 1, 8)
+    await export(installation, tmp_path, "call-records", **given)
+    assert "deleted" not in capsys.readouterr().err
+    assert not [one for one in missing(installation, tmp_path, "call-records") if "lacks" in one]
+
+
+async def test_a_record_from_the_future_ends_no_range(
+    installation: Installation, tmp_path: Path
+) -> None:
+    logs = TopicExport(until=NOON + 1000, partitions={"0": LogExport(end=100)})
+    manifest = Manifest("jsonl", "Asia/Shanghai", {"call-records": logs})
+    topic = _TopicWriter(
+        installation.settings(),
+        None,
+        manifest,
+        tmp_path,
+        ContractTopic.CALL_RECORDS,
+        logs,  # type: ignore[arg-type] # nothing is read
+    )
+    writer = _LogWriter(topic, 0, tmp_path)
+    late = NOON + 3 * DAY_MS
+    reads = [[(0, NOON), (1, late)], [(2, NOON + 1)], [(3, late), (4, late)]]
+    ends = [
+        writer.take([FileRecord(offset, at, b"k", b"v") for offset, at in one]) for one in reads
+    ]
+    writer.end(100)
+    assert ends == [False, False, True]
+    assert logs.records == 2
+
+
+async def test_accounts_are_exported_anew_so_that_none_stays_that_is_deleted(
+    installation: Installation, tmp_path: Path
+) -> None:
+    await installation.configure(f"{installation.name}.accounts", {"cleanup.policy": "delete"})
+    both = [account(name)._replace(partition=0) for name in ("acme", "bob")]
+    await publish_at(installation, [(both[0], NOON), (both[1], NOON + DAY_MS)])
+    await export(installation, tmp_path, "accounts")
+    assert exported(tmp_path, "accounts")["key"].to_list() == [b"acme", b"bob"]
+    # Compaction has taken the account, and what said that it is deleted.
+    await delete_before(installation, "accounts", 0, 1)
+    (tmp_path / "accounts/notes.parquet").touch()
+    await export(installation, tmp_path, "accounts")
+    assert [file.name for file in (tmp_path / "accounts").rglob("*.parquet")] == [
+        "notes.parquet", "2025-11-19.parquet"
+    ]  # fmt: skip
+    manifest = read_manifest(tmp_path)
+    assert manifest is not None
+    assert manifest.topics["accounts"].records == 1
+    assert missing(installation, tmp_path, "accounts") == []
+
+
+async def test_a_topic_made_anew_is_another_topic(
+    installation: Installation, tmp_path: Path
+) -> None:
+    records = [(call("acme", number), NOON) for number in range(3)]
+    await publish_at(installation, records)
+    await export(installation, tmp_path, "call-records")
+    await installation.delete_topic("call-records")
+    await installation.create_topics()
+    await publish_at(installation, records * 2)
+    with pytest.raises(CommandError, match="holds records of another topic call-records"):
+        await export(installation, tmp_path, "call-records")
+    assert exported(tmp_path, "call-records")["offset"].to_list() == [0, 1, 2]
+    # Exports of former versions know no id.
+    manifest = json.loads((tmp_path / "export.json").read_bytes())
+    del manifest["topics"]["call-records"]["topic_id"]
+    (tmp_path / "export.json").write_text(json.dumps(manifest))
+    await export(installation, tmp_path, "call-records")
+    assert exported(tmp_path, "call-records")["offset"].to_list() == list(range(6))
+
+
+async def test_a_range_that_held_nothing_may_be_widened(
+    installation: Installation, tmp_path: Path
+) -> None:
+    await publish_at(installation, [(call("acme", number), NOON) for number in range(3)])
+    with pytest.raises(CommandError, match="widen --since"):
+        await export(installation, tmp_path, "call-records", since="-1h")
+    await export(installation, tmp_path, "call-records", since="-5000d", format_="jsonl")
+    manifest = read_manifest(tmp_path)
+    assert manifest is not None
+    assert (manifest.format, manifest.topics["call-records"].records) == ("jsonl", 3)
+    with pytest.raises(SettingsError, match="another range"):
+        await export(installation, tmp_path, "call-records", since="-1h", format_="jsonl")
+
+
+async def test_a_range_up_to_now_says_that_it_doesnt_move(
+    installation: Installation, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await publish_at(installation, [(call("acme", 0), NOON)])
+    await export(installation, tmp_path, "call-records", until="end")
+    assert "still ends" not in capsys.readouterr().err
+    await asyncio.sleep(0.01)
+    await export(installation, tmp_path, "call-records", until="end")
+    assert "the range still ends at 2" in capsys.readouterr().err
+    until = {"until": "2026-01-01"}
+    for _ in range(2):
+        await export(installation, tmp_path / "fixed", "call-records", **until)
+    assert "still ends" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("format_", ["parquet", "jsonl"])
+async def test_a_file_that_was_shortened_isnt_extended(
+    installation: Installation, tmp_path: Path, format_: str
+) -> None:
+    records = [(call("acme", number), NOON) for number in range(20)]
+    await publish_at(installation, records)
+    await export(installation, tmp_path, "call-records", format_=format_)
+    (file,) = (tmp_path / "call-records").rglob(f"*.{format_}")
+    if format_ == "parquet":
+        pl.read_parquet(file).head(10).write_parquet(file)
+    else:
+        file.write_text("".join(file.read_text().splitlines(keepends=True)[:10]))
+    left = file.with_name(f".2025-01-01.{format_}.part")
+    left.touch()  # by an export that was killed
+    await publish_at(installation, records)
+    with pytest.raises(CommandError, match=f"{file.name} is no whole export .it holds 10 records"):
+        await export(installation, tmp_path, "call-records", format_=format_)
+    assert not left.exists()
+    assert [one.name for one in file.parent.iterdir()] == [file.name]
+    file.unlink()
+    await export(installation, tmp_path, "call-records", format_=format_)
+    assert check_whole(file, DayFile(40, 0, 39)) == (0, 39)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
-from app.analysis.files import Line, Manifest, TopicExport, day_path
+from app.analysis.files import DayFile, Line, Manifest, TopicExport, day_path
 from app.analysis.files import LogExport as Part
 from streams.records import encode
 from streams.topics import partition_of
@@ -111,6 +111,7 @@ def write_export(directory: Path, events: list[Event]) -> None:
     """Write records as `dialwatch export --format jsonl` does."""
     manifest = Manifest("jsonl", str(ZONE))
     lines: defaultdict[tuple[str, int, str], list[bytes]] = defaultdict(list)
+    days: dict[tuple[str, int], dict[str, DayFile]] = {}
     offsets: defaultdict[tuple[str, int], int] = defaultdict(int)
     for at, topic, key, value, given in events:
         partition = partition_of((key or "").encode(), PARTITIONS) if given is None else given
@@ -118,12 +119,15 @@ def write_export(directory: Path, events: list[Event]) -> None:
         offsets[topic, partition] += 1
         raw = json.dumps(value, ensure_ascii=False)
         line = Line(topic, partition, offset, int(at.timestamp() * 1000), key, raw)
-        lines[topic, partition, at.date().isoformat()].append(encode(line))
+        day = at.date().isoformat()
+        lines[topic, partition, day].append(encode(line))
+        file = days.setdefault((topic, partition), {}).setdefault(day, DayFile(0, offset, 0))
+        file.records, file.last = file.records + 1, offset
     for (topic, partition, day), some in lines.items():
-        file = day_path(directory, topic, partition, day, "jsonl")
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(b"\n".join(some) + b"\n")
+        path = day_path(directory, topic, partition, day, "jsonl")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"\n".join(some) + b"\n")
     for (topic, partition), end in offsets.items():
         parts = manifest.topics.setdefault(topic, TopicExport()).partitions
-        parts[str(partition)] = Part(0, end, end)
+        parts[str(partition)] = Part(0, end, end, days=days[topic, partition])
     (directory / "export.json").write_bytes(encode(manifest))

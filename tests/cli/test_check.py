@@ -78,7 +78,7 @@ def test_bytes_that_are_no_text_are_a_line_like_any_other(tmp_path: Path) -> Non
 
 
 def test_wrong_usage_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
-    for arguments in (["nowhere"], [str(tmp_path), "--topic", "x"], ["-", "--topic", "x"]):
+    for arguments in (["nowhere"], [str(tmp_path)], ["-", "--topic", "x"]):
         ended = dialwatch("check", *arguments, directory=tmp_path)
         assert ended.returncode == 2
         assert len(ended.stderr.splitlines()) == 1

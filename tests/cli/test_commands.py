@@ -64,6 +64,26 @@ def test_every_wrong_variable_is_one_line_and_the_exit_code_is_2(tmp_path: Path)
             "replay --output parquet --against ticks --scenario x --report no/such/place",
             ("--output parquet", "--report", "--against", "--scenario"),
         ),
+        (
+            "replay --output parquet --scenario foo --run-length 0 --account=",
+            ("--output", "--scenario", "--run-length", "--account"),
+        ),
+        (
+            "replay --against foo --summary --sms-price x --report y",
+            ("can be notifications only", "--summary", "--sms-price", "--report"),
+        ),
+        ("deliveries --since -1h --until -2h --limit x", ("turned round", "--limit")),
+        ("dlq show xyz", ("'xyz'",)),
+        ("dlq redrive abc def 1:2 --since x", ("'abc'", "'def'", "--since")),
+        ("dlq discard 0:1: --why=", ("'0:1:'", "--why")),
+        ("state line --bogus=1 --output x", ("--bogus", "ID", "--output")),
+        ("send-test --account= --timeout-s 0", ("--account", "--timeout-s")),
+        ("check nofile --topic bogus", ("nofile", "'bogus'")),
+        # What follows an unknown flag may be its value, and then is no argument.
+        ("export --bogus rubbish ticks --to .env", ("--bogus", "--to")),
+        ("dlq redrive --bogus rubbish 0:1", ("--bogus",)),
+        ("dlq redrive rubbish --bogus", ("--bogus", "'rubbish'")),
+        ("export ticks --to", ("--to",)),
         ("export nothing rubbish --to .env", ("nothing", "rubbish", "--to")),
         ("export ticks --format x --since y", ("--to", "--since", "--format")),
     ],
@@ -77,6 +97,35 @@ def test_every_wrong_flag_is_one_line_and_the_exit_code_is_2(
     lines = ended.stderr.splitlines()
     assert len(lines) == len(wrong), lines
     assert all(line.startswith("dialwatch: ") for line in lines)
+    for name in wrong:
+        assert len([line for line in lines if name in line]) == 1, name
+
+
+@pytest.mark.parametrize(
+    ("command", "wrong"),
+    [
+        ("lag --bogus", ("--bogus", "GROUP", "PARTITIONS")),
+        ("worker --bogus", ("--bogus", "GROUP", "PARTITIONS")),
+        (
+            "replay --output parquet --scenario foo --run-length 0",
+            ("--output", "--scenario", "--run-length", "GROUP", "PARTITIONS"),
+        ),
+        ("export staging.ticks rubbish --to .", ("rubbish", "GROUP", "PARTITIONS")),
+        ("sandbox --bogus", ("--bogus",)),  # needs none of them
+    ],
+)
+def test_wrong_variables_and_wrong_flags_are_reported_together(
+    command: str, wrong: tuple[str, ...], tmp_path: Path
+) -> None:
+    variables = {
+        "DIALWATCH_PARTITIONS": "x",
+        "DIALWATCH_GROUP": "a b",
+        "DIALWATCH_TOPIC_PREFIX": "staging.",
+    }
+    ended = dialwatch(*command.split(), directory=tmp_path, variables=variables)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    lines = ended.stderr.splitlines()
+    assert len(lines) == len(wrong), lines
     for name in wrong:
         assert len([line for line in lines if name in line]) == 1, name
 

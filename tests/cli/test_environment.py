@@ -38,6 +38,27 @@ PROXIES = {
 }
 
 
+def test_only_the_contracts_names_count_in_capitals(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("Dialwatch_Run_Length=7\nDIALWATCH_RUN_WINDOW_HOURS=7\n")
+    (tmp_path / "token").write_text("secret")
+    lower = {
+        "dialwatch_partitions": "3",
+        "Dialwatch_Group": "low",
+        "dialwatch_web_token_file": str(tmp_path / "token"),
+        "DIALWATCH_SMS_TOKEN_FILE": str(tmp_path / "token"),
+    }
+    said = dialwatch("config", directory=tmp_path, variables=lower).stdout.splitlines()
+    for line in (
+        "DIALWATCH_PARTITIONS=8",
+        "DIALWATCH_GROUP=dialwatch",
+        "DIALWATCH_WEB_TOKEN=",
+        "DIALWATCH_SMS_TOKEN=***",
+        "DIALWATCH_RUN_LENGTH=100",
+        "DIALWATCH_RUN_WINDOW_HOURS=7",
+    ):
+        assert line in said, line
+
+
 async def test_faust_s_variables_without_our_prefix_change_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

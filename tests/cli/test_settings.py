@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from app.errors import SettingsError
-from app.settings import load_settings
+from app.settings import load_settings, settings_and_mistakes
 from tests.cli.test_commands import dialwatch
 
 DEFAULTS = {
@@ -189,3 +189,25 @@ def test_no_address_has_a_fragment_that_could_be_half_a_password() -> None:
         with pytest.raises(SettingsError) as refused:
             load_settings(**{name: "https://user:1#do-not-show-me@example.com"})
         assert "do-not-show-me" not in str(refused.value.lines)
+
+
+def test_with_mistakes_what_is_right_counts_and_the_rest_has_its_default(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, value in {
+        "TOPIC_PREFIX": "staging.",
+        "PARTITIONS": "x",
+        "KAFKA_SECURITY_PROTOCOL": "SASL_SSL",
+        "WECHAT_ENCODING_AES_KEY": "short",
+        "WECHAT_ENCODING_AES_KEY_PREVIOUS": "p" * 43,  # right, but not alone
+    }.items():
+        monkeypatch.setenv(f"DIALWATCH_{name}", value)
+    settings, mistakes = settings_and_mistakes()
+    assert (settings.topic_prefix, settings.partitions) == ("staging.", 8)
+    with pytest.raises(SettingsError) as raised:
+        load_settings()
+    assert mistakes == list(raised.value.lines)
+    (tmp_path / ".env").write_bytes(b"\xff")
+    settings, mistakes = settings_and_mistakes()
+    assert (settings.topic_prefix, mistakes) == ("", [".env: must be UTF-8 text"])

@@ -20,7 +20,7 @@ from streams.decoding import (
     decode_recharge,
     decode_tick,
 )
-from streams.times import format_instant, parse_instant
+from streams.times import format_instant, format_moment, parse_instant
 from tables.texts import clock_text
 from tests.drive import Drive
 from tests.installation import Published
@@ -194,9 +194,9 @@ def test_a_mistyped_or_out_of_range_field_is_named(
 @pytest.mark.parametrize("topic", TOPICS)
 def test_a_key_that_isnt_the_records_makes_the_record_invalid(topic: str) -> None:
     value = json.dumps(TOPICS[topic][1].value).encode()
-    wrong: list[bytes | None] = [b"other", b"\xff", b"acme "]
+    wrong: list[bytes | None] = [b"other", b"\xff", b"acme ", b""]
     if topic != "ticks":
-        wrong += [None, b""]
+        wrong.append(None)
     for key in wrong:
         with pytest.raises(InvalidRecordError, match=r"^key: "):
             decode(topic, value, key)
@@ -220,7 +220,9 @@ def test_what_its_channel_doesnt_use_a_command_may_leave_out() -> None:
         {"channel": "wechat", "title": "t", "content": "c"},
         {"channel": "wechat", "data": {"thing1": "x"}, "openid": "o", "url": "https://x"},
     ):
-        decode("notifications", json.dumps(given | more).encode())
+        left_out = decode("notifications", json.dumps(given | more).encode())
+        none = dict.fromkeys(COMMAND.keys() - given.keys()) | given | more
+        assert decode("notifications", json.dumps(none).encode()) == left_out
     for less, missing in (
         ({"channel": "sms"}, "content"),
         ({"channel": "wechat", "content": "c"}, "title"),
@@ -228,6 +230,10 @@ def test_what_its_channel_doesnt_use_a_command_may_leave_out() -> None:
     ):
         with pytest.raises(InvalidRecordError, match=rf"^{missing}: is missing"):
             decode("notifications", json.dumps(given | less).encode())
+        with pytest.raises(InvalidRecordError, match=rf"^{missing}: is null"):
+            decode("notifications", json.dumps(given | less | {missing: None}).encode())
+    with pytest.raises(InvalidRecordError, match=r"^content: is empty$"):
+        decode("notifications", json.dumps(COMMAND | {"content": ""}).encode())
 
 
 def test_a_dead_letter_is_the_original_with_a_reason_of_one_line_that_fits_beside_it() -> None:
@@ -291,6 +297,13 @@ def test_times_are_rfc_3339_with_an_offset(text: str, expected: str) -> None:
 def test_every_time_of_ours_is_one_that_the_contract_takes(instant: int, zone: str) -> None:
     assert parse_instant(format_instant(instant, ZoneInfo(zone))) == instant
     assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", clock_text(instant, ZoneInfo(zone)))
+
+
+@pytest.mark.parametrize("zone", ["Asia/Shanghai", "America/St_Johns", "UTC"])
+def test_what_lies_outside_the_calendar_becomes_its_end(zone: str) -> None:
+    for instant, year in ((1 << 70, "9999-12-31T"), (-(1 << 70), "0001-01-01T")):
+        assert format_instant(instant, ZoneInfo(zone)).startswith(year)
+        assert format_moment(instant, ZoneInfo(zone)).startswith(year)
 
 
 def test_a_zero_time_is_a_time() -> None:

@@ -751,6 +751,9 @@ def test_what_one_message_alone_is_told_for_ever_ends_it_and_the_customers_later
     told = ends(world)
     assert isinstance(bad, TryLater | Held)
     assert told.pop("bad") == bad.error_code
+    (given_up,) = [one for one in world.deliveries() if one.notification_id == "bad"]
+    went_out = [name for _, name, _ in world.channel.attempts if name == "bad"]
+    assert given_up.attempts == len(went_out) > 1
     assert set(told.values()) == {"sent"}
     assert world.finished[0, 0] <= within_s
     assert world.finished[0, 1] <= within_s + 1

@@ -135,6 +135,36 @@ async def test_json_bodies_say_the_same(client: Client, recorder: Recorder) -> N
     assert json.loads(recorder.of("wechat-events")[0])["at"] == "2019-01-30T15:52:10+08:00"
 
 
+async def test_what_is_nested_is_json_and_texts_are_as_they_were_sent(
+    client: Client, recorder: Recorder
+) -> None:
+    picture = "<item><PicMd5Sum>{}</PicMd5Sum></item>"
+    more = f"""
+      <EventKey> k </EventKey><Empty/>
+      <ScanCodeInfo>
+        <ScanType>qrcode</ScanType><ScanResult><![CDATA[1 "<"]]></ScanResult>
+      </ScanCodeInfo>
+      <SendPicsInfo><Count>2</Count>
+        <PicList>{picture.format("a")}{picture.format("b")}</PicList></SendPicsInfo>
+      <Mixed>x<B>1</B></Mixed>"""
+    body = event("scancode_push").replace(b"</xml>", f"{more}</xml>".encode())
+    body = body.replace(b"<![CDATA[1548834730]]>", b"\n1548834730\n")
+    assert (await client.post(PATH, params=query("n1"), data=body)).status == 200
+    said = json.loads(recorder.of("wechat-events")[0])
+    assert said["at"] == "2019-01-30T15:52:10+08:00"
+    fields = said["fields"]
+    assert (fields["EventKey"], fields["Empty"]) == (" k ", "")
+    assert json.loads(fields["ScanCodeInfo"]) == {"ScanType": "qrcode", "ScanResult": '1 "<"'}
+    pictures = {"item": [{"PicMd5Sum": "a"}, {"PicMd5Sum": "b"}]}
+    assert json.loads(fields["SendPicsInfo"]) == {"Count": "2", "PicList": pictures}
+    assert json.loads(fields["Mixed"]) == {"#text": "x", "B": "1"}
+    # A JSON body says the same.
+    nested = {name: json.loads(fields[name]) for name in ("ScanCodeInfo", "SendPicsInfo", "Mixed")}
+    whole = fields | nested | {"FromUserName": "openid1", "CreateTime": 1548834731, "Event": "x"}
+    assert (await client.post(PATH, params=query("n2"), data=json.dumps(whole))).status == 200
+    assert json.loads(recorder.of("wechat-events")[1])["fields"] == fields
+
+
 FORBIDDEN = {
     "control character": b"\x1d",
     "no character": "\uffff".encode(),

@@ -42,6 +42,16 @@ async def test_a_message_becomes_a_command_with_the_openid_as_key(
     assert (command.url, command.app_id) == ("https://x.example", "wx9")
 
 
+async def test_half_an_emoji_in_an_unknown_field_is_ignored_and_in_a_known_one_named(
+    client: Client, recorder: Recorder
+) -> None:
+    for more, status in (({"memo": "\ud83d"}, 200), ({"data": {"first": "\ud83d"}}, 400)):
+        body = json.dumps(BODY | more)
+        answer = await client.post("/wechat/send", data=body, headers=AUTHORIZED)
+        assert (answer.status, len(recorder.records)) == (status, 1)
+    assert (await answer.json())["msg"].startswith("data: ")
+
+
 async def test_data_is_optional(client: Client, recorder: Recorder) -> None:
     status, _ = await send(client, {"openID": "o1", "templateId": "t1"})
     assert status == 200

@@ -141,7 +141,7 @@ def _hear_plain(query: Mapping[str, str], body: bytes) -> Heard | RefusedRequest
 def _hear_encrypted(
     console: Console, query: Mapping[str, str], body: bytes
 ) -> Heard | RefusedRequest:
-    sealed = read_fields(body).get("Encrypt")
+    sealed = read_fields(body).get("Encrypt", "").strip()
     if not sealed:
         return RefusedRequest("the body is in clear and a key is set")
     given = query.get("msg_signature", "")

@@ -39,7 +39,8 @@ class EventError(ValueError):
 
 
 def read_fields(body: bytes) -> dict[str, str]:
-    """Return the top level of an XML or JSON body as strings. Raises EventError.
+    """Return the top level of an XML or JSON body as strings: texts as they are, and what is
+    nested as JSON (an XML element of a name that repeats as a list). Raises EventError.
 
     Characters that are invalid in text (control characters, half an emoji, cut UTF-8) are left out,
     because WeChat passes on what followers write. Document types and entities are refused, because
@@ -53,15 +54,15 @@ def to_event(fields: Mapping[str, str], app_id: str, zone: tzinfo) -> WechatEven
 
     Raises EventError.
     """
-    if fields.get("MsgType", "event").lower() != "event":
+    if fields.get("MsgType", "event").strip().lower() != "event":
         return None
-    for name in ("FromUserName", "CreateTime", "Event"):
-        if not fields.get(name):
+    said = {name: fields.get(name, "").strip() for name in ("FromUserName", "CreateTime", "Event")}
+    for name, text in said.items():
+        if not text:
             raise EventError(f"{name} is missing")
-    created = fields["CreateTime"]
+    openid, created, event = said.values()
     if not is_time(created):
         raise EventError("CreateTime is no time")
-    event, openid = fields["Event"], fields["FromUserName"]
     # Two results of one second may differ in their MsgID only.
     cause = (
         app_id, event.lower(), openid, created, msgid_of(fields) or "", fields.get("EventKey", "")
@@ -94,7 +95,7 @@ def says_follows(event: str, fields: Mapping[str, str]) -> bool | None:
 
 def msgid_of(fields: Mapping[str, str]) -> str | None:
     """Return the msgid that an event is about. Template events name the field differently."""
-    return fields.get("MsgID") or fields.get("MsgId")
+    return (fields.get("MsgID") or fields.get("MsgId") or "").strip() or None
 
 
 def job_error(status: str) -> str | None:
@@ -160,26 +161,55 @@ def _xml_without_forbidden(body: bytes) -> bytes:
     return _CDATA_OR_NUMBER.sub(without, text).encode()
 
 
+class _Element:
+    """An XML element that is being read."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+        self._children: dict[str, Any] = {}
+
+    def add(self, name: str, content: Any) -> None:
+        """Add a child that was read."""
+        known = self._children.get(name)
+        if known is None:
+            self._children[name] = content
+        elif isinstance(known, list):
+            known.append(content)
+        else:
+            self._children[name] = [known, content]
+
+    def content(self) -> Any:
+        """Return its text; where it has children, these, and the text as `#text` unless blank."""
+        text = "".join(self.texts)
+        if not self._children:
+            return text
+        return {"#text": text, **self._children} if text.strip() else self._children
+
+
 def _read_xml(body: bytes) -> dict[str, str]:
     parser = expat.ParserCreate("UTF-8")
-    fields: dict[str, list[str]] = {}
-    path: list[str] = []
+    fields: dict[str, str] = {}
+    path: list[_Element] = []
 
     def refuse(*_: Any) -> NoReturn:
         raise EventError("the XML has a document type or an entity")
 
     def begin(name: str, _: Any) -> None:
-        path.append(name)
+        path.append(_Element())
         if len(path) > _DEEPEST:
             raise EventError("the XML is nested too deeply")
-        if len(path) == 2:
-            fields[name] = []
-            if len(fields) > _MOST_FIELDS:
-                raise EventError("the XML has too many fields")
 
     def text(data: str) -> None:
-        if len(path) >= 2:
-            fields[path[1]].append(data)
+        path[-1].texts.append(data)
+
+    def end(name: str) -> None:
+        content = path.pop().content()
+        if len(path) == 1:
+            fields[name] = _text(content)
+            if len(fields) > _MOST_FIELDS:
+                raise EventError("the XML has too many fields")
+        elif path:
+            path[-1].add(name, content)
 
     parser.StartDoctypeDeclHandler = refuse
     parser.EntityDeclHandler = refuse
@@ -187,7 +217,7 @@ def _read_xml(body: bytes) -> dict[str, str]:
     parser.ExternalEntityRefHandler = refuse
     parser.SkippedEntityHandler = refuse
     parser.StartElementHandler = begin
-    parser.EndElementHandler = lambda _: path.pop()
+    parser.EndElementHandler = end
     parser.CharacterDataHandler = text
     try:
         parser.Parse(_xml_without_forbidden(body), True)
@@ -195,4 +225,4 @@ def _read_xml(body: bytes) -> dict[str, str]:
         if isinstance(error, EventError):
             raise
         raise EventError("the body is no XML") from None
-    return {name: "".join(parts).strip() for name, parts in fields.items()}
+    return fields
