@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from datetime import datetime, tzinfo
+from datetime import datetime
 from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
@@ -234,16 +234,8 @@ def _facts(run: Replay, own: Variant) -> list[tuple[str, str]]:
     if wanted.account is not None:
         facts.append(("only account", wanted.account))
     if span is not None:
-        begin, end = (_moment(at, settings.zone) for at in span)
+        begin, end = (format_instant(at, settings.zone)[:19] for at in span)
         facts.append(("records are from", f"{begin} to {end}"))
     made = datetime.now(settings.zone).isoformat(timespec="seconds")
     facts.append(("made", f"{made} by dialwatch {version('dialwatch')}"))
     return facts
-
-
-def _moment(instant: int, zone: tzinfo) -> str:
-    """Return an instant for people. Timestamps are the producers' and may be any number."""
-    try:
-        return format_instant(instant, zone)[:19]
-    except (OverflowError, ValueError):
-        return "after the year 9999" if instant > 0 else "before the year 1"

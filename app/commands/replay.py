@@ -160,8 +160,9 @@ def _check_question(
 
 
 def _check_rows(output: Format, to: Path | None, *, has_rows: bool) -> None:
-    """Refuse options for rows where there are none: a report alone is a page, and no rows."""
-    if not has_rows and (to is not None or output != "jsonl"):
+    """Refuse options for rows where there are none: a report alone is a page, and no rows. (Parquet
+    needs --to anyhow.)"""
+    if not has_rows and (to is not None or output in {"csv", "table"}):
         raise SettingsError(
             ["--output, --to: beside --report they are for the rows of --summary: give it too"]
         )

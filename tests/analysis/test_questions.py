@@ -129,7 +129,7 @@ def test_a_time_past_the_calendar_ends_no_report(tmp_path: Path) -> None:
     ended = dialwatch("replay", "--files", ".", "--report", "r.html", directory=tmp_path)
     assert ended.returncode == 0, ended.stderr
     page = (tmp_path / "r.html").read_text()
-    assert re.search("<dd>2026-11-16T[0-9:]{8} to after the year 9999</dd>", page)
+    assert re.search("<dd>2026-11-16T[0-9:]{8} to 9999-12-31T23:59:59</dd>", page)
 
 
 def test_a_title_controls_no_terminal(tmp_path: Path) -> None:
