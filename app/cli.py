@@ -236,7 +236,8 @@ def export(
     """Write records as they lie in Kafka into files: one for each partition and local day.
 
     TO/call-records/3/2026-11-24.parquet, with the columns topic, partition, offset, timestamp,
-    key, value, headers. The same command again adds what came since.
+    key, value, headers. The same command again adds what came since; --until -1h keeps the instant
+    of its first run.
     """
     from app.commands.export import run_export  # noqa: PLC0415
 

@@ -24,6 +24,7 @@ from app.commands.usage import Program
 from app.errors import SettingsError, all_of
 from app.ranges import range_of
 from app.settings import load_settings
+from app.terminal import printable
 
 if TYPE_CHECKING:
     from app.operations.letters import LetterFilter
@@ -109,7 +110,10 @@ def show(
     found = ask(lambda installation: read_letter(installation, letter))
     said = [("key", found.key), *found.headers] if found.key is not None else found.headers
     for name, value in said:
-        print(f"{_plain(name)}: {_plain((value or b'').decode(errors='replace'))}", file=sys.stderr)
+        print(
+            f"{printable(name)}: {printable((value or b'').decode(errors='replace'))}",
+            file=sys.stderr,
+        )
     if found.value is None:
         print("the value is null", file=sys.stderr)
     sys.stdout.buffer.write(found.value or b"")
@@ -202,8 +206,3 @@ def _carry_out(order: "Order", output: OutputOption) -> int:
         said += "; nothing was done: --execute does it"
     print(said, file=sys.stderr)
     return 1 if order.letters and counts["refused"] else 0
-
-
-def _plain(text: str) -> str:
-    """Return a text without characters that control the terminal."""
-    return "".join(one if one.isprintable() else "�" for one in text)
