@@ -147,9 +147,9 @@ def expand(
 
 
 def _check_replay(settings: Settings, **asked: Any) -> None:
-    from app.commands.replay import checked  # noqa: PLC0415
+    from app.commands.replay import ReplayOptions, checked  # noqa: PLC0415
 
-    checked(settings, **asked)
+    checked(settings, ReplayOptions(**asked))
 
 
 @program.command(short_help="Fold the topics again and print what comes out.", check=_check_replay)
@@ -194,10 +194,9 @@ def replay(
 
     Sends nothing and writes nothing into Kafka. docs/analysts.md shows what can be asked.
     """
-    from app.commands.replay import run_replay  # noqa: PLC0415
+    from app.commands.replay import ReplayOptions, run_replay  # noqa: PLC0415
 
-    return run_replay(
-        load_settings(),
+    options = ReplayOptions(
         files=files,
         since=since,
         until=until,
@@ -213,6 +212,7 @@ def replay(
         jobs=jobs,
         sms_price=sms_price,
     )
+    return run_replay(load_settings(), options)
 
 
 def _check_export(settings: Settings, **asked: Any) -> None:

@@ -6,8 +6,9 @@ Checks the options, and prints what `app/analysis` finds: the commands themselve
 
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 
 from app.analysis.against import Against, counted, grounds
@@ -29,51 +30,38 @@ from streams.records import encode
 from streams.topics import ContractTopic
 
 
-def run_replay(
-    settings: Settings,
-    *,
-    files: Path | None = None,
-    since: str | None = None,
-    until: str | None = None,
-    run_length: str | None = None,
-    window_hours: str | None = None,
-    scenario: list[str] | None = None,
-    account: str | None = None,
-    against: str | None = None,
-    summary: bool = False,
-    report: Path | None = None,
-    output: Format = "jsonl",
-    to: Path | None = None,
-    jobs: int = 1,
-    sms_price: float | None = None,
-) -> int:
+@dataclass(frozen=True)
+class ReplayOptions:
+    """The options of `dialwatch replay`, as they were typed."""
+
+    files: Path | None = None
+    since: str | None = None
+    until: str | None = None
+    run_length: str | None = None
+    window_hours: str | None = None
+    scenario: Sequence[str] | None = None
+    account: str | None = None
+    against: str | None = None
+    summary: bool = False
+    report: Path | None = None
+    output: Format = "jsonl"
+    to: Path | None = None
+    jobs: int = 1
+    sms_price: float | None = None
+
+
+def run_replay(settings: Settings, options: ReplayOptions) -> int:
     """Run a replay and print its results; return the exit code.
 
-    Raises SettingsError for wrong arguments, CommandError where Kafka, a topic or a file is
-    missing.
+    Raises SettingsError for wrong options, CommandError where Kafka, a topic or a file is missing.
     """
-    asked = checked(
-        settings,
-        files=files,
-        since=since,
-        until=until,
-        run_length=run_length,
-        window_hours=window_hours,
-        scenario=scenario,
-        account=account,
-        against=against,
-        summary=summary,
-        report=report,
-        output=output,
-        to=to,
-        jobs=jobs,
-        sms_price=sms_price,
-    )
-    counts = Summary(asked.variants, sms_price=sms_price, signature=settings.sms_signature)
+    asked = checked(settings, options)
+    output, to, report = options.output, options.to, options.report
+    counts = Summary(asked.variants, sms_price=options.sms_price, signature=settings.sms_signature)
     with ended_by_sigterm(), Replay(asked) as run:
-        if against is not None:
+        if options.against is not None:
             _print_differences(run, output, to)
-        elif summary or report is not None:
+        elif options.summary or report is not None:
             for number, command, said in run.commands():
                 counts.add(number, said or decode_command(command))
         else:
@@ -86,72 +74,48 @@ def run_replay(
 
             with written(report) as page:
                 page.write(report_of(run, counts, notes).encode())
-        if summary:
+        if options.summary:
             _print_summary(counts, output, to)
     return 0
 
 
-def checked(
-    settings: Settings,
-    *,
-    files: Path | None = None,
-    since: str | None = None,
-    until: str | None = None,
-    run_length: str | None = None,
-    window_hours: str | None = None,
-    scenario: list[str] | None = None,
-    account: str | None = None,
-    against: str | None = None,
-    summary: bool = False,
-    report: Path | None = None,
-    output: Format = "jsonl",
-    to: Path | None = None,
-    jobs: int = 1,
-    sms_price: float | None = None,
-) -> Asked:
-    """Check the arguments of `run_replay`. Raises SettingsError with a line for each mistake."""
+def checked(settings: Settings, options: ReplayOptions) -> Asked:
+    """Check the options. Raises SettingsError with a line for each mistake."""
     *_, asked = all_of(
-        lambda: check_output(output, to),
-        lambda: _check_report(report, against),
-        lambda: _check_question(settings, against, sms_price, summary=summary, report=report),
-        lambda: _check_rows(output, to, has_rows=report is None or summary),
+        lambda: check_output(options.output, options.to),
+        lambda: _check_report(options),
+        lambda: _check_question(settings, options),
+        lambda: _check_rows(options),
         lambda: asked_for(
             settings,
-            files=files,
-            since=since,
-            until=until,
-            run_length=run_length,
-            window_hours=window_hours,
-            scenario=scenario or [],
-            account=account,
-            jobs=jobs,
-            has_lengths=report is not None,
-            has_places=against is not None,
+            files=options.files,
+            since=options.since,
+            until=options.until,
+            run_length=options.run_length,
+            window_hours=options.window_hours,
+            scenario=options.scenario or (),
+            account=options.account,
+            jobs=options.jobs,
+            has_lengths=options.report is not None,
+            has_places=options.against is not None,
         ),
     )
     return asked  # type: ignore[no-any-return]  # the last check's result
 
 
-def _check_report(report: Path | None, against: str | None) -> None:
-    check_place("--report", report)
-    if report is not None and against is not None:
+def _check_report(options: ReplayOptions) -> None:
+    check_place("--report", options.report)
+    if options.report is not None and options.against is not None:
         raise SettingsError(["--report: doesn't go with --against"])
 
 
-def _check_question(
-    settings: Settings,
-    against: str | None,
-    sms_price: float | None,
-    *,
-    summary: bool,
-    report: Path | None,
-) -> None:
-    wrong = []
+def _check_question(settings: Settings, options: ReplayOptions) -> None:
+    against, sms_price, wrong = options.against, options.sms_price, []
     if against not in (None, ContractTopic.NOTIFICATIONS.value, settings.topics.notifications):
         wrong.append(f"--against: can be {ContractTopic.NOTIFICATIONS.value} only")
-    if against is not None and summary:
+    if against is not None and options.summary:
         wrong.append("--summary: doesn't go with --against")
-    if sms_price is not None and not summary and report is None:
+    if sms_price is not None and not options.summary and options.report is None:
         wrong.append("--sms-price: goes with --summary or --report")
     if sms_price is not None and not math.isfinite(sms_price):
         wrong.append("--sms-price: must be a finite number")
@@ -159,10 +123,11 @@ def _check_question(
         raise SettingsError(wrong)
 
 
-def _check_rows(output: Format, to: Path | None, *, has_rows: bool) -> None:
+def _check_rows(options: ReplayOptions) -> None:
     """Refuse options for rows where there are none: a report alone is a page, and no rows. (Parquet
     needs --to anyhow.)"""
-    if not has_rows and (to is not None or output in {"csv", "table"}):
+    has_rows = options.report is None or options.summary
+    if not has_rows and (options.to is not None or options.output in {"csv", "table"}):
         raise SettingsError(
             ["--output, --to: beside --report they are for the rows of --summary: give it too"]
         )
