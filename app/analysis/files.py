@@ -363,12 +363,12 @@ def check_whole(file: Path, known: DayFile | None) -> tuple[int, int]:
     there may be more."""
     first = last = -1
     records = 0
-    for offsets in _offsets(file):
-        if offsets[0] <= last or any(map(ge, offsets, islice(offsets, 1, None))):
+    for begin, end, count, is_ordered in _spans(file):
+        if begin <= last or not is_ordered:
             raise _broken(file, "its records aren't in the order of their offsets")
-        first = offsets[0] if first < 0 else first
-        last = offsets[-1]
-        records += len(offsets)
+        first = begin if first < 0 else first
+        last = end
+        records += count
     if records < (1 if known is None else known.records):
         raise _broken(
             file, f"it holds {records} records" + ("" if known is None else f" of {known.records}")
@@ -377,17 +377,22 @@ def check_whole(file: Path, known: DayFile | None) -> tuple[int, int]:
 
 
 def _first_offset(file: Path) -> int:
-    return next((offsets[0] for offsets in _offsets(file, 1)), 0)
+    return next((begin for begin, *_ in _spans(file, 1)), 0)
 
 
-def _offsets(file: Path, most: int = _MOST_OFFSETS) -> Iterator[list[int]]:
-    """Yield a file's offsets, about `most` at a time at most."""
+def _spans(file: Path, most: int = _MOST_OFFSETS) -> Iterator[tuple[int, int, int, bool]]:
+    """Yield of each part of a file, of about `most` records at most: its first and last offset, how
+    many there are, and whether each is larger than the one before."""
     if file.suffix == ".parquet":
         for frame in row_groups(file, ["offset"], most):
-            yield frame["offset"].to_list()
+            column = frame["offset"]
+            step = column.diff().min()
+            yield column[0], column[-1], len(column), step is None or step > 0
     else:
         for lines in _lines(file, min(most, _MOST_LINES)):
-            yield [line.offset for line in lines]
+            offsets = [line.offset for line in lines]
+            is_ordered = not any(map(ge, offsets, islice(offsets, 1, None)))
+            yield offsets[0], offsets[-1], len(offsets), is_ordered
 
 
 def _read(
