@@ -543,11 +543,30 @@ class _ParquetDay:
             "timestamp": [one.timestamp for one in records],
             "key": [one.key for one in records],
             "value": [one.value for one in records],
-            "headers": [
-                [{"key": key, "value": value} for key, value in one.headers] for one in records
-            ],
+            "headers": self._headers(records),
         }
         self._groups.add(self._polars.DataFrame(columns, schema=export_schema()))
+
+    def _headers(self, records: list[Any]) -> Any:
+        """Return the column of headers: polars takes twenty times as long for lists of dicts."""
+        polars = self._polars
+        header = export_schema()["headers"]
+        if not any(one.headers for one in records):
+            return polars.Series([None] * len(records), dtype=header).fill_null([])
+        places, keys, values = [], [], []
+        for place, one in enumerate(records):
+            for key, value in one.headers:
+                places.append(place)
+                keys.append(key)
+                values.append(value)
+        given = polars.DataFrame(
+            {"place": places, "key": keys, "value": values},
+            schema={"place": polars.Int64, "key": polars.String, "value": polars.Binary},
+        )
+        lists = given.group_by("place").agg(headers=polars.struct("key", "value"))
+        every = polars.DataFrame({"place": range(len(records))}, schema={"place": polars.Int64})
+        joined = every.join(lists, on="place", how="left", maintain_order="left")
+        return joined["headers"].cast(header).fill_null([])
 
 
 class _LinesDay:
