@@ -9,7 +9,10 @@ part that is used, and why; `tests/engine/test_aiokafka.py` checks the list and 
     producer._sender.sender_task            its end is the only sign of a failure it keeps to itself
     batch._builder, _relative_offset        records appended without a future each
     consumer.fetcher.PartitionRecords,      whole record batches as lists of C records, instead of
-        FetchResult                         one Python object each
+        FetchResult, MemoryRecords          one Python object each
+    record.default_records                  its parser in Python reads names of headers that are no
+        ._DefaultRecordBatchPy              UTF-8, at which the one in C gives a batch up
+    cluster._partitions                     which replicas are in sync
     consumer._isolation_level, _fetcher,    Faust sets them otherwise, or not at all
         _fetch_max_wait_ms, _subscription,
         _coordinator

@@ -25,6 +25,7 @@ def test_what_is_patched_or_reached_into_is_there() -> None:
             fetcher.PartitionRecords,
             ("_unpack_records", "_consume_aborted_up_to", "_contains_abort"),
         ),
+        (fetcher, ("MemoryRecords",)),
         (fetcher.FetchResult, ("getall", "check_assignment", "has_more", "_update_position")),
         (transaction_manager.TransactionManager, ("error_transaction", "_txn_partitions")),
         (message_accumulator.BatchBuilder, ("_builder", "_relative_offset")),
