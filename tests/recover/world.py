@@ -127,7 +127,7 @@ class World(Month):
 
     async def ended(self, worker: WorkerProcess) -> str:
         """Wait until a worker refuses to go on; return its last line."""
-        assert await self.gone(worker, 60.0) == 1
+        assert await self.gone(worker, 120.0) == 1
         self.down.add(worker.directory)
         return log_of(worker).strip().splitlines()[-1]
 
