@@ -265,15 +265,15 @@ class SendAgent:
                 job.coordinates,
                 extra=where | {"notification_id": job.command.notification_id},
             )
-            refused = Refused(f"internal error: {kind}")
+            said = f"internal error: {kind}"
             try:
-                return await self._settler.give_up(job, refused)
+                return await self._settler.give_up(job, said)
             except RevokedError:
                 raise
             except Exception as again:
                 kind = type(again).__name__
                 log.error("%s: that this ended isn't remembered: %s", self._channel.name, kind)
-                return [self._settler.describe(job, refused)]
+                return [self._settler.describe(job, Refused(said))]
 
     def _note_sent(self, command: Notification, ended: list[Delivery] | None) -> None:
         if any(delivery.status == "sent" for delivery in ended or ()):

@@ -164,9 +164,12 @@ class Settler:
             delivery.error_code = end.error_code
         return delivery
 
-    async def give_up(self, job: Job, why: Refused) -> list[Delivery]:
-        """End a command that can't be settled; return its deliveries. Raises RevokedError."""
-        return await self._write_end(job, why)
+    async def give_up(self, job: Job, error: str) -> list[Delivery] | None:
+        """End a command that a bug keeps from being settled; return what `settle` would. Raises
+        RevokedError."""
+        if not job.is_known and (standing := await self._look(job)):
+            return standing.deliveries if standing.coordinates == job.coordinates else None
+        return await self._write_end(job, _given_up(job.entry, error, None))
 
     async def _write_end(self, job: Job, end: _End) -> list[Delivery]:
         command, entry = job.command, job.entry

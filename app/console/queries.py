@@ -395,6 +395,8 @@ class Queries:
 
     def _db(self) -> sqlite3.Connection:
         connection: sqlite3.Connection | None = getattr(self._mine, "connection", None)
+        if connection is not None and connection.in_transaction:
+            return connection
         # An index that was built anew is another file: the old one is gone, but readable.
         file = schema.file_id(self._directory)
         if connection is None or (file is not None and file != self._mine.file):

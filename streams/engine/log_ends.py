@@ -41,7 +41,7 @@ class LogEnds:
                 self._since.pop(tp, None)
             if not behind:
                 return ends
-            waited_s = now() - min(self._since.setdefault(tp, now()) for tp in behind)
+            waited_s = now() - max(self._since.setdefault(tp, now()) for tp in behind)
             if waited_s > self._patience_s and not await reader.lacks_replicas(behind):
                 return ends
             if now() - began > _ATTEMPT_SECONDS:

@@ -59,3 +59,13 @@ def test_a_log_that_ends_before_what_was_read_is_waited_for(
     run_virtually(main())
     assert all("calls-0 ends at 7, before 10" in line for line in said)
     assert len(said) == pytest.approx(takes_s // 16, rel=0.02, abs=1)
+
+
+async def test_a_log_that_is_behind_later_has_its_own_patience() -> None:
+    log_ends, reader = LogEnds(0.5), Behind(1e12)
+    asking = asyncio.create_task(log_ends.reached(reader, {CALLS: 10}))  # type: ignore[arg-type]
+    await asyncio.sleep(0.4)
+    asking.cancel()
+    began = asyncio.get_running_loop().time()
+    await log_ends.reached(reader, {CALLS: 10, ACCOUNTS: 10})  # type: ignore[arg-type]
+    assert asyncio.get_running_loop().time() - began > 0.5

@@ -61,17 +61,18 @@ def to_event(fields: Mapping[str, str], app_id: str, zone: tzinfo) -> WechatEven
         if not text:
             raise EventError(f"{name} is missing")
     openid, created, event = said.values()
+    event_key = fields.get("EventKey", "").strip()
     if not is_time(created):
         raise EventError("CreateTime is no time")
     # Two results of one second may differ in their MsgID only.
     cause = (
-        app_id, event.lower(), openid, created, msgid_of(fields) or "", fields.get("EventKey", "")
+        app_id, event.lower(), openid, created, msgid_of(fields) or "", event_key
     )  # fmt: skip
     return WechatEvent(
         event_id=blake2b("\x1f".join(cause).encode(), digest_size=16).hexdigest(),
         event=event,
         openid=openid,
-        scene=_scene(event, fields.get("EventKey", "")),
+        scene=_scene(event, event_key),
         at=format_instant(int(created) * SECOND, zone),
         fields={name: value for name, value in fields.items() if name not in _OWN_FIELDS},
     )
