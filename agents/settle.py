@@ -118,10 +118,7 @@ class Settler:
         Raises RevokedError.
         """
         end = await self._try_until_end(job)
-        if isinstance(end, Entry):
-            # Of the same record: its commit was lost, not its outcome.
-            return end.deliveries if end.coordinates == job.coordinates else None
-        return await self._write_end(job, end)
+        return _told(job, end) if isinstance(end, Entry) else await self._write_end(job, end)
 
     async def _look(self, job: Job) -> Entry | None:
         """Ask the ledger whether this is new, cut off, finished or a repeat. Return an entry that
@@ -168,7 +165,7 @@ class Settler:
         """End a command that a bug keeps from being settled; return what `settle` would. Raises
         RevokedError."""
         if not job.is_known and (standing := await self._look(job)):
-            return standing.deliveries if standing.coordinates == job.coordinates else None
+            return _told(job, standing)
         return await self._write_end(job, _given_up(job.entry, error, None))
 
     async def _write_end(self, job: Job, end: _End) -> list[Delivery]:
@@ -370,6 +367,12 @@ class Settler:
 
 def _customer_of(job: Job, message: Message) -> str:
     return job.command.account_id or message.recipient
+
+
+def _told(job: Job, standing: Entry) -> list[Delivery] | None:
+    """Return the deliveries of an entry that leaves nothing to do; None: another record brought it.
+    Of the same record its commit was lost, not its outcome."""
+    return standing.deliveries if standing.coordinates == job.coordinates else None
 
 
 def _given_up(entry: Entry, error: str, error_code: int | None) -> Refused:

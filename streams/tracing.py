@@ -9,7 +9,9 @@ from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from typing import Protocol
 
-Headers = list[tuple[str, bytes | None]]
+from streams.engine.types import Header
+
+Headers = list[Header]
 
 TRACEPARENT = "traceparent"
 """The record header with the trace that the record belongs to, in W3C's format."""
@@ -18,7 +20,7 @@ parent: ContextVar[bytes | None] = ContextVar("traceparent", default=None)
 """The traceparent of the command that the current task sends."""
 
 
-def traceparent_of(headers: Iterable[tuple[str, bytes | None]]) -> bytes | None:
+def traceparent_of(headers: Iterable[Header]) -> bytes | None:
     """Return the traceparent in a record's headers; None: there is none."""
     return dict(headers).get(TRACEPARENT)
 

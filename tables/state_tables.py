@@ -58,6 +58,9 @@ _BEHIND_THE_OWNER = {
 }
 """How many bytes of a key follow the id of its account or line."""
 
+OWNED = _BEHIND_THE_OWNER.keys()
+"""The prefixes of the tables whose values belong to an account or a line."""
+
 
 def owner_of(prefix: bytes, key: bytes) -> bytes | None:
     """Return the account or line with which a value moves to another partition; None: it is its

@@ -215,14 +215,18 @@ class Installation:
             await within(10.0, consumer.stop())
         return left
 
+    @property
+    def folded_topics(self) -> list[str]:
+        """The real names of the topics that are folded; the group also reads its outboxes."""
+        return [name for name in read_topics(self.topics) if name not in outboxes(self.topics)]
+
     async def fold_all(
         self, check: Callable[[], object] = lambda: None, within_s: float = PATIENCE_SECONDS
     ) -> None:
         """Wait until the group has folded all that lies in its topics, whatever came of it; its
         outboxes may hold more. `check` is called meanwhile. Fails after `within_s` seconds."""
-        names = [name for name in read_topics(self.topics) if name not in outboxes(self.topics)]
         deadline = time.monotonic() + within_s
-        while any((left := await self.unfolded(names)).values()):
+        while any((left := await self.unfolded(self.folded_topics)).values()):
             check()
             assert time.monotonic() < deadline, f"after {within_s:.0f} s not folded: {left}"
             await asyncio.sleep(0.2)

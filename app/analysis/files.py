@@ -21,7 +21,12 @@ from typing import Any, Literal
 import msgspec
 
 from app.analysis.parquet import row_groups
-from app.analysis.partition_logs import FileRecord, PartitionLog
+from app.analysis.partition_logs import (
+    RUNS_UNKNOWN,
+    TOLD_UNKNOWN,
+    FileRecord,
+    PartitionLog,
+)
 from app.errors import CommandError
 from streams.engine.types import TP
 from streams.topics import CO_PARTITIONED, ContractTopic, Topics
@@ -246,7 +251,7 @@ class FileLogs:
 
     def _missing_files(self, topic: ContractTopic, count: int) -> Iterator[str]:
         """Yield sentences about the partitions and days of which there is no file."""
-        exported = self._manifest.topics.get(topic.value) if self._manifest else None
+        exported = self._exported(topic)
         if not any(name == topic for name, _ in self._files) and (
             topic in _INPUTS if exported is None else exported.records
         ):
@@ -273,12 +278,8 @@ class FileLogs:
 
     def _missing_records(self, topic: ContractTopic) -> Iterator[str]:
         """Yield sentences about records that were never exported."""
-        unknown = "what batches and runs were before it isn't known"
-        if topic == ContractTopic.NOTIFICATIONS:
-            unknown = "what was told before it counts as only_replay"
-        exported = (self._manifest.topics.get(topic.value) if self._manifest else None) or (
-            TopicExport()
-        )
+        unknown = TOLD_UNKNOWN if topic == ContractTopic.NOTIFICATIONS else RUNS_UNKNOWN
+        exported = self._exported(topic) or TopicExport()
         logs = sorted((int(number), log) for number, log in exported.partitions.items())
         # In a compacted topic missing records are normal.
         deleted = [str(n) for n, log in logs if log.log_begin and topic != ContractTopic.ACCOUNTS]
@@ -289,7 +290,7 @@ class FileLogs:
             )
         begins = [] if topic == ContractTopic.ACCOUNTS else self._unexplained_begins(topic)
         if begins:
-            yield (f"what there is of {topic.value} begins at {', '.join(begins)}: {unknown}")
+            yield f"what there is of {topic.value} begins at {', '.join(begins)}: {unknown}"
         holes = [
             f"{first} to {end - 1} of partition {n}" for n, log in logs for first, end in log.holes
         ]
@@ -312,10 +313,14 @@ class FileLogs:
             if (first := min(map(_first_offset, files))) > 0
         ]
 
+    def _exported(self, topic: str) -> TopicExport | None:
+        """Return what the manifest says of a topic; None: nothing."""
+        return self._manifest.topics.get(topic) if self._manifest else None
+
     def _known(self, topic: str, number: int) -> LogExport | None:
         """Return what the manifest says of a partition; None: nothing."""
-        known = self._manifest.topics.get(topic) if self._manifest else None
-        return known.partitions.get(str(number)) if known else None
+        exported = self._exported(topic)
+        return exported.partitions.get(str(number)) if exported else None
 
     def _contract_name(self, real: str) -> str:
         return real.removeprefix(self._topics.prefix)

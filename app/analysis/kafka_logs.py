@@ -11,12 +11,13 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
-from app.analysis.partition_logs import PartitionLog
+from app.analysis.partition_logs import RUNS_UNKNOWN, TOLD_UNKNOWN, PartitionLog
 from app.errors import CommandError, KafkaAwayError
 from app.kafka.admin import open_admin
 from app.settings import Settings
 from streams.engine.types import TP
 from streams.kafka import fetching
+from streams.kafka.log_reader import topic_ids
 
 CONNECT_SECONDS = 15.0
 _POLL_MS = 20
@@ -43,6 +44,10 @@ class KafkaLogs:
     def counts(self) -> dict[str, int]:
         return self._counts
 
+    def topic_ids(self, topics: Iterable[str]) -> dict[str, bytes]:
+        """See `streams.kafka.log_reader.topic_ids`."""
+        return dict(self._run(topic_ids(self._consumer._client, topics)))
+
     def fix_ends(self, topics: Iterable[str]) -> dict[TP, int]:
         """Read these topics up to the ends that they have now, whenever it begins; return these."""
         tps = [TP(topic, n) for topic in topics for n in range(self._counts.get(topic, 0))]
@@ -66,14 +71,11 @@ class KafkaLogs:
     def missing(self) -> list[str]:
         """See `Logs`. Leaves accounts out: in a compacted topic missing records are normal."""
         topics = self._settings.topics
-        unknown = "what batches and runs were before it isn't known"
         lacking = dict.fromkeys(
-            (topics.calls, topics.recharges, topics.ticks, topics.announcements), unknown
+            (topics.calls, topics.recharges, topics.ticks, topics.announcements), RUNS_UNKNOWN
         )
         if any(tp.topic == topics.notifications for tp in self._ends):
-            lacking[topics.notifications] = (
-                "what was told before it counts as only_replay; --since leaves that out"
-            )
+            lacking[topics.notifications] = f"{TOLD_UNKNOWN}; --since leaves that out"
         said = []
         for topic, what in lacking.items():
             bounds = self.bounds(TP(topic, number) for number in range(self._counts.get(topic, 0)))
@@ -102,7 +104,7 @@ class KafkaLogs:
             return self._runner.run(work)
         except KafkaError as error:
             raise KafkaAwayError(
-                f"Kafka went away during the replay ({type(error).__name__}): run it again"
+                f"Kafka went away meanwhile ({type(error).__name__}): run it again"
             ) from None
 
     async def _partition_counts(self) -> dict[str, int]:

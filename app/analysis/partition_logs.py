@@ -13,6 +13,10 @@ import msgspec
 from streams.engine.order import FOREVER, UNKNOWN
 from streams.engine.types import TP, Header, Source
 
+RUNS_UNKNOWN = "what batches and runs were before it isn't known"
+TOLD_UNKNOWN = "what was told before it counts as only_replay"
+"""What follows where the beginning of a topic that is folded, or of `notifications`, is missing."""
+
 
 class FileRecord(msgspec.Struct, gc=False):
     """A record from a file, with the fields that folds use."""

@@ -4,7 +4,6 @@ There is one file for each partition and local day, written under another name a
 The next run goes on where the last one ended, without writing complete files again.
 """
 
-import asyncio
 import fcntl
 import os
 import shutil
@@ -17,8 +16,6 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 import msgspec
-from aiokafka.client import AIOKafkaClient
-from aiokafka.errors import KafkaError
 from rich.console import Console
 from rich.progress import Progress
 
@@ -40,13 +37,12 @@ from app.analysis.files import (
 from app.analysis.kafka_logs import KafkaLogs
 from app.analysis.parquet import ROW_GROUP, GroupsWriter, export_schema, load_polars
 from app.analysis.partition_logs import PartitionLog
-from app.errors import CommandError, KafkaAwayError, SettingsError, all_of
+from app.errors import CommandError, SettingsError, all_of
 from app.garbage_collector import tune_memory
 from app.ranges import range_of
 from app.settings import Settings
 from streams.engine.order import FOREVER
 from streams.engine.types import TP, Chunk, Source
-from streams.kafka.protocol import DescribeTopics, read_topic_ids
 from streams.times import local_datetime, to_instant
 from streams.topics import ContractTopic
 
@@ -161,7 +157,8 @@ def _export(
     shown = Progress(console=console, transient=True) if console.is_terminal else None
     records = 0
     try:
-        ids = asyncio.run(_topic_ids(settings, names))
+        found = kafka.topic_ids(map(settings.topics.name, names))
+        ids = {name.value: found.get(settings.topics.name(name), b"").hex() for name in names}
         _check_ids(manifest, directory, ids)
         with shown or nullcontext():
             for name in names:
@@ -205,25 +202,6 @@ def _check_same(
             raise SettingsError(
                 [f"--to: {directory} holds another range of {name.value}: name another directory"]
             )
-
-
-async def _topic_ids(settings: Settings, names: list[ContractTopic]) -> dict[str, str]:
-    """Return the ids that Kafka gave the topics, by contract name; empty where it is too old."""
-    wanted = [settings.topics.name(name) for name in names]
-    client = AIOKafkaClient(**settings.kafka_client_options())
-    try:
-        await client.bootstrap()
-        answer = await client.send(client.get_random_node(), DescribeTopics(wanted))
-        found = read_topic_ids(answer)
-    except NotImplementedError:  # raised by aiokafka where brokers lack this version
-        found = {}
-    except KafkaError as error:
-        raise KafkaAwayError(
-            f"Kafka went away during the export ({type(error).__name__}): run it again"
-        ) from None
-    finally:
-        await client.close()
-    return {name.value: found.get(settings.topics.name(name), b"").hex() for name in names}
 
 
 def _check_ids(manifest: Manifest, directory: Path, ids: dict[str, str]) -> None:

@@ -21,17 +21,7 @@ from streams.times import DAY, SECOND, parse_instant
 from streams.topics import CHANGELOG_DELETIONS_KEPT_SECONDS
 from tables.batches import Batch
 from tables.lines import LineRun
-from tables.state_tables import (
-    BATCHES,
-    CLOCKS,
-    CUSTOMERS,
-    LINE_ACCOUNTS,
-    LINES,
-    MORE_RECHARGES,
-    PAGES,
-    RECHARGES,
-    TALLIES,
-)
+from tables.state_tables import BATCHES, CLOCKS, LINES, OWNED, PARKED, TALLIES
 from tables.tallies import Tally
 
 log = logging.getLogger(__name__)
@@ -47,12 +37,8 @@ _MOST_TITLES = 60_000
 _MOST_ORPHANS = 10_000
 _MOST_KINDS = 20_000
 _HEXADECIMAL = re.compile(r"(?:[0-9a-f]{2}){8,32}")
-_STATE_KEPT = frozenset(
-    table.prefix
-    for table in (
-        CUSTOMERS, TALLIES, BATCHES, PAGES, LINES, LINE_ACCOUNTS, CLOCKS, RECHARGES, MORE_RECHARGES
-    )
-)  # fmt: skip
+# What is shown of accounts and lines. (Which batches are parked their own keys say.)
+_STATE_KEPT = frozenset(OWNED - {PARKED.prefix} | {CLOCKS.prefix})
 # Also what is nested so deeply that no decoder goes down to its end.
 _UNREADABLE = (ValueError, RecursionError)
 _ADD_ONE = """INSERT INTO {table} VALUES (?, ?, ?)

@@ -32,6 +32,7 @@ from app.channels.wechat.callback import (
 )
 from app.channels.wechat.events import (
     EventError,
+    field_of,
     is_time,
     job_error,
     msgid_of,
@@ -212,8 +213,8 @@ class _Callback:
     async def _hear_person(self, heard: Heard) -> None:
         """Note that the person follows the account: only followers can write. Nothing else is done
         with a person's message."""
-        openid = heard.fields.get("FromUserName", "").strip()
-        created = heard.fields.get("CreateTime", "").strip()
+        openid = field_of(heard.fields, "FromUserName")
+        created = field_of(heard.fields, "CreateTime")
         if openid and is_time(created):
             await self._subscriptions.on_subscribe(openid, int(created) * SECOND)
 

@@ -26,7 +26,7 @@ from streams.engine.outbox import Outbox, Window
 from streams.engine.positions import POSITIONS, Position
 from streams.engine.refused import Instead, without
 from streams.engine.state import State
-from streams.engine.types import TP, Chunk, Output, Reading, Record, Source
+from streams.engine.types import TP, Chunk, Output, Reading, Record, Source, is_cancelled
 from streams.kafka.log_reader import ChangelogCutError
 from streams.kafka.producer import (
     Destination,
@@ -482,8 +482,7 @@ class Cycle:
             if isinstance(error, Exception):
                 self._on_failure(error)
                 return
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
+            if is_cancelled():
                 raise
             self._on_failure(KafkaError("aiokafka cancelled a task of its own in a commit"))
             return

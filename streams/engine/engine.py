@@ -40,7 +40,7 @@ from streams.engine.outbox import Finish, Outbox
 from streams.engine.phases import IllegalPhaseError, Phase, check
 from streams.engine.state import State
 from streams.engine.takeover import Share, Taken, Takeover
-from streams.engine.types import TP, Crash, Output, Reading, Record, Source, crash_of
+from streams.engine.types import TP, Crash, Output, Reading, Record, Source, crash_of, is_cancelled
 from streams.kafka.protocol import Membership
 from streams.kafka.rights import forbidden
 
@@ -354,10 +354,8 @@ class Engine:
                     log.warning("can't take partitions over yet, trying on: %r", error)
                 await self._takeover.disconnect()
             except asyncio.CancelledError:
-                task = asyncio.current_task()
-                if task is None or task.cancelling():
+                if is_cancelled():
                     raise
-                # aiokafka leaks the CancelledError of its own tasks: this task was not cancelled.
                 log.warning("can't take partitions over yet, trying on: a request was dropped")
             await asyncio.sleep(pause_s)
             pause_s = min(pause_s * _PAUSE_GROWS, _MOST_PAUSE_SECONDS)

@@ -10,12 +10,14 @@ from typing import Any, Generic, TypeVar, cast
 
 import msgspec
 
+from streams.engine.types import Header
+
 V = TypeVar("V")
 
-Change = tuple[bytes, bytes | None, list[tuple[str, bytes | None]]]
+Change = tuple[bytes, bytes | None, list[Header]]
 """A record of the changelog: key, value (None: deleted) and headers (always empty)."""
 
-_NO_HEADERS: list[tuple[str, bytes | None]] = []
+_NO_HEADERS: list[Header] = []
 
 
 class Table(Generic[V]):

@@ -43,8 +43,8 @@ log = logging.getLogger(__name__)
 
 _ASK_AGAIN_SECONDS = 0.02
 _PATIENCE_SECONDS = 0.5
-_LONGEST_PAUSE_SECONDS = 60.0
 """A live owner finishes its commit within this time; else it counts as dead."""
+_LONGEST_PAUSE_SECONDS = 60.0
 _LOOKS_FOR_TOPIC = 3
 
 

@@ -10,7 +10,18 @@ from faust.types import TP
 if TYPE_CHECKING:
     from streams.engine.state import State
 
-__all__ = ["TP", "Chunk", "Crash", "Header", "Output", "Reading", "Record", "Source", "crash_of"]
+__all__ = [
+    "TP",
+    "Chunk",
+    "Crash",
+    "Header",
+    "Output",
+    "Reading",
+    "Record",
+    "Source",
+    "crash_of",
+    "is_cancelled",
+]
 
 
 Crash = Callable[[Exception], None]
@@ -129,3 +140,10 @@ def crash_of(crash: Crash, task: asyncio.Task[None]) -> None:
     error = None if task.cancelled() else task.exception()
     if isinstance(error, Exception):
         crash(error)
+
+
+def is_cancelled() -> bool:
+    """Was the present task cancelled? Else a CancelledError is of a task of aiokafka's own, which
+    leaks it where a connection is lost."""
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0

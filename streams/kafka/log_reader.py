@@ -102,15 +102,8 @@ class LogReader:
         return _plain(await self._open(self._ends).beginning_offsets(_theirs(tps)))
 
     async def topic_ids(self, topics: Iterable[str]) -> dict[str, bytes]:
-        """Return the id of each topic that exists; a topic made anew has another id. An id is empty
-        where the brokers are older than ids (before Kafka 2.8)."""
-        client = self._open(self._ends)._client
-        wanted = set(topics)
-        try:
-            answer = await client.send(client.get_random_node(), DescribeTopics(wanted))
-        except NotImplementedError:  # raised by aiokafka where brokers lack this version
-            return dict.fromkeys(wanted, b"")
-        return read_topic_ids(answer)
+        """See `topic_ids`."""
+        return await topic_ids(self._open(self._ends)._client, topics)
 
     async def delete_before(self, offsets: Mapping[TP, int]) -> set[str]:
         """Delete the records before these offsets; return the topics where this user may not.
@@ -211,6 +204,17 @@ class LogReader:
         if consumer is None:
             raise RuntimeError("the reader is not open")
         return consumer
+
+
+async def topic_ids(client: AIOKafkaClient, topics: Iterable[str]) -> dict[str, bytes]:
+    """Return the id of each topic that exists; a topic made anew has another id. An id is empty
+    where the brokers are older than ids (before Kafka 2.8)."""
+    wanted = set(topics)
+    try:
+        answer = await client.send(client.get_random_node(), DescribeTopics(wanted))
+    except NotImplementedError:  # raised by aiokafka where brokers lack this version
+        return dict.fromkeys(wanted, b"")
+    return read_topic_ids(answer)
 
 
 def _theirs(tps: Iterable[TP]) -> list[TopicPartition]:

@@ -210,11 +210,7 @@ class Round:
 
     async def what_is_left(self) -> str:
         """Return what is still to be waited for; empty: nothing."""
-        topics = self.installation.topics
-        left = await self.installation.unfolded(
-            [topics.accounts, topics.calls, topics.recharges, topics.ticks, topics.announcements,
-             topics.line_segments, topics.fan_outs, topics.notifications]
-        )  # fmt: skip
+        left = await self.installation.unfolded(self.installation.folded_topics)
         if any(left.values()):
             return ", ".join(f"{count} of {name} not folded" for name, count in left.items())
         # All is folded, so these are all that there will be.

@@ -17,7 +17,7 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 from app.channels.wechat import crypto
-from app.channels.wechat.events import EventError, read_fields
+from app.channels.wechat.events import EventError, field_of, read_fields
 
 if TYPE_CHECKING:
     from app.settings import Settings
@@ -141,7 +141,7 @@ def _hear_plain(query: Mapping[str, str], body: bytes) -> Heard | RefusedRequest
 def _hear_encrypted(
     console: Console, query: Mapping[str, str], body: bytes
 ) -> Heard | RefusedRequest:
-    sealed = read_fields(body).get("Encrypt", "").strip()
+    sealed = field_of(read_fields(body), "Encrypt")
     if not sealed:
         return RefusedRequest("the body is in clear and a key is set")
     given = query.get("msg_signature", "")

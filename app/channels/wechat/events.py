@@ -49,19 +49,24 @@ def read_fields(body: bytes) -> dict[str, str]:
     return _read_json(body) if body.lstrip()[:1] == b"{" else _read_xml(body)
 
 
+def field_of(fields: Mapping[str, str], name: str) -> str:
+    """Return a field that is read here, without blanks around it; empty: it is missing."""
+    return fields.get(name, "").strip()
+
+
 def to_event(fields: Mapping[str, str], app_id: str, zone: tzinfo) -> WechatEvent | None:
     """Return an event's record; None: it is a person's message, not an event.
 
     Raises EventError.
     """
-    if fields.get("MsgType", "event").strip().lower() != "event":
+    if "MsgType" in fields and field_of(fields, "MsgType").lower() != "event":
         return None
-    said = {name: fields.get(name, "").strip() for name in ("FromUserName", "CreateTime", "Event")}
+    said = {name: field_of(fields, name) for name in ("FromUserName", "CreateTime", "Event")}
     for name, text in said.items():
         if not text:
             raise EventError(f"{name} is missing")
     openid, created, event = said.values()
-    event_key = fields.get("EventKey", "").strip()
+    event_key = field_of(fields, "EventKey")
     if not is_time(created):
         raise EventError("CreateTime is no time")
     # Two results of one second may differ in their MsgID only.
@@ -96,7 +101,7 @@ def says_follows(event: str, fields: Mapping[str, str]) -> bool | None:
 
 def msgid_of(fields: Mapping[str, str]) -> str | None:
     """Return the msgid that an event is about. Template events name the field differently."""
-    return (fields.get("MsgID") or fields.get("MsgId") or "").strip() or None
+    return field_of(fields, "MsgID") or field_of(fields, "MsgId") or None
 
 
 def job_error(status: str) -> str | None:
