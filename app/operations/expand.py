@@ -34,12 +34,18 @@ from app.kafka.admin import ClusterAdmin, open_admin
 from app.local.worker import WorkerProcess
 from app.operations.installation import CONNECT_SECONDS, Installation
 from app.operations.lag import group_lag
-from app.operations.transactional_producer import close_producer, open_producer
+from app.operations.transactional_producer import (
+    FENCED,
+    Outgoing,
+    close_producer,
+    open_producer,
+    send_all,
+)
 from app.settings import PREFIX, Settings
 from streams.engine import fault_points
 from streams.engine.outbox import UNFINISHED
 from streams.engine.positions import ORIGIN, POSITIONS, Position
-from streams.engine.types import TP, Header
+from streams.engine.types import TP
 from streams.kafka.log_scan import BEGINNING, END, LogScan
 from streams.kafka.producer import learn
 from streams.topics import Topics, partition_of
@@ -117,6 +123,11 @@ async def expand(settings: Settings, wanted: int, say: Callable[[str], None]) ->
         try:
             await mover.open()
             await mover.run(say)
+        except FENCED:
+            raise CommandError(
+                "another expand began meanwhile and goes on alone: wait for it, then run this "
+                "again to see that it is done"
+            ) from None
         finally:
             await mover.close()
     return expansion
@@ -209,7 +220,7 @@ def _environment(settings: Settings) -> dict[str, str]:
 class _Move:
     """Records to write in one transaction."""
 
-    records: list[tuple[TP, bytes | None, bytes | None, list[Header]]]
+    records: list[Outgoing]
     offsets: dict[TP, int]
 
 
@@ -296,9 +307,9 @@ class _Mover:
             home = number if owner is None else partition_of(owner, self._expansion.new)
             if home == number:
                 continue
-            move.records.append((here, full, None, []))
+            move.records.append(Outgoing(here.topic, here.partition, full, None))
             there = TP(self._topics.changelog, home)
-            move.records.append((there, full, _at_home(full, value), []))
+            move.records.append(Outgoing(there.topic, there.partition, full, _at_home(full, value)))
             if len(move.records) >= 2 * _CHUNK:
                 await self._write(move)
                 move = _Move([], {})
@@ -314,7 +325,14 @@ class _Mover:
             **announced,
         }
         await self._write(
-            _Move([(tp, key, value, []) for key, value in own.items() if key not in values], {})
+            _Move(
+                [
+                    Outgoing(tp.topic, tp.partition, key, value)
+                    for key, value in own.items()
+                    if key not in values
+                ],
+                {},
+            )
         )
 
     # -- records ----------------------------------------------------------------------------
@@ -335,8 +353,10 @@ class _Mover:
             home = partition_of(key, self._expansion.new)
             if home == number:
                 continue
-            move.records.append((TP(here.topic, home), key, value, []))
-            move.records.append((here, key, None, [(MOVED, str(home).encode())]))
+            move.records.append(Outgoing(here.topic, home, key, value))
+            move.records.append(
+                Outgoing(here.topic, here.partition, key, None, [(MOVED, str(home).encode())])
+            )
             if len(move.records) >= 2 * _CHUNK:
                 await self._write(move)
                 move = _Move([], {})
@@ -356,7 +376,7 @@ class _Mover:
                 home = partition_of(record.key, self._expansion.new)
             strays |= home != here.partition
             headers = [(name, value) for name, value in record.headers]
-            move.records.append((TP(here.topic, home), record.key, record.value, headers))
+            move.records.append(Outgoing(here.topic, home, record.key, record.value, headers))
             if len(move.records) >= _CHUNK and strays:
                 await self._write(_Move(move.records, {here: last}))
                 move = _Move([], {})
@@ -401,14 +421,7 @@ class _Mover:
         if not move.records and not move.offsets:
             return
         async with producer.transaction():
-            sent = [
-                await producer.send(
-                    tp.topic, value, key=key, partition=tp.partition, headers=headers
-                )
-                for tp, key, value, headers in move.records
-            ]
-            fault_points.passing(fault_points.HALF_PRODUCED)
-            await asyncio.gather(*sent)
+            await send_all(producer, move.records)
             if move.offsets:
                 await producer.send_offsets_to_transaction(
                     {

@@ -1,10 +1,9 @@
 """Writing what becomes of dead letters: a letter's record and its mark in one transaction. All
 writers of a group share one transactional id, so the one opened last fences the others."""
 
-import asyncio
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Literal
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import MessageSizeTooLargeError, RecordListTooLargeError, UnknownError
@@ -20,7 +19,12 @@ from app.operations.letters import (
     mark_record,
     read_marks,
 )
-from app.operations.transactional_producer import close_producer, open_producer
+from app.operations.transactional_producer import (
+    Outgoing,
+    close_producer,
+    open_producer,
+    send_all,
+)
 from streams.engine import fault_points
 from streams.kafka.log_scan import BEGINNING
 
@@ -87,13 +91,18 @@ class LetterWriter:
             return
         topic = installation.topics.handled_letters
         async with producer.transaction():
-            for tp, offset in gone:
-                await producer.send_and_wait(
-                    topic,
-                    None,
-                    key=letter_name(tp, offset).encode(),
-                    partition=tp.partition % installation.counts[topic],
-                )
+            await send_all(
+                producer,
+                (
+                    Outgoing(
+                        topic,
+                        tp.partition % installation.counts[topic],
+                        letter_name(tp, offset).encode(),
+                        None,
+                    )
+                    for tp, offset in gone
+                ),
+            )
 
     async def _commit(self, verb: Verb, why: str | None, letters: Sequence[Letter]) -> None:
         producer, topics = self._producer, self._installation.topics
@@ -105,38 +114,23 @@ class LetterWriter:
             at=datetime.now(UTC).isoformat(timespec="milliseconds"),
             why=why,
         )
-        await producer.begin_transaction()
-        sent: list[asyncio.Future[Any]] = []
+        records = []
         for letter in letters:
             if verb == "redrive":
-                sent.append(await self._send_again(producer, letter))
-                sent[-1].add_done_callback(_note)
+                records.append(_sent_again(letter))
             mark.letter_at = letter.timestamp
             key, value = mark_record(letter, mark)
             marks = letter.tp.partition % self._installation.counts[topics.handled_letters]
-            sent.append(
-                await producer.send(topics.handled_letters, value, key=key, partition=marks)
-            )
-            sent[-1].add_done_callback(_note)
-        fault_points.passing(fault_points.HALF_PRODUCED)
-        for done in await asyncio.gather(*sent, return_exceptions=True):
-            if isinstance(done, BaseException):
-                raise done
+            records.append(Outgoing(topics.handled_letters, marks, key, value))
+        await producer.begin_transaction()
+        await send_all(producer, records)
         fault_points.passing(fault_points.BEFORE_COMMIT)
         await producer.commit_transaction()
         fault_points.passing(fault_points.AFTER_COMMIT)
 
-    async def _send_again(
-        self, producer: AIOKafkaProducer, letter: Letter
-    ) -> "asyncio.Future[Any]":
-        headers = [*own_headers(letter.headers), (ATTEMPTS, str(letter.attempts).encode())]
-        partition = letter.partition if letter.key is None else None
-        return await producer.send(  # type: ignore[no-any-return]
-            letter.topic, letter.value, key=letter.key, partition=partition, headers=headers
-        )
 
-
-def _note(done: "asyncio.Future[Any]") -> None:
-    """Take note of a send's exception: nobody awaits the send where an earlier one raised."""
-    if not done.cancelled():
-        done.exception()
+def _sent_again(letter: Letter) -> Outgoing:
+    """Return the record that a letter was made of, as it goes to where it came from."""
+    headers = [*own_headers(letter.headers), (ATTEMPTS, str(letter.attempts).encode())]
+    partition = letter.partition if letter.key is None else None
+    return Outgoing(letter.topic, partition, letter.key, letter.value, headers)

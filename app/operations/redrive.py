@@ -11,8 +11,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from aiokafka.errors import InvalidProducerEpoch, ProducerFenced
-
 from app.errors import CommandError
 from app.operations.installation import Installation
 from app.operations.letter_writer import LetterWriter, Verb
@@ -27,6 +25,7 @@ from app.operations.letters import (
     read_marks,
 )
 from app.operations.not_redriven import Candidate, refusals_of
+from app.operations.transactional_producer import FENCED
 from streams.decoding import InvalidRecordError, decode_notification
 from streams.engine.types import TP
 from streams.kafka.log_scan import BEGINNING, END
@@ -67,7 +66,7 @@ async def carry_out(installation: Installation, order: Order) -> dict[str, Any]:
     try:
         await writer.open()
         return await _carry_out(installation, order, writer)
-    except (ProducerFenced, InvalidProducerEpoch):
+    except FENCED:
         raise CommandError(
             "another redrive or discard began meanwhile and goes on alone: look at dialwatch dlq "
             "list, then run this again"

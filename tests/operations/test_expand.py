@@ -3,6 +3,10 @@ run again, and nothing is told twice or forgotten."""
 
 import asyncio
 import json
+import os
+import signal
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -154,6 +158,32 @@ def test_an_expansion_that_is_killed_again_and_again_loses_and_repeats_nothing(
     shared = dialwatch("replay", "--jobs", "2", directory=tmp_path, variables=small.variables)
     assert shared.returncode == 1
     assert "--jobs 1" in shared.stderr
+
+
+@pytest.mark.broker
+def test_an_expansion_that_was_frozen_and_wakes_up_after_another_did_it_says_so(
+    small: Installation, tmp_path: Path
+) -> None:
+    worker = small.worker()
+    asyncio.run(small.publish(before()))
+    settle(small, lambda found: len(inbox(found)) >= 2 * len(ACCOUNTS))
+    worker.stop()
+    command = [sys.executable, "-m", "app.cli", "topics", "expand", "--partitions", str(NEW)]
+    frozen_at = {"DIALWATCH_TEST_FREEZE_AT": "before-commit:1"}
+    with subprocess.Popen(
+        [*command, "--execute"], cwd=tmp_path, env=small.environment() | frozen_at,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    ) as first:  # fmt: skip
+        try:
+            os.waitid(os.P_PID, first.pid, os.WSTOPPED)
+            second = expand(small, tmp_path, "--execute")
+            assert second.returncode == 0, second.stderr
+        finally:
+            first.send_signal(signal.SIGCONT)
+        _, said = first.communicate(timeout=60)
+    assert first.returncode == 1
+    assert said.splitlines()[-1].startswith("dialwatch: another expand began meanwhile")
+    assert "there is nothing to do" in expand(small, tmp_path, "--execute").stderr
 
 
 def by_id(commands: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -19,6 +19,13 @@ from app.errors import CommandError
 from app.operations.installation import open_installation
 from app.operations.letter_writer import LetterWriter
 from app.operations.letters import LetterFilter, find_letters, read_letter
+from app.operations.transactional_producer import (
+    FENCED,
+    Outgoing,
+    close_producer,
+    open_producer,
+    send_all,
+)
 from streams.topics import partition_of
 from tests.cli.test_commands import dialwatch
 from tests.installation import Installation
@@ -79,6 +86,22 @@ async def test_two_who_redrive_at_once_handle_each_letter_once(installation: Ins
     await order(installation, execute=True)
     values = [one.value for one in await records_of(installation, "call-records")]
     assert sorted(values) == sorted(b"%d" % n for n in range(450))
+
+
+async def test_a_command_that_is_fenced_while_it_sends_says_so(installation: Installation) -> None:
+    """More than one batch, so that Kafka's answer to the first comes before the last is sent."""
+    settings, topic = installation.settings(), installation.topics.calls
+    first = await open_producer(settings, "dead-letters")
+    second = None
+    try:
+        await first.begin_transaction()
+        second = await open_producer(settings, "dead-letters")
+        with pytest.raises(FENCED):
+            await send_all(first, (Outgoing(topic, 0, b"acme", bytes(1000)) for _ in range(500)))
+    finally:
+        await close_producer(first)
+        await close_producer(second)
+    assert await records_of(installation, "call-records") == []
 
 
 @pytest.mark.parametrize("point", ["before-commit", "after-commit"])
