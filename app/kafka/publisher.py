@@ -7,10 +7,15 @@ import time
 from typing import Any
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaConnectionError, KafkaError, KafkaTimeoutError
+from aiokafka.errors import (
+    InvalidTimestampError,
+    KafkaConnectionError,
+    KafkaError,
+    KafkaTimeoutError,
+)
 
 from app.kafka.admin import SAY_AGAIN_SECONDS
-from streams.kafka.producer import stop_quietly
+from streams.kafka.producer import WrongClockError, stop_quietly
 from streams.kafka.rights import forbidden
 
 log = logging.getLogger(__name__)
@@ -55,12 +60,16 @@ class Publisher:
         except TimeoutError:
             raise KafkaTimeoutError from None
         except KafkaError as error:
-            self._tell_what_is_forbidden(error)
+            self._tell_what_to_do(topic, error)
             raise
 
-    def _tell_what_is_forbidden(self, error: KafkaError) -> None:
-        """Log which right is missing for which user: the callers know neither."""
-        told, now = forbidden(error, self._options, operation="Write"), time.monotonic()
+    def _tell_what_to_do(self, topic: str, error: KafkaError) -> None:
+        """Log which right is missing for which user, or that a clock is wrong: the callers know
+        neither."""
+        now = time.monotonic()
+        told: Exception | None = forbidden(error, self._options, operation="Write")
+        if isinstance(error, InvalidTimestampError):
+            told = WrongClockError(topic)
         if told is not None and now >= self._next_word:
             self._next_word = now + SAY_AGAIN_SECONDS
             log.error("%s", told)

@@ -12,7 +12,7 @@ import asyncio
 import logging
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -27,7 +27,7 @@ from streams.engine.positions import POSITIONS, Position
 from streams.engine.refused import Instead, without
 from streams.engine.state import State
 from streams.engine.types import TP, Chunk, Output, Reading, Record, Source, is_cancelled
-from streams.kafka.log_reader import ChangelogCutError
+from streams.kafka.log_reader import check_changelogs
 from streams.kafka.producer import (
     Destination,
     ProducerRecord,
@@ -474,7 +474,7 @@ class Cycle:
     ) -> None:
         began = time.monotonic()
         try:
-            ends = await self._commit_what_is_taken(records, transaction.offsets)
+            ends = await self._commit_what_is_taken(records, transaction.offsets, sealed)
         except (Exception, asyncio.CancelledError) as error:
             # Whatever it is, nothing of the transaction may be kept.
             self._is_closing = True
@@ -489,13 +489,7 @@ class Cycle:
         fault_points.passing(fault_points.AFTER_COMMIT)
         for state in sealed:
             state.apply()
-            known = state.position
-            state.position = ends.get((self._changelog, state.partition), known)
-            if state.position < known:
-                tp = TP(self._changelog, state.partition)
-                self._is_closing = True
-                self._on_failure(ChangelogCutError(tp, 0, state.position, known))
-                return
+            state.position = ends.get((self._changelog, state.partition), state.position)
         self.committed.update(transaction.offsets)
         self._commit = None
         self._wake.set()
@@ -503,17 +497,24 @@ class Cycle:
         metrics.BATCH_RECORDS.observe(transaction.records)
 
     async def _commit_what_is_taken(
-        self, records: dict[Destination, Sequence[ProducerRecord]], offsets: dict[TP, int]
+        self,
+        records: dict[Destination, Sequence[ProducerRecord]],
+        offsets: dict[TP, int],
+        sealed: Collection[State],
     ) -> dict[Destination, int]:
         """Commit. A record that Kafka will never accept is replaced; a value of the state can't be
         replaced, so that the worker stops if one is refused."""
+
+        def check(ends: Mapping[Destination, int]) -> None:
+            check_changelogs(self._changelog, sealed, ends)
+
         while True:
             try:
-                return await self._producer.commit(records, offsets, self._membership)
+                return await self._producer.commit(records, offsets, self._membership, check)
             except RefusedRecordsError as refused:
                 topics = {topic for topic, _ in refused.refused}
                 if self._instead is None or self._changelog in topics:
-                    raise refused.error from None
+                    raise
                 records = without(
                     records,
                     refused,

@@ -473,7 +473,7 @@ class Engine:
             self.crash(refused)
             return
         if not isinstance(error, KafkaError | TimeoutError | OSError):
-            self.crash(error)  # a bug: trying again changes nothing
+            self.crash(error)  # a bug, or a person's to mend: trying again changes nothing
             return
         now = asyncio.get_running_loop().time()
         # Two workers of one id must not race, and an error that stays must not make it spin.

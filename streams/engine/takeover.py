@@ -34,7 +34,7 @@ from streams.engine.positions import (
 )
 from streams.engine.state import State
 from streams.engine.types import TP, Crash, Source, crash_of
-from streams.kafka.log_reader import LogReader
+from streams.kafka.log_reader import LogReader, check_changelogs
 from streams.kafka.producer import Destination, ProducerRecord, TransactionalProducer
 from streams.kafka.protocol import CommittedOffset, Membership
 from streams.kafka.rights import principal_of
@@ -296,7 +296,11 @@ class Takeover:
                 records[self._config.changelog, number] = changes
         if not positions.claims:
             return
-        ends = await self.producer.commit(records, positions.claims, membership)
+
+        def check(ends: Mapping[Destination, int]) -> None:
+            check_changelogs(self._config.changelog, states.values(), ends)
+
+        ends = await self.producer.commit(records, positions.claims, membership, check)
         for number, state in states.items():
             state.apply()
             state.position = ends.get((self._config.changelog, number), state.position)

@@ -17,7 +17,7 @@ from aiokafka.protocol.admin import DeleteRecordsRequest
 
 from streams.engine.state import State
 from streams.engine.types import TP
-from streams.kafka.producer import learn, within
+from streams.kafka.producer import Destination, learn, within
 from streams.kafka.protocol import DescribeTopics, read_topic_ids
 from streams.kafka.transactions import OFFSETS_TOPIC, check_leaders
 
@@ -37,6 +37,15 @@ class ChangelogCutError(Exception):
             "says how to go on without; another DIALWATCH_GROUP begins anew, and sends what the "
             "topics still hold again"
         )
+
+
+def check_changelogs(topic: str, states: Iterable[State], ends: Mapping[Destination, int]) -> None:
+    """Raise ChangelogCutError where one of a changelog's new ends lies before what its state
+    knows."""
+    for state in states:
+        end = ends.get((topic, state.partition), state.position)
+        if end < state.position:
+            raise ChangelogCutError(TP(topic, state.partition), 0, end, state.position)
 
 
 class LogReader:

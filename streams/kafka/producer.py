@@ -9,7 +9,9 @@ generation, the result of each send, ending a dead worker's transaction.
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 from aiokafka import AIOKafkaProducer, TopicPartition, errors
@@ -55,6 +57,7 @@ from streams.kafka.protocol import (
     read_offset_commit,
     read_offset_fetch,
 )
+from streams.kafka.transactions import describe_transaction
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +78,7 @@ _WAIT_FOR_COORDINATOR_SECONDS = 30.0
 _ABORT_SECONDS = 5.0
 _STOP_SECONDS = 3.0
 _LONG_COMMIT_SECONDS = 10.0
+_ASK_FOR_TIME_SECONDS = 3.0
 _DOUBTFUL_SECONDS = 3.0
 """Ending a transaction may take longer if the coordinator was restarted meanwhile; that one may
 have completed the transaction without writing its markers."""
@@ -115,12 +119,37 @@ _PRODUCER_FENCED = (InvalidProducerEpoch, InvalidProducerIdMapping, ProducerFenc
 
 class RefusedRecordsError(Exception):
     """Kafka will never accept some records. `refused`: their indexes in the lists given to
-    `commit`, by destination. Nothing was committed; the producer is ready for another `commit`."""
+    `commit`, by destination. Nothing was committed; the producer is ready for another `commit`.
+    The text is for operators, where nothing can be written in their place."""
 
     def __init__(self, refused: Mapping[Destination, Sequence[int]], error: Exception) -> None:
-        super().__init__(f"{type(error).__name__} of {dict(refused)}")
+        topics = ", ".join(sorted({topic for topic, _ in refused}))
+        super().__init__(
+            f"Kafka refuses what must be written to {topics} ({type(error).__name__}): the worker "
+            "stops before its offsets pass it, nothing is lost. Check the topic's "
+            "max.message.bytes and cleanup.policy, and whether brokers check records by a schema"
+        )
         self.refused = refused
         self.error = error
+
+
+class WrongClockError(Exception):
+    """A topic takes no record with the time of this machine's clock. Nothing was committed, and
+    every other record would be refused too. The text is for operators."""
+
+    def __init__(self, topic: str, ahead_s: float | None = None) -> None:
+        """`ahead_s`: how far the clock is ahead of Kafka's; None: unknown."""
+        apart = ""
+        if ahead_s is not None:
+            side = "ahead of" if ahead_s > 0 else "behind"
+            apart = f", {timedelta(seconds=round(abs(ahead_s)))} {side} Kafka's"
+        super().__init__(
+            f"{topic} takes no record with this machine's time "
+            f"({datetime.now(UTC).isoformat(timespec='seconds')}{apart}): compare `date -u` here "
+            "and on the brokers, set right the clock that is wrong and start the worker again, "
+            "nothing is lost. How far apart they may be the topic's message.timestamp.after.max.ms "
+            "and message.timestamp.before.max.ms say"
+        )
 
 
 class _BatchRefusedError(Exception):
@@ -149,6 +178,8 @@ class TransactionalProducer:
         """`max.message.bytes` by topic, where it is known."""
         self._is_doubtful = False
         """Was the coordinator away or restarted since the present request began?"""
+        self._began_s = 0.0
+        """When the present transaction began, by this machine's clock."""
         self._committed: list[Destination] | None = None
         """The destinations of the last transaction; None: this producer has committed none, or has
         aborted one since."""
@@ -207,23 +238,25 @@ class TransactionalProducer:
         records: Mapping[Destination, Sequence[ProducerRecord]],
         offsets: dict[TP, int],
         membership: Membership,
+        check: Callable[[Mapping[Destination, int]], None] | None = None,
     ) -> dict[Destination, int]:
         """Commit records and offsets as one transaction; return each destination's next offset.
 
         1. Add all partitions to the transaction, 2. produce everything, 3. wait until all of it is
-        written (aiokafka's commit doesn't fail when a send failed), 4. send the offsets, fenced by
-        the group's generation, 5. commit. The offsets returned lie behind the transaction's own
-        marker.
+        written (aiokafka's commit doesn't fail when a send failed), 4. call `check` with what will
+        be returned: if it raises, nothing is committed, 5. send the offsets, fenced by the group's
+        generation, 6. commit. The offsets returned lie behind the transaction's own marker.
 
-        Raises RefusedRecordsError where Kafka will never accept some records; then nothing is
-        committed. After any other error that is unknown: call `end`.
+        Raises RefusedRecordsError where Kafka will never accept some records, WrongClockError where
+        it accepts none of this machine's; then nothing is committed. After any other error that is
+        unknown: call `end`.
         """
         # aiokafka waits for brokers without a limit and without a line in the log.
         impatient = asyncio.get_running_loop().call_later(
             _LONG_COMMIT_SECONDS, log.warning, "a commit takes long: is Kafka away or slow?"
         )
         try:
-            return await self._commit_or_narrow(records, offsets, membership)
+            return await self._commit_or_narrow(records, offsets, membership, check)
         except _PRODUCER_FENCED:
             self._is_lost = True
             raise
@@ -235,6 +268,7 @@ class TransactionalProducer:
         records: Mapping[Destination, Sequence[ProducerRecord]],
         offsets: dict[TP, int],
         membership: Membership,
+        check: Callable[[Mapping[Destination, int]], None] | None,
     ) -> dict[Destination, int]:
         """Commit. Where a batch is refused, find the records that are the cause by writing it again
         in smaller batches, in the end one by one."""
@@ -244,8 +278,13 @@ class TransactionalProducer:
         narrowed: dict[Destination, tuple[range, int]] = {}
         while True:
             try:
-                return await self._commit(records, offsets, membership, narrowed)
+                return await self._commit(records, offsets, membership, narrowed, check)
             except _BatchRefusedError as refused:
+                if isinstance(refused.error, InvalidTimestampError):
+                    # No record is the cause: all have the time at which they were produced.
+                    raise WrongClockError(
+                        refused.destination[0], await self._ahead_s()
+                    ) from refused.error
                 await self.open()
                 await learn(self._open_producer.client, list(self._counts))
                 destination, suspects = refused.destination, refused.records
@@ -255,6 +294,20 @@ class TransactionalProducer:
                 _, before = narrowed.get(destination, (None, _MAX_BATCH_BYTES))
                 most = _SMALL_BATCH_BYTES if before > _SMALL_BATCH_BYTES else 0
                 narrowed[destination] = (suspects, most)
+
+    async def _ahead_s(self) -> float | None:
+        """Return how many seconds this machine's clock is ahead of Kafka's, by the beginning of the
+        present transaction; None: unknown, say because the brokers are older than that request."""
+        try:
+            async with asyncio.timeout(_ASK_FOR_TIME_SECONDS):
+                known = await describe_transaction(
+                    self._open_producer.client, self.transactional_id
+                )
+        except (KafkaError, NotImplementedError, TimeoutError, OSError):
+            return None
+        if known is None or known.start_time_ms < 0:
+            return None
+        return self._began_s - known.start_time_ms / 1000
 
     def _too_long(
         self, records: Mapping[Destination, Sequence[ProducerRecord]]
@@ -277,9 +330,11 @@ class TransactionalProducer:
         offsets: dict[TP, int],
         membership: Membership,
         narrowed: Mapping[Destination, tuple[range, int]],
+        check: Callable[[Mapping[Destination, int]], None] | None,
     ) -> dict[Destination, int]:
         producer, now = self._open_producer, asyncio.get_running_loop().time
         await producer.begin_transaction()
+        self._began_s = time.time()
         await self._join(producer, list(records), membership.group)
         written: list[tuple[Destination, range, asyncio.Future[Any]]] = []
         self._has_gap = True
@@ -292,6 +347,8 @@ class TransactionalProducer:
         )
         ends = _check_written(written, metadata)
         self._has_gap = False
+        if check is not None:
+            check(ends)
         fault_points.passing(fault_points.BEFORE_OFFSETS)
         await self._send_offsets(producer, offsets, membership)
         fault_points.passing(fault_points.BEFORE_COMMIT)

@@ -75,6 +75,8 @@ class TransactionState(NamedTuple):
     producer_id: int
     producer_epoch: int
     partitions: frozenset[TP]
+    start_time_ms: int = -1
+    """When the transaction began, by the coordinator's clock."""
 
 
 class Marker(NamedTuple):
@@ -348,7 +350,7 @@ async def describe_transaction(
     answer = await client.send(
         node, _DescribeTransactions([transactional_id]), group=ConnectionGroup.COORDINATION
     )
-    ((error_code, name, state, _timeout, _start, pid, epoch, topics, _),) = answer.states
+    ((error_code, name, state, _timeout, start_ms, pid, epoch, topics, _),) = answer.states
     if error_code == _TRANSACTIONAL_ID_NOT_FOUND:
         return None
     error = for_code(error_code)
@@ -357,7 +359,7 @@ async def describe_transaction(
     if error is not NoError:
         raise error()
     tps = frozenset(TP(topic, number) for topic, numbers, _ in topics for number in numbers)
-    return TransactionState(name, state, pid, epoch, tps)
+    return TransactionState(name, state, pid, epoch, tps, start_ms)
 
 
 async def write_markers(client: AIOKafkaClient, markers: Collection[Marker]) -> None:

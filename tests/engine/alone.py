@@ -59,6 +59,8 @@ class Producer:
 
     def __init__(self) -> None:
         self.error: BaseException | None = None
+        self.ends: dict[Any, int] = {}
+        """The logs' ends behind what the next commits write."""
         self.offsets: dict[TP, int] = {}
         self.begun = 0
         self.may_commit = asyncio.Event()
@@ -68,15 +70,20 @@ class Producer:
         return 1
 
     async def commit(
-        self, records: Mapping[Any, Sequence[Any]], offsets: dict[TP, int], membership: Membership
+        self,
+        records: Mapping[Any, Sequence[Any]],
+        offsets: dict[TP, int],
+        membership: Membership,
+        check: Callable[[Mapping[Any, int]], None],
     ) -> dict[Any, int]:
         self.begun += 1
         await self.may_commit.wait()
         await asyncio.sleep(0.01)
         if self.error is not None:
             raise self.error
+        check(self.ends)
         self.offsets |= offsets
-        return {}
+        return dict(self.ends)
 
     async def end(self) -> None:
         pass

@@ -4,7 +4,7 @@ A cycle alone, with a producer that keeps what is committed: no Kafka.
 """
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -35,7 +35,11 @@ class Producer:
         return PARTITIONS
 
     async def commit(
-        self, records: Mapping[Any, Sequence[Any]], offsets: dict[TP, int], membership: Membership
+        self,
+        records: Mapping[Any, Sequence[Any]],
+        offsets: dict[TP, int],
+        membership: Membership,
+        check: Callable[[Mapping[Any, int]], None],
     ) -> dict[Any, int]:
         await asyncio.sleep(0.01)
         self.offsets |= offsets

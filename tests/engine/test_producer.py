@@ -2,7 +2,8 @@
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import pytest
@@ -13,12 +14,15 @@ from aiokafka.errors import (
     MessageSizeTooLargeError,
     ProducerFenced,
 )
+from aiokafka.producer.message_accumulator import BatchBuilder
 
 from streams.engine.types import TP
+from streams.kafka import producer as module
 from streams.kafka.producer import (
     ProducerRecord,
     RefusedRecordsError,
     TransactionalProducer,
+    WrongClockError,
     longest_records,
 )
 from streams.kafka.protocol import Membership
@@ -195,6 +199,70 @@ async def test_a_topic_that_takes_only_small_batches_gets_small_ones(
         await producer.commit({(topic, 0): _records(b"1", b"x" * 20_001)}, offsets, member)
     assert refused.value.refused == {(topic, 0): [1]}
     assert producer._producer is began  # the broker wasn't even asked
+
+
+@pytest.mark.broker
+async def test_a_clock_that_is_far_ahead_is_no_records_fault_and_is_told(
+    installation: Installation,
+    member: Membership,
+    producer: TransactionalProducer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    offsets, now = {TP(installation.topics.calls, 0): 0}, time.time
+    inbox = (installation.topics.inbox_messages, 0)
+
+    class Ahead(BatchBuilder):  # type: ignore[misc]
+        """aiokafka's builder reads the clock in C."""
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self._builder = Builder(self._builder)
+
+        def _set_producer_state(self, *args: Any) -> None:
+            self._builder = self._builder._theirs
+            super()._set_producer_state(*args)
+
+    class Builder:
+        def __init__(self, theirs: Any) -> None:
+            self._theirs = theirs
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._theirs, name)
+
+        def append(self, number: int, _: None, *record: Any) -> Any:
+            return self._theirs.append(number, int(time.time() * 1000), *record)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(time, "time", lambda: now() + 7384)
+        patched.setattr(module, "BatchBuilder", Ahead)
+        with pytest.raises(WrongClockError) as refused:
+            await producer.commit({inbox: _records(b"1", b"2")}, offsets, member)
+    assert inbox[0] in str(refused.value)
+    assert "2:03:0" in str(refused.value)  # as far as a round trip lets it be known
+    assert "ahead of Kafka's" in str(refused.value)
+    await producer.end()
+    await producer.open()
+    await producer.commit({inbox: _records(b"3")}, offsets, member)
+    assert [one.value for one in await installation.read("inbox-messages")] == [b"3"]
+
+
+@pytest.mark.broker
+async def test_what_is_refused_before_the_offsets_are_sent_is_not_committed(
+    installation: Installation, member: Membership, producer: TransactionalProducer
+) -> None:
+    inbox, calls = (installation.topics.inbox_messages, 0), TP(installation.topics.calls, 0)
+
+    def refuse(ends: Mapping[Any, int]) -> None:
+        assert ends == {inbox: 2}  # the record and its marker
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await producer.commit({inbox: _records(b"1")}, {calls: 7}, member, refuse)
+    await producer.end()
+    await producer.open()
+    found = await producer.committed_offsets(member.group, [calls], require_stable=True)
+    assert found[calls].offset < 0
+    assert await installation.read("inbox-messages") == []
 
 
 async def test_a_send_that_nobody_waits_for_any_more_complains_of_nothing() -> None:

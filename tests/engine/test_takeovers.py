@@ -9,7 +9,11 @@ import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.client import AIOKafkaClient
 from aiokafka.cluster import ClusterMetadata
-from aiokafka.errors import IllegalGenerationError, KafkaConnectionError
+from aiokafka.errors import (
+    IllegalGenerationError,
+    KafkaConnectionError,
+    MessageSizeTooLargeError,
+)
 
 from streams.engine import takeover
 from streams.engine.config import EngineConfig
@@ -27,7 +31,12 @@ from streams.engine.takeover import (
 from streams.engine.types import TP, Chunk, Crash, Source
 from streams.kafka.fetching import _FetchResult
 from streams.kafka.log_reader import ChangelogCutError, LogReader
-from streams.kafka.producer import TransactionalProducer
+from streams.kafka.producer import (
+    KafkaInvalidRecordError,
+    RefusedRecordsError,
+    TransactionalProducer,
+    WrongClockError,
+)
 from streams.kafka.protocol import Membership, TxnOffsetCommit
 from streams.kafka.transactions import OFFSETS_TOPIC
 from tests.engine.alone import ACCOUNTS, CALLS, NUMBERS, Alone, Reading
@@ -169,6 +178,57 @@ async def test_a_cancellation_that_is_not_its_own_does_not_end_committing() -> N
     alone.feed(b"a")
     await alone.until_committed(1)
     assert alone.crashes == []
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        WrongClockError("changelog", 7384.2),
+        RefusedRecordsError({("changelog", 0): [0]}, KafkaInvalidRecordError()),
+        RefusedRecordsError({("changelog", 0): [0]}, MessageSizeTooLargeError()),
+    ],
+)
+async def test_what_kafka_never_takes_of_the_state_stops_the_worker_in_one_line(
+    error: Exception,
+) -> None:
+    # In a commit, and where the claim of a takeover is refused.
+    committing, claiming = Alone(again_after_s=0.01), Alone(again_after_s=0.01)
+    await committing.run()
+    committing.producer.error = error
+    committing.feed(b"a")
+    await eventually(lambda: bool(committing.crashes), "stopped")
+
+    async def refused(attempt: int) -> None:
+        raise error
+
+    claiming.takeover.script = refused
+    await claiming.assign(ACCOUNTS, CALLS)
+    await eventually(lambda: bool(claiming.crashes), "stopped")
+    assert committing.crashes == claiming.crashes == [error]
+    assert (committing.takeover.attempts, claiming.takeover.attempts) == (1, 1)
+    assert committing.producer.begun == 1
+    assert "\n" not in str(error)
+    assert "nothing is lost" in str(error)
+
+
+def test_a_wrong_clock_is_told_by_how_much_where_that_is_known() -> None:
+    assert ", 2:03:04 ahead of Kafka's)" in str(WrongClockError("calls", 7384.2))
+    assert ", 0:05:00 behind Kafka's)" in str(WrongClockError("calls", -300.0))
+    assert "Kafka's" not in str(WrongClockError("calls"))
+
+
+async def test_a_changelog_that_was_cut_is_found_before_the_offsets_are_committed() -> None:
+    alone = Alone()
+    await alone.run()
+    alone.producer.ends = {("changelog", 0): 50}
+    alone.feed(b"a")
+    await alone.until_committed(1)
+    alone.producer.ends = {("changelog", 0): 49}
+    alone.feed(b"b", first=1)
+    await eventually(lambda: bool(alone.crashes), "stopped")
+    assert isinstance(alone.crashes[0], ChangelogCutError)
+    assert "holds 0 to 49, and this worker knows it up to 50" in str(alone.crashes[0])
+    assert alone.producer.offsets[CALLS] == 1
 
 
 async def test_offsets_pass_markers_beside_a_commit() -> None:
