@@ -239,20 +239,22 @@ class Cycle:
         """Move the offsets past markers and aborted records behind the last folded one. Else, once
         retention has deleted them, they would look like records that were never read."""
         async with self._whole:  # what is being folded is in no buffer, and not folded yet
-            if self._is_closing:
-                return
-            for tp in self.committed:
-                read_to = self._reading.read_to(tp)
-                if read_to is None or read_to <= self.committed[tp]:
-                    continue
-                if tp not in self._buffers:
-                    if self._windows[tp].is_finished:
-                        self._note_finished(tp)
-                elif not self._buffers[tp].count and tp.partition not in self._read_first:
-                    transaction = self._running()
-                    transaction.offsets[tp] = read_to
-                    transaction.touched.add(tp.partition)
-                    self._wake.set()
+            if not self._is_closing:
+                self._pass_markers()
+
+    def _pass_markers(self) -> None:
+        for tp in self.committed:
+            read_to = self._reading.read_to(tp)
+            if read_to is None or read_to <= self.committed[tp]:
+                continue
+            if tp not in self._buffers:
+                if self._windows[tp].is_finished:
+                    self._note_finished(tp)
+            elif not self._buffers[tp].count and tp.partition not in self._read_first:
+                transaction = self._running()
+                transaction.offsets[tp] = read_to
+                transaction.touched.add(tp.partition)
+                self._wake.set()
 
     def _feed_outbox(self, tp: TP, records: list[Record]) -> None:
         position = self._outbox_positions[tp]
@@ -550,13 +552,17 @@ class Cycle:
         return is_settled
 
     async def commit_rest(self, within_s: float) -> None:
-        """Commit everything that is folded, before a planned stop."""
+        """Commit everything that is folded, and the offsets past the markers that were read, before
+        a planned stop: it may be long."""
         if self._commit is not None:
             await asyncio.wait([self._commit], timeout=within_s)
         if not await self._is_whole(within_s):
             return
         # (No await since the check: no chunk is half folded.)
-        if not self._is_closing and self._commit is None and self._transaction is not None:
+        if self._is_closing or self._commit is not None:
+            return
+        self._pass_markers()
+        if self._transaction is not None:
             self._start_commit()
 
     async def _is_whole(self, within_s: float) -> bool:

@@ -39,7 +39,7 @@ from streams.kafka.producer import (
 )
 from streams.kafka.protocol import Membership, TxnOffsetCommit
 from streams.kafka.transactions import OFFSETS_TOPIC
-from tests.engine.alone import ACCOUNTS, CALLS, NUMBERS, Alone, Reading
+from tests.engine.alone import ACCOUNTS, CALLS, NUMBERS, OUTBOX, Alone, Reading
 from tests.engine.inprocess import eventually
 from tests.installation import Installation
 from tests.virtual_time import run_virtually
@@ -248,6 +248,27 @@ async def test_offsets_pass_markers_beside_a_commit() -> None:
     await alone.until_committed(2)
     assert alone.producer.offsets[ACCOUNTS] == 7
     alone.producer.may_commit.set()
+
+
+async def test_a_stop_commits_the_offsets_past_what_was_read_and_counts_for_nothing() -> None:
+    # Else, after a holiday longer than the topics keep records, they count as deleted unread.
+    alone = Alone()
+    await alone.run()
+    alone.feed(b"a")
+    await alone.until_committed(1)
+    alone.reading.positions = {ACCOUNTS: 7, CALLS: 12, OUTBOX: 3}
+    await alone.engine.stop()
+    assert alone.producer.offsets == {ACCOUNTS: 7, CALLS: 12, OUTBOX: 3}
+
+
+async def test_a_stop_passes_nothing_that_waits_to_be_folded() -> None:
+    alone = Alone()
+    await alone.run()
+    alone.reading.unread = {"accounts"}  # its records of that time come first
+    alone.feed(b"a")
+    alone.reading.positions = {CALLS: 12}
+    await alone.engine.stop()
+    assert CALLS not in alone.producer.offsets
 
 
 async def test_offsets_do_not_pass_what_is_being_folded() -> None:
