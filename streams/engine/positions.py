@@ -48,6 +48,8 @@ class Missing(Enum):
     """The group has no offsets, and the state, written by 0.1.0, has no positions."""
     FORGOTTEN = auto()
     """The group has no offsets and no state, but the queues that only it writes were written."""
+    FORGOTTEN_IN_PART = auto()
+    """The same of some partition numbers; others have their state."""
 
 
 class Gap(NamedTuple):
@@ -171,12 +173,20 @@ def tell(
             "customers read again; another DIALWATCH_GROUP begins anew, and sends what the topics "
             "still hold again"
         )
-    if Missing.FORGOTTEN in by_kind:
-        which = " ".join(f"--topic {topic}" for topic in by_kind[Missing.FORGOTTEN])
-        again = " ".join(f"--topic {topic}" for topic in read_first)
+    forgotten = by_kind.get(Missing.FORGOTTEN) or by_kind.get(Missing.FORGOTTEN_IN_PART)
+    if forgotten:
+        where, part = "", dict[str, str]()
+        if Missing.FORGOTTEN not in by_kind:
+            # Only these partitions: nothing of the others is to be read again.
+            for topic, gone in forgotten.items():
+                part[topic] = f":{_listed(gap.tp.partition for gap in gone)}"
+            every = _listed(gap.tp.partition for gone in forgotten.values() for gap in gone)
+            where = f" in partitions {every}"
+        which = " ".join(f"--topic {topic}{part.get(topic, '')}" for topic in forgotten)
+        again = " ".join(f"--topic {topic}{part.get(topic, '')}" for topic in read_first)
         return (
-            f"{changelog} is empty and group {group} has no offsets, but its own queues were "
-            "written: it was here before, and what was remembered is missing. Stop all workers and "
+            f"{changelog} is empty{where} and group {group} has no offsets{where}, but it worked "
+            "on them before, and what was remembered is missing. Stop all workers and "
             f"decide: `{reset} --execute {which} --to-latest` (or `--to-datetime` of when they "
             "stopped) goes on from there with that forgotten, and after it "
             f"`{reset} --execute {again} --to-earliest` with the customers read again; another "

@@ -255,12 +255,9 @@ class Takeover:
         self, committed: Mapping[TP, CommittedOffset], states: Mapping[int, State]
     ) -> Positions:
         """Return where to read each partition from. Raises MissingRecordsError."""
-        is_new = all(it.offset < 0 for it in committed.values()) and not any(
-            map(len, states.values())
-        )
-        if is_new and await self._was_here():
-            topics = [topic for topic in self.sources if topic not in self._config.queues]
-            raise self.missing([Gap(Missing.FORGOTTEN, TP(it, 0), 0, 0, 0) for it in topics])
+        gaps = await self._forgotten(committed, states)
+        if gaps:
+            raise self.missing(gaps)
         positions = await place(
             self.reader,
             committed,
@@ -276,14 +273,41 @@ class Takeover:
             raise self.missing(positions.gaps)
         return positions
 
-    async def _was_here(self) -> bool:
-        first = self._first_topics()
-        counts = {topic: self.producer.partition_count(topic) for topic in self._config.queues}
+    async def _forgotten(
+        self, committed: Mapping[TP, CommittedOffset], states: Mapping[int, State]
+    ) -> list[Gap]:
+        """Return gaps for the partition numbers that have neither offsets nor a state although they
+        were worked on."""
+        worked_on = {tp.partition for tp, it in committed.items() if it.offset >= 0}
+        new = {number for number, state in states.items() if not len(state)} - worked_on
+        if not new:
+            return []
+        config, first = self._config, self._first_topics()
+        counts = {topic: self.producer.partition_count(topic) for topic in config.queues}
+        numbers = range(max(counts.values(), default=0))
         queues = [TP(topic, number) for topic, count in counts.items() for number in range(count)]
-        claimed = [TP(topic, tp.partition) for topic in first for tp in queues]
-        return await was_here(
-            self.producer, self.reader, self._config.group, queues=queues, claimed=set(claimed)
+        is_of_old = await was_here(
+            self.producer,
+            self.reader,
+            config.group,
+            queues=queues,
+            claimed={TP(topic, number) for topic in first for number in numbers},
+            has_begun=any(map(_has_begun, states.values())),
         )
+        own = [tp for tp in queues if tp.partition in new]
+        lost = new if is_of_old else await folded_before(self.reader, own, self.outboxes)
+        if not lost:
+            return []
+        # A queue holds what isn't done with: it is read on from its beginning.
+        contract = [tp for tp in committed if tp.topic in self.sources and tp.topic not in counts]
+        changelogs = await self.reader.ends(TP(config.changelog, number) for number in numbers)
+        if is_of_old and not any(changelogs.values()):
+            return [
+                Gap(Missing.FORGOTTEN, TP(it, 0), 0, 0, 0) for it in {tp.topic for tp in contract}
+            ]
+        return [
+            Gap(Missing.FORGOTTEN_IN_PART, tp, 0, 0, 0) for tp in contract if tp.partition in lost
+        ]
 
     async def _claim(
         self, positions: Positions, states: Mapping[int, State], membership: Membership
@@ -521,16 +545,35 @@ async def was_here(
     *,
     queues: Collection[TP],
     claimed: Collection[TP],
+    has_begun: bool = False,
 ) -> bool:
-    """Did a group that has no offsets in any of the partitions `claimed` write its queues?
+    """Did a group that has no offsets of its own in any of the partitions `claimed` work before?
+    Its queues were written then, or some state has begun (`has_begun`).
 
     In this order: who starts beside this worker commits its offsets before it writes any.
     """
-    ends = await reader.ends(queues)
-    if not any(ends.values()):
+    if not has_begun and not any((await reader.ends(queues)).values()):
         return False
     offsets = await producer.committed_offsets(group, list(claimed), require_stable=True)
-    return all(it.is_stable and it.offset < 0 for it in offsets.values())
+    return all(it.is_stable and (it.offset < 0 or not it.metadata) for it in offsets.values())
+
+
+async def folded_before(
+    reader: LogReader, queues: Collection[TP], outboxes: Collection[str]
+) -> set[int]:
+    """Return the partition numbers of which some owner's work is seen in its queues, whatever other
+    numbers do: something was deleted as done with, or was written to an outbox, which only the
+    owner of that number does. (Any owner may write to the other queues, also before that number has
+    its first.)"""
+    begins, ends = await reader.beginnings(queues), await reader.ends(queues)
+    return {
+        tp.partition for tp in queues if begins[tp] > 0 or (tp.topic in outboxes and ends[tp] > 0)
+    }
+
+
+def _has_begun(state: State) -> bool:
+    positions = (state.peek(POSITIONS, key) for key in state.keys(POSITIONS) if key != ORIGIN)
+    return any(position is not None and position.is_begun for position in positions)
 
 
 async def end_what_is_left_open(

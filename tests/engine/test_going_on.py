@@ -1,7 +1,7 @@
 """What was committed is never begun anew by itself, and what is missing is said: a real Kafka."""
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Iterable, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from app.kafka.topic_setup import create_topics
 from streams.engine.outbox import Finish, OutboxRecord
 from streams.engine.positions import MissingRecordsError
 from streams.engine.state import Table
-from streams.engine.takeover import was_here
+from streams.engine.takeover import folded_before, was_here
 from streams.engine.types import TP, Chunk, Crash, Source
 from streams.kafka.log_reader import ChangelogCutError, LogReader
 from streams.kafka.producer import TransactionalProducer
@@ -287,12 +287,52 @@ async def test_a_state_that_was_emptied_stops_it(small: Installation, tmp_path: 
     assert "--all-topics --to-current" in await refusal(small, tmp_path)
 
 
-async def queue(installation: Installation, topic: str, *values: str) -> None:
+async def queue(installation: Installation, topic: str, *values: str, partition: int = 0) -> None:
     producer = AIOKafkaProducer(bootstrap_servers=installation.brokers)
     await producer.start()
     for value in values:
-        await producer.send_and_wait(topic, value.encode(), key=b"acme", partition=0)
+        await producer.send_and_wait(topic, value.encode(), key=b"acme", partition=partition)
     await producer.stop()
+
+
+@pytest.fixture
+async def double(kafka: str, redis_url: str, tmp_path: Path) -> AsyncIterator[Installation]:
+    """An installation of two partitions."""
+    made = Installation(kafka, redis_url, tmp_path)
+    made.variables["DIALWATCH_PARTITIONS"] = "2"
+    await create_topics(made.settings())
+    yield made
+    await made.delete_topics()
+
+
+@pytest.mark.broker
+async def test_one_partitions_state_that_is_gone_with_the_offsets_is_not_begun_anew(
+    double: Installation, tmp_path: Path
+) -> None:
+    of = double.topics
+    each = [Published("call-records", "acme", b"a", number) for number in (0, 1)]
+    await double.publish(each)
+    async with life(double, tmp_path) as worker:
+        await worker.until_folded("a", "a")
+    kept = [one for one in await double.read_named(of.changelog) if one.partition == 0]
+    await kafka_admin.make_anew(double, of.changelog)
+    producer = AIOKafkaProducer(bootstrap_servers=double.brokers)
+    await producer.start()
+    for one in kept:
+        await producer.send_and_wait(of.changelog, one.value, key=one.key, partition=0)
+    await producer.stop()
+    await kafka_admin.delete_group(double)
+    said = await refusal(double, tmp_path)
+    assert f"{of.changelog} is empty in partitions 1 and group {double.name} has no offsets" in said
+    assert f"--topic {of.accounts}:1 --topic {of.calls}:1 --to-latest" in said
+    assert f"--topic {of.accounts}:1 --to-earliest" in said
+
+    # As the line says; and what the other partition knows is kept.
+    await kafka_admin.reset_offsets(double, {TP(of.calls, 1): 1, TP(of.accounts, 1): 0})
+    await double.publish(each)
+    async with life(double, tmp_path) as worker:
+        await worker.until_folded("a", "a")
+        assert [worker.engine.states[n].peek(COUNTS, b"calls") for n in (0, 1)] == [2, 1]
 
 
 @pytest.mark.broker
@@ -323,12 +363,18 @@ async def test_a_group_whose_offsets_and_state_are_gone_together_does_not_begin_
 class Cluster:
     """Answers what `was_here` asks of a producer and of a reader."""
 
-    def __init__(self, ends: dict[TP, int], committed: CommittedOffset) -> None:
+    def __init__(
+        self, ends: dict[TP, int], committed: CommittedOffset, begins: Mapping[TP, int] = {}
+    ) -> None:
         self._ends = ends
+        self._begins = begins
         self._committed = committed
 
     async def ends(self, tps: Collection[TP]) -> dict[TP, int]:
         return {tp: self._ends[tp] for tp in tps}
+
+    async def beginnings(self, tps: Collection[TP]) -> dict[TP, int]:
+        return {tp: self._begins.get(tp, 0) for tp in tps}
 
     async def committed_offsets(self, group: str, tps: list[TP], **_: Any) -> dict[TP, Any]:
         return {tps[0]: CommittedOffset(-1, "", True), tps[1]: self._committed}
@@ -339,6 +385,7 @@ class Cluster:
     [
         (0, CommittedOffset(-1, "", True), False),  # a new installation
         (7, CommittedOffset(-1, "", True), True),
+        (7, CommittedOffset(3, "", True), True),  # somebody decided that of another partition
         # Another worker of a new one claimed its share a moment ago, or is about to.
         (7, CommittedOffset(0, "g-w2", True), False),
         (7, CommittedOffset(-1, "", False), False),
@@ -350,6 +397,26 @@ async def test_queues_that_were_written_tell_of_a_group_without_any_offset(
     queues, claimed = [TP("segments", 0), TP("segments", 1)], [TP("accounts", 0), TP("accounts", 1)]
     cluster: Any = Cluster({queues[0]: 0, queues[1]: end}, committed)
     assert await was_here(cluster, cluster, "g", queues=queues, claimed=claimed) == is_so
+
+
+@pytest.mark.parametrize(
+    ("topic", "begin", "end", "is_so"),
+    [
+        ("outbox", 0, 0, False),
+        ("outbox", 0, 7, True),
+        ("segments", 0, 0, False),
+        # Others write them, also before their number has its first owner; but none deletes them.
+        ("segments", 0, 7, False),
+        ("segments", 7, 7, True),
+    ],
+)
+async def test_a_partition_number_was_folded_where_its_owner_left_a_trace(
+    topic: str, begin: int, end: int, is_so: bool
+) -> None:
+    queues = [TP("outbox", 1), TP("segments", 1)]
+    ends, begins = {**dict.fromkeys(queues, 0), TP(topic, 1): end}, {TP(topic, 1): begin}
+    cluster: Any = Cluster(ends, CommittedOffset(-1, "", True), begins)
+    assert await folded_before(cluster, queues, ["outbox"]) == ({1} if is_so else set())
 
 
 @pytest.mark.broker
