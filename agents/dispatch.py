@@ -21,8 +21,6 @@ _BULK = "announcement"
 COORDINATES = ("dialwatch.topic", "dialwatch.partition", "dialwatch.offset")
 """The last headers of a command in an outbox: where it stood in `notifications`."""
 
-_LONG_COMMAND_BYTES = 512 << 10
-
 
 class DispatchAgent:
     """Folds `notifications`."""
@@ -49,7 +47,7 @@ class DispatchAgent:
                         self._outbox(command),
                         polled.tp.partition,
                         record.key,
-                        _as_short_as_it_can_be(record.value or b"", command),
+                        record.value,
                         _with_coordinates(polled, record),
                     )
                 )
@@ -82,11 +80,6 @@ def _delivered(command: Notification, at: str) -> tuple[InboxMessage, Delivery]:
         ),
         Delivery(notification_id, "inbox", account_id, scenario, "sent", 1, at),
     )
-
-
-def _as_short_as_it_can_be(value: bytes, command: Notification) -> bytes:
-    """Leave out of a long command what nobody knows: with its headers it must fit once more."""
-    return value if len(value) <= _LONG_COMMAND_BYTES else encode(command)
 
 
 def _with_coordinates(polled: Chunk, record: Record) -> list[Header]:

@@ -1,7 +1,7 @@
 """What is written in place of a record that Kafka refuses for good: its topic lacks it, we don't.
 
-A command that can't go on ends as failed, and in the dead letters; a dead letter that is too long
-is cut.
+A command that is too long for its outbox goes on without what nobody knows of it; one that can't go
+on ends as failed, and in the dead letters; a dead letter that is too long is cut.
 """
 
 import logging
@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from datetime import tzinfo
 
 from agents.clock import wall_clock
-from agents.dead_letters import TRUNCATED, dead_letter, own_headers
+from agents.dead_letters import TRUNCATED, attempts_of, dead_letter, own_headers
 from agents.dispatch import origin_of
 from streams.decoding import InvalidRecordError, decode_notification
 from streams.engine.refused import RefusedRecord
@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 # A record's own frame in a log, with the batch that it is alone in.
 _FRAME_BYTES = 200
 _UNKNOWN_LIMIT = 900_000
+_TOO_LONG = ("MessageSizeTooLargeError", "RecordListTooLargeError")
 _NO_OFFSET = -1
 
 
@@ -38,6 +39,9 @@ def instead_of(topics: Topics, zone: tzinfo) -> Callable[[RefusedRecord], list[O
     def instead(refused: RefusedRecord) -> list[Output]:
         if refused.topic == topics.dead_letters:
             return _cut(refused)
+        shorter = _without_the_unknown(refused) if refused.topic in outboxes else None
+        if shorter is not None:
+            return [shorter]
         log.error("%s refuses a record: %s", refused.topic, refused.reason)
         at = format_moment(wall_clock(), zone)
         outputs = [_letter(topics, refused, at)]
@@ -51,6 +55,26 @@ def instead_of(topics: Topics, zone: tzinfo) -> Callable[[RefusedRecord], list[O
         return outputs
 
     return instead
+
+
+def _without_the_unknown(refused: RefusedRecord) -> Output | None:
+    """Return a long command without the fields that nobody knows, and with its length before: the
+    headers that an outbox adds to it may be too much. None: it would be refused too."""
+    own, _ = origin_of(refused.headers)
+    if refused.reason not in _TOO_LONG or any(name == TRUNCATED for name, _ in own):
+        return None
+    try:
+        value = encode(decode_notification(refused.key, refused.value))
+    except InvalidRecordError:
+        return None
+    # What says how often it was a letter stays the last of its own.
+    before_last = len(own) - bool(attempts_of(own[-1:]))
+    headers = list(refused.headers)
+    headers.insert(before_last, (TRUNCATED, str(len(refused.value or b"")).encode()))
+    most = (refused.longest or _UNKNOWN_LIMIT) - _FRAME_BYTES - _size(headers)
+    if len(value) + len(refused.key or b"") > most:
+        return None
+    return Output(refused.topic, refused.partition, refused.key, value, headers)
 
 
 def _letter(topics: Topics, refused: RefusedRecord, at: str) -> Output:
@@ -85,11 +109,10 @@ def _failed(command: Notification, refused: RefusedRecord, at: str) -> Delivery:
 def _cut(refused: RefusedRecord) -> list[Output]:
     """Cut a letter to what its topic takes: its value, then its key, then its own headers; these
     first where they alone are too long."""
-    key, value, headers = refused.key, refused.value, list(refused.headers)
-    if headers and headers[-1][0] == TRUNCATED:
-        whole = headers.pop()[1]
-    else:
-        whole = str(len(value or key or b"")).encode()
+    key, value, own = refused.key, refused.value, own_headers(refused.headers)
+    block = refused.headers[len(own) :]
+    whole = dict(block).get(TRUNCATED) or str(len(value or key or b"")).encode()
+    headers = [*own, *((name, said) for name, said in block if name != TRUNCATED)]
     most = (refused.longest or _UNKNOWN_LIMIT) - _FRAME_BYTES - _size(headers)
     ours = headers[len(own_headers(headers)) :]
     if most <= 0 and len(ours) < len(headers):

@@ -56,6 +56,9 @@ MAX_CYCLE_RECORDS = 200_000
 MAX_CYCLE_KEYS = 20_000
 MAX_CYCLE_OUTPUTS = 20_000
 MAX_CYCLE_BYTES = 16 << 20
+# Of the begun and unfinished records of one outbox partition. 20,000 usual ones have a fourth of
+# it, but other systems' commands may be megabytes long.
+MAX_OUTBOX_BYTES = 64 << 20
 # Emitted by a bulk source in one cycle, of one partition: what is dispatched next goes through
 # the same queue as the alerts, and while there are any each cycle is to be short.
 BULK_OUTPUTS = 2_000
@@ -215,6 +218,7 @@ class Cycle:
             tp
             for tp, outbox in self._outboxes.items()
             if outbox.pending(tp.partition) < outbox.max_pending
+            and self._windows[tp].bytes < MAX_OUTBOX_BYTES
         )
         return wanted
 

@@ -79,26 +79,27 @@ class Window:
             if remembered
             else set()
         )
-        # A dict keeps the order of offsets: the first key is the oldest.
-        self._unfinished: dict[int, None] = dict.fromkeys(sorted(self._again))
+        # A dict keeps the order of offsets: the first key is the oldest. With each its bytes.
+        self._unfinished = dict.fromkeys(sorted(self._again), 0)
+        self.bytes = 0
+        """How many bytes the keys and values of the begun and unfinished records have."""
 
     def begin(self, records: Sequence[Record]) -> list[OutboxRecord]:
         """Note records that were read; return those to be worked off."""
         begun = []
         for record in records:
             offset = record.offset
-            if offset <= self._skip_to:
-                if offset not in self._again:
-                    continue
-            else:
-                self._unfinished[offset] = None
+            if offset <= self._skip_to and offset not in self._again:
+                continue
+            self._unfinished[offset] = len(record.key or b"") + len(record.value or b"")
+            self.bytes += self._unfinished[offset]
             begun.append(OutboxRecord(offset, record.key, record.value or b"", record.headers))
         self._next = max(self._next, records[-1].offset + 1)
         return begun
 
     def finish(self, offset: int) -> None:
         """Note that a record is done."""
-        del self._unfinished[offset]
+        self.bytes -= self._unfinished.pop(offset)
 
     @property
     def is_finished(self) -> bool:

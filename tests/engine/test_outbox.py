@@ -48,6 +48,22 @@ def test_the_first_unfinished_record_is_committed_and_the_later_ones_remembered(
     assert unfinished(state) == (9, [8])
 
 
+def test_the_bytes_of_what_is_unfinished_are_counted_also_of_what_is_begun_again() -> None:
+    state = State(0)
+    window = Window(state, "outbox", 5)
+    begun(window, 5, 6, 7)
+    assert window.bytes == 6  # a key and a value of one byte each
+    window.finish(6)
+    assert window.bytes == 4
+    commit(window, state)
+    again = Window(state, "outbox", 5)
+    assert again.bytes == 0
+    assert begun(again, 5, 6, 7, 8) == [5, 7, 8]
+    assert again.bytes == 6
+    again.finish(7)
+    assert again.bytes == 4
+
+
 def test_when_all_is_finished_nothing_is_remembered_and_the_markers_are_passed() -> None:
     state = State(0)
     window = Window(state, "outbox", 0)

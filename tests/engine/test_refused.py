@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from aiokafka import AIOKafkaProducer
 
+from agents.dead_letters import dead_letter, own_headers
+from agents.dispatch import origin_of
 from agents.replacements import instead_of
 from streams.engine.refused import RefusedRecord
 from streams.topics import Topics
@@ -103,6 +105,76 @@ async def test_a_command_just_below_the_limit_finds_its_place_with_its_headers(
     [done] = await installation.wait_for("deliveries", lambda found: len(found) == 1)
     assert (done["notification_id"], done["status"]) == ("n1", "skipped")
     assert await installation.read("dead-letters") == []
+
+
+def too_long(**said: Any) -> RefusedRecord:
+    """A command for which its outbox has not enough room, though it is short but for `unknown`."""
+    value = json.dumps(command(1, unknown="x" * 3000, **said).value).encode()
+    headers = [
+        ("trace", b"7"),
+        ("dialwatch.attempts", b"2"),
+        ("dialwatch.topic", b"notifications"),
+        ("dialwatch.partition", b"3"),
+        ("dialwatch.offset", b"17"),
+    ]
+    return RefusedRecord(
+        "g-wechat-outbox", 3, b"acme", value, headers, "MessageSizeTooLargeError", 2000
+    )
+
+
+def test_a_command_too_long_with_its_headers_goes_on_without_what_nobody_knows_and_says_so() -> (
+    None
+):
+    instead = instead_of(Topics("", "g", 4), timezone(timedelta(hours=8)))
+    long = too_long()
+    [shorter] = instead(long)
+    assert (shorter.topic, shorter.partition, shorter.key) == ("g-wechat-outbox", 3, b"acme")
+    assert "unknown" not in json.loads(shorter.value or b"")
+    assert json.loads(shorter.value or b"")["content"] == "c"
+    # Given up, it is a letter of which is known that it isn't whole, and how often it was one.
+    own, origin = origin_of(shorter.headers)
+    assert origin == ("notifications", 3, 17)
+    letter = dead_letter(
+        "dead-letters",
+        topic="notifications",
+        partition=3,
+        offset=17,
+        key=shorter.key,
+        value=shorter.value,
+        reason="40003: no",
+        at="2026-11-01T10:00:00+08:00",
+        headers=own,
+    )
+    assert own_headers(letter.headers) == [("trace", b"7")]
+    said = dict(letter.headers)
+    assert said["dialwatch.truncated"] == str(len(long.value or b"")).encode()
+    assert said["dialwatch.attempts"] == b"3"
+    # Cut too, it keeps the length that it came with.
+    refused = RefusedRecord(
+        "dead-letters", 0, letter.key, letter.value, letter.headers, long.reason, 700
+    )
+    [cut] = instead(refused)
+    assert [value for name, value in cut.headers if name == "dialwatch.truncated"] == [
+        said["dialwatch.truncated"]
+    ]
+    assert own_headers(cut.headers) == [("trace", b"7")]
+
+
+@pytest.mark.parametrize(
+    "long",
+    [
+        too_long(content="c" * 3000),
+        too_long()._replace(reason="KafkaInvalidRecordError"),  # not for its length
+    ],
+)
+def test_a_command_that_is_refused_all_the_same_is_a_letter_byte_for_byte(
+    long: RefusedRecord,
+) -> None:
+    instead = instead_of(Topics("", "g", 4), timezone(timedelta(hours=8)))
+    letter, delivery = instead(long)
+    assert (letter.topic, letter.value) == ("dead-letters", long.value)
+    assert "dialwatch.truncated" not in dict(letter.headers)
+    assert json.loads(delivery.value or b"")["status"] == "failed"
 
 
 def test_a_letter_is_cut_until_it_fits_its_value_first() -> None:

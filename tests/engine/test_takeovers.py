@@ -15,6 +15,7 @@ from aiokafka.errors import (
     MessageSizeTooLargeError,
 )
 
+from streams.engine import cycle as cycle_module
 from streams.engine import takeover
 from streams.engine.config import EngineConfig
 from streams.engine.consumer import _ConsumerThread
@@ -39,7 +40,7 @@ from streams.kafka.producer import (
 )
 from streams.kafka.protocol import Membership, TxnOffsetCommit
 from streams.kafka.transactions import OFFSETS_TOPIC
-from tests.engine.alone import ACCOUNTS, CALLS, NUMBERS, OUTBOX, Alone, Reading
+from tests.engine.alone import ACCOUNTS, CALLS, NUMBERS, OUTBOX, Alone, Read, Reading
 from tests.engine.inprocess import eventually
 from tests.installation import Installation
 from tests.virtual_time import run_virtually
@@ -259,6 +260,22 @@ async def test_a_stop_commits_the_offsets_past_what_was_read_and_counts_for_noth
     alone.reading.positions = {ACCOUNTS: 7, CALLS: 12, OUTBOX: 3}
     await alone.engine.stop()
     assert alone.producer.offsets == {ACCOUNTS: 7, CALLS: 12, OUTBOX: 3}
+
+
+async def test_an_outbox_partition_with_many_bytes_unfinished_is_not_read_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cycle_module, "MAX_OUTBOX_BYTES", 1000)
+    alone = Alone()
+    await alone.run()
+    records: list[Any] = [Read(number, 1, b"k", b"x" * 600) for number in (0, 1)]
+    alone.engine.feed(alone.engine.reader, OUTBOX, records[:1])
+    assert OUTBOX in alone.engine.wanted()
+    alone.engine.feed(alone.engine.reader, OUTBOX, records[1:])
+    assert OUTBOX not in alone.engine.wanted()
+    alone.engine._finisher("outbox")(0, 0, [])
+    assert OUTBOX in alone.engine.wanted()
+    await alone.engine.stop()
 
 
 async def test_a_stop_passes_nothing_that_waits_to_be_folded() -> None:

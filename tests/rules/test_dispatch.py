@@ -45,6 +45,12 @@ def dispatched(command: Any, key: bytes | None = b"acme") -> list[Output]:
     return outputs
 
 
+def test_a_long_command_goes_on_byte_for_byte() -> None:
+    raw = json.dumps(COMMAND | {"channel": "wechat", "unknown": "x" * (3 << 20)}).encode()
+    (command,) = dispatched(raw)
+    assert (command.topic, command.value) == ("g-wechat-outbox", raw)
+
+
 def test_an_inbox_message_is_sent_with_the_record_in_inbox_messages() -> None:
     message, delivery = dispatched(COMMAND)
     assert (message.topic, message.key) == ("p.inbox-messages", b"acme")
