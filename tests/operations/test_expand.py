@@ -24,6 +24,8 @@ from tests.samples import account, announcement, call, recharge, ticks
 
 OLD, NEW = 2, 5
 ACCOUNTS = [f"a{number}" for number in range(12)]
+WRONG = "bad"
+"""An account whose records are all invalid, and which belongs elsewhere afterwards."""
 BATCH = 8
 SUBMITTED = "2019-01-30T14:00:00+08:00"
 
@@ -43,6 +45,8 @@ def before() -> list[Published]:
         *(failed(one, index) for one in ACCOUNTS for index in range(4)),
         *(line_error(one, 0) for one in ACCOUNTS[:4]),
         *(recharge(one, f"r-{one}") for one in ACCOUNTS),
+        account(WRONG, phone=1),
+        account(WRONG, phone=2),
         announcement("n1"),
         *ticks("2019-01-30T16:00:00+08:00", OLD),
     ]
@@ -148,7 +152,19 @@ def test_an_expansion_that_is_killed_again_and_again_loses_and_repeats_nothing(
     for record in asyncio.run(small.read("accounts")):
         places = standing.setdefault(record.key, set())
         (places.discard if record.value is None else places.add)(record.partition)
-    assert standing == {one.encode(): {partition_of(one.encode(), NEW)} for one in ACCOUNTS}
+    everyone = [one.encode() for one in (*ACCOUNTS, WRONG)]
+    assert standing == {one: {partition_of(one, NEW)} for one in everyone}
+    # What was only moved is no younger than its dead letter.
+    planned = dialwatch("dlq", "redrive", directory=tmp_path, variables=small.variables)
+    places = partition_of(WRONG.encode(), OLD), partition_of(WRONG.encode(), NEW)
+    assert places[0] != places[1]
+    said = sorted(
+        (places.index(row["partition"]), row["offset"], row["action"])
+        for row in map(json.loads, planned.stdout.splitlines())
+    )
+    assert [(which, action) for which, _, action in said] == [
+        (0, "refused"), (0, "redrive"), (1, "redrive"),
+    ]  # fmt: skip
     # A replay sees each account's calls in their order, though they lie in two partitions.
     ended = dialwatch("replay", directory=tmp_path, variables=small.variables)
     assert ended.returncode == 0, ended.stderr
