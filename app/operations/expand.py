@@ -33,7 +33,7 @@ from app.errors import CommandError
 from app.kafka.admin import ClusterAdmin, open_admin
 from app.local.worker import WorkerProcess
 from app.operations.installation import CONNECT_SECONDS, Installation
-from app.operations.lag import group_lag
+from app.operations.lag import group_lag, positions_of
 from app.operations.moved import MOVED, has_moved, trail_of
 from app.operations.transactional_producer import (
     FENCED,
@@ -363,8 +363,10 @@ class _Mover:
         """Publish again, at their homes, the records that came into an old partition after it was
         drained, even those that belong here. The group's offset is set behind the originals, so
         that each is folded once, from its copy."""
-        offsets = await self._admin.committed_offsets(self._settings.group)
-        begin = offsets.get(here, 0)
+        known = await self._admin.committed_offsets(self._settings.group)
+        if here not in known:  # they expired: what the state has folded must not come again
+            known |= await positions_of(self._logs, self._topics.changelog, [here])
+        begin = known.get(here, 0)
         move, last, strays = _Move([], {}), begin, False
         async for record in self._read(here, begin):
             last = record.offset + 1

@@ -18,6 +18,7 @@ from streams.engine.outbox import UNFINISHED
 from streams.topics import partition_of
 from tables import state_tables
 from tables.state_tables import owner_of
+from tests import kafka_admin
 from tests.cli.test_commands import dialwatch
 from tests.installation import Installation, Published
 from tests.samples import account, announcement, call, recharge, ticks
@@ -174,6 +175,31 @@ def test_an_expansion_that_is_killed_again_and_again_loses_and_repeats_nothing(
     shared = dialwatch("replay", "--jobs", "2", directory=tmp_path, variables=small.variables)
     assert shared.returncode == 1
     assert "--jobs 1" in shared.stderr
+
+
+@pytest.mark.broker
+def test_after_the_group_s_offsets_expired_there_is_no_lag_and_nothing_is_published_again(
+    small: Installation, tmp_path: Path
+) -> None:
+    worker = small.worker()
+    asyncio.run(small.publish(before()))
+    settle(small, lambda found: len(inbox(found)) >= 2 * len(ACCOUNTS))
+    worker.stop()
+    asyncio.run(kafka_admin.delete_group(small))
+    asyncio.run(small.publish([failed(ACCOUNTS[0], 4)]))
+    asked = dialwatch("lag", directory=tmp_path, variables=small.variables)
+    rows = json.loads(asked.stdout)["partitions"]
+    assert {row["committed"] for row in rows} == {None}
+    assert {row["topic"]: row["lag"] for row in rows if row["lag"]} == {small.topics.calls: 1}
+    worker.start()  # whether it has folded the last shows only in its offsets
+    asyncio.run(small.fold_all())
+    worker.stop()
+    asyncio.run(kafka_admin.delete_group(small))
+    done = expand(small, tmp_path, "--execute")
+    assert done.returncode == 0, done.stderr
+    assert "published again" not in done.stderr
+    small.variables["DIALWATCH_PARTITIONS"] = str(NEW)
+    assert len(asyncio.run(small.read("call-records"))) == 4 * len(ACCOUNTS) + 5
 
 
 @pytest.mark.broker
