@@ -27,6 +27,9 @@ IDS = {
     "both": rb'{"notification_id":"bo\u0074h","x":"\ud83d",%b}',
 }
 
+# No decoder goes down to its end; the worker makes it a dead letter.
+DEEP = b'{"x":' + b"[" * 50_000 + b"]" * 50_000 + b',"notification_id":"half"}'
+
 
 @pytest.mark.parametrize("notification_id", IDS)
 def test_whatever_it_is_written_like_it_is_looked_into(notification_id: str) -> None:
@@ -44,6 +47,9 @@ async def test_a_few_deliveries_have_the_titles_of_commands_written_in_any_way(
 ) -> None:
     values = {one: value % REST for one, value in IDS.items()}
     await installation.publish(Published("notifications", "acme", one) for one in values.values())
+    await installation.publish(
+        Published(topic, "acme", DEEP) for topic in ("notifications", "deliveries")
+    )
     async with open_installation(installation.settings()) as connected:
         assert [await is_known(connected, one) for one in (*IDS, "abd=")] == [True] * 7 + [False]
         ends = [Delivery(one, "inbox", "acme", "survey", "sent", 1, AT) for one in IDS]

@@ -29,7 +29,7 @@ from app.operations.transactional_producer import (
 )
 from streams.topics import partition_of
 from tests.cli.test_commands import dialwatch
-from tests.installation import Installation
+from tests.installation import Installation, Published
 from tests.operations.letters import actions, bury, command, ended, letter, order, records_of
 from tests.samples import account, recharge
 
@@ -288,6 +288,8 @@ async def test_a_command_that_was_sent_is_never_sent_again_and_one_in_doubt_only
     }
     for notification_id, some in ends.items():
         await ended(installation, notification_id, *some)
+    deep = b'{"x":' + b"[" * 50_000 + b"]" * 50_000 + b',"notification_id":"sent"}'
+    await installation.publish([Published("deliveries", "acme", deep)])  # not by dialwatch
     letters = [letter(topic, b"acme", command(one)) for one in ends]
     invalid = letter(topic, b"acme", b"{}")  # it never was a command
     names = dict(zip([*ends, "invalid"], await bury(installation, *letters, invalid), strict=True))
