@@ -6,6 +6,7 @@ commands are looked up for title and time.
 """
 
 import asyncio
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import tzinfo
@@ -206,7 +207,11 @@ async def _commands_in(
     keys = {one.key for one in found}
     times = [one.timestamp * 1000 for one in found]
     begins = await logs.offsets([tp], _timestamp(min(times), -_COMMAND_BEFORE, BEGINNING))
-    ends = await logs.offsets([tp], _timestamp(max(times), _EARLIER, END))
+    ends = await logs.offsets([tp], _timestamp(max(times), _LATER, END))
+    # Other systems write there too: one's clock may be fast, or its times in units of its own, and
+    # what comes behind its record counts as well.
+    if ends == await logs.offsets([tp], _timestamp(time.time_ns() // 1000, _LATER, END)):
+        ends = await logs.offsets([tp], END)
     wanted: set[Wanted] = set()
     if len(ids) <= _FEW:
         wanted.update(*map(bytes_of_id, ids))

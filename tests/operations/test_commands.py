@@ -1,14 +1,20 @@
 """Commands of other systems are found by their id however they are written."""
 
+import asyncio
 import re
+import time
+from typing import Any
 
 import pytest
+from aiokafka.errors import InvalidTimestampError
 
 from app.operations.commands import bytes_of_id, read_command
 from app.operations.deliveries import DeliveryFilter, find_deliveries, is_known
 from app.operations.installation import open_installation
 from streams.records import Delivery, encode
 from tests.installation import Installation, Published
+from tests.operations.letters import command, ended
+from tests.operations.test_lag import writing
 
 AT = "2019-01-30T15:52:10+08:00"
 REST = (
@@ -57,3 +63,29 @@ async def test_a_few_deliveries_have_the_titles_of_commands_written_in_any_way(
         rows = await find_deliveries(connected, DeliveryFilter())
     assert {row["notification_id"] for row in rows} == set(IDS)
     assert {(row["title"], row["occurred_at"]) for row in rows} == {("t", AT)}
+
+
+@pytest.mark.broker
+@pytest.mark.parametrize("ahead_ms", [600_000, 10**15], ids=["a fast clock", "microseconds"])
+async def test_a_command_behind_a_record_of_the_future_is_found(
+    installation: Installation, ahead_ms: int
+) -> None:
+    topic = installation.topics.notifications
+    await installation.configure(topic, {"message.timestamp.after.max.ms": str(10**18)})
+    async with writing(installation) as other, asyncio.timeout(30):
+        while True:  # until the broker heeds the setting
+            try:
+                now = time.time_ns() // 1_000_000
+                await put(other, topic, now + ahead_ms)
+                break
+            except InvalidTimestampError:
+                await asyncio.sleep(0.1)
+    await installation.publish([Published("notifications", "acme", command("late"))])
+    await ended(installation, "late", ("sent", None))
+    async with open_installation(installation.settings()) as connected:
+        (row,) = await find_deliveries(connected, DeliveryFilter())
+    assert row["title"] == "t"
+
+
+async def put(producer: Any, topic: str, timestamp_ms: int) -> None:
+    await producer.send_and_wait(topic, b"{}", key=b"acme", timestamp_ms=timestamp_ms)
