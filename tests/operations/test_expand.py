@@ -184,6 +184,13 @@ def test_after_the_group_s_offsets_expired_there_is_no_lag_and_nothing_is_publis
     worker = small.worker()
     asyncio.run(small.publish(before()))
     settle(small, lambda found: len(inbox(found)) >= 2 * len(ACCOUNTS))
+    asyncio.run(small.fold_all())
+    told = {one["notification_id"] for one in asyncio.run(small.read_values("notifications"))}
+    asyncio.run(
+        small.wait_for(
+            "deliveries", lambda found: told <= {one["notification_id"] for one in found}
+        )
+    )
     worker.stop()
     asyncio.run(kafka_admin.delete_group(small))
     asyncio.run(small.publish([failed(ACCOUNTS[0], 4)]))
