@@ -109,7 +109,7 @@ def _open(asked: Asked) -> tuple[Logs, Opening]:
     try:
         ends = logs.fix_ends([topics.accounts, topics.calls, topics.recharges, topics.ticks,
                               topics.announcements, topics.notifications])  # fmt: skip
-    except CommandError:
+    except BaseException:
         logs.close()
         raise
     return logs, functools.partial(KafkaLogs, settings, ends)
@@ -125,7 +125,7 @@ class Replay:
         self.reading, self._opening = _open(asked)
         try:
             self.topics = self._topics()
-        except CommandError:
+        except BaseException:
             self.reading.close()
             raise
         question = Question(
