@@ -78,6 +78,7 @@ class ConsoleServer:
         self._kafka = kafka
         self._views = views
         self._pages = Pages(settings, indexer)
+        metrics.expect_topics(settings.topics)
         app = web.Application(middlewares=[self._guard])
         app.on_response_prepare.append(_add_headers)
         routes = app.router
