@@ -14,11 +14,12 @@ class UnusableFile(NamedTuple):
 
 
 def read_secret(path: str) -> str | UnusableFile:
-    """Return a file's text without the line end that editors add."""
+    """Return a file's text without what editors add: a byte order mark, blanks and line ends around
+    it."""
     try:
-        with home_expanded(path.strip()).open("rb") as file:
+        with home_expanded(path).open("rb") as file:
             content = file.read(MOST_BYTES + 1)
-        text = content.decode().rstrip("\r\n")
+        text = content.decode("utf-8-sig").strip()
     except OSError as error:
         return UnusableFile(f"must be a file that can be read ({error.strerror})")
     except UnicodeDecodeError:

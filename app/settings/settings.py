@@ -61,8 +61,9 @@ LogFormat = Annotated[Literal["text", "json"], Lower]
 class Settings(BaseModel):
     """One installation's settings, all valid. Get them with `load_settings`.
 
-    An attribute has the contract's variable name in lower case without `DIALWATCH_`. An empty value
-    is the same as none. A secret may also be given as the path of a file in `DIALWATCH_…_FILE`.
+    An attribute has the contract's variable name in lower case without `DIALWATCH_`. An empty
+    value, or one of blanks, is none. A secret may also be given as the path of a file in
+    `DIALWATCH_…_FILE`.
     """
 
     model_config = ConfigDict(
@@ -286,8 +287,8 @@ def _values(variables: Mapping[str, str]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for field in Settings.model_fields:
         name = variable(field)
-        value = variables.get(name)
-        path = variables.get(f"{name}_FILE") if field in SECRETS else None
+        value = variables.get(name, "").strip()
+        path = variables.get(f"{name}_FILE", "").strip() if field in SECRETS else ""
         if value:
             values[field] = value
         if path and value:

@@ -126,7 +126,7 @@ def shown(stdout: str) -> dict[str, str]:
 
 
 def test_the_defaults_are_those_of_the_contract_and_empty_is_not_set(tmp_path: Path) -> None:
-    for given in ({}, dict.fromkeys(DEFAULTS, "")):
+    for given in ({}, dict.fromkeys(DEFAULTS, ""), dict.fromkeys(DEFAULTS, " \t")):
         ended = dialwatch("config", directory=tmp_path, variables=variables(given))
         assert DEFAULTS.items() <= shown(ended.stdout).items()  # there may be more than these
 
@@ -276,3 +276,44 @@ def test_dot_env_may_hold_what_other_programs_read(tmp_path: Path) -> None:
     assert "DIALWATCH_GROUP=q\n" in ended.stdout
     assert "DIALWATCH_WECHAT_APP_ID=\n" in ended.stdout
     assert "DIALWATCH_WECHAT_TEMPLATE_ID=two\nlines\n" in ended.stdout
+
+
+def test_what_is_blank_is_none_or_an_empty_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    sending = ["WECHAT_APP_ID", "WECHAT_APP_SECRET", "WECHAT_TEMPLATE_ID"]
+    optional = [name for name, value in DEFAULTS.items() if not value and name != "TOPIC_PREFIX"]
+    assert set(sending) < set(optional)
+    for blank in (" ", "\t", "\u3000\xa0"):
+        for name in optional:
+            monkeypatch.setenv(f"DIALWATCH_{name}", blank)
+        (tmp_path / ".env").write_text("")
+        settings = load_settings()
+        assert [name for name in optional if getattr(settings, name.lower()) is not None] == []
+        assert settings.missing_to_send_wechat() == list(variables(dict.fromkeys(sending, "")))
+        # The environment's blank value hides none of `.env`, as an empty one doesn't.
+        (tmp_path / "secret").write_text("secret")
+        (tmp_path / ".env").write_text(
+            f"DIALWATCH_WECHAT_APP_ID='{blank}'\nDIALWATCH_WECHAT_TEMPLATE_ID=mine\n"
+            f"DIALWATCH_WECHAT_APP_SECRET='{blank}'\nDIALWATCH_WECHAT_APP_SECRET_FILE=secret\n"
+        )
+        assert load_settings().missing_to_send_wechat() == ["DIALWATCH_WECHAT_APP_ID"]
+        (tmp_path / "secret").write_text(f"\ufeff{blank}\r\n")
+        with pytest.raises(SettingsError) as refused:
+            load_settings()
+        (line,) = refused.value.lines
+        assert line == "DIALWATCH_WECHAT_APP_SECRET_FILE: must be a file that isn't empty"
+
+
+def test_what_editors_add_to_a_file_is_no_part_of_the_secret(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "secret"
+    file.write_text("\ufeff  the secret \t\r\n\n")
+    for name in ("WECHAT_APP_SECRET", "KAFKA_SASL_PASSWORD"):
+        monkeypatch.setenv(f"DIALWATCH_{name}_FILE", f" {file} ")
+    settings = load_settings()
+    for secret in (settings.wechat_app_secret, settings.kafka_sasl_password):
+        assert secret is not None
+        assert secret.get_secret_value() == "the secret"
