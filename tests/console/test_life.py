@@ -306,7 +306,11 @@ async def test_with_a_token_nothing_is_shown_without_it(installation: Installati
     assert ask(console, "/api/dead-letters/redrive", method="POST", body={"letters": []})[0] == 401
     for path in ("/health", "/ready", "/metrics"):
         assert ask(console, path)[0] == 200
-    assert b"dialwatch_console_records_total" in ask(console, "/metrics")[1]
+    shown = ask(console, "/metrics")[1].decode()
+    assert (
+        f'dialwatch_console_records_total{{topic="{installation.topics.dead_letters}"}} ' in shown
+    )
+    assert 'dialwatch_console_letters_handled_total{verb="discard"} 0.0' in shown
 
 
 def test_without_a_token_only_this_machine_s_own_clients_are_served(watched: Watched) -> None:
