@@ -12,13 +12,21 @@ costs two round trips to Redis: one before it is sent, and one after it.
 
 import asyncio
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import tzinfo
 from typing import Protocol
 
 from agents.admission import Admission
-from agents.channel import Bar, Entry, LaterWord, Ledger, Message, SendingChannel
+from agents.channel import (
+    Bar,
+    Entry,
+    LaterWord,
+    Ledger,
+    Message,
+    SendingChannel,
+    StoreAwayError,
+)
 from agents.clock import Clock
 from agents.holds import UNLIKELY, is_miss
 from agents.metrics import LEDGER_SECONDS
@@ -69,6 +77,8 @@ class Job:
     """An attempt was written down in this life."""
     is_sending: bool = False
     """The provider may have it any moment: worth waiting for."""
+    was_stale: bool = False
+    """The last attempt was made with what was no longer good."""
     is_revoked: bool = False
     has_missed: bool = False
     """What it met last may be everybody's: a hold says when it is tried again, if there is one."""
@@ -244,16 +254,23 @@ class Settler:
         return outcome if faster is None else faster
 
     async def _take_place(self, job: Job, message: Message) -> tuple[Entry | None, Outcome | None]:
-        """Wait for admission and make one attempt; see `_attempt`."""
+        """Wait for admission and until the channel is ready, and make one attempt; see `_attempt`.
+
+        All that may take long comes before the attempt, because with it the doubt begins.
+        """
         in_doubt = job.entry.doubt_since is not None
         turn = await self._admission.enter(
             message.scope, in_doubt=in_doubt, is_impatient=not job.is_known
         )
         if turn is None:
             return await self._look(job), None
-        faster, outcome = None, None
+        faster: Entry | None = None
+        outcome: Outcome | None = None
         try:
-            faster, outcome = await self._attempt(job, message)
+            outcome = await self._channel.ready(message)
+            # A hold that began meanwhile is for this one too.
+            if outcome is None and not self._holds.stops(turn.probes, message.scope):
+                faster, outcome = await self._attempt(job, message)
         finally:
             self._admission.leave(turn, _customer_of(job, message), outcome)
         return faster, outcome
@@ -274,36 +291,61 @@ class Settler:
         """Try once, and write down before and after it what a successor has to know.
 
         Return an entry that leaves nothing to do, and what came of the attempt; neither: there
-        was none, because only now it is known what stands in the ledger.
+        was none, because only now it is known what stands in the ledger, or it must go out anew.
         """
         notification_id, entry, is_first = job.command.notification_id, job.entry, not job.is_known
         attempts, doubt_since = entry.attempts, entry.doubt_since
-        entry.attempts += 1
-        entry.not_before = None
+        is_late = False
 
-        def begin() -> Awaitable[Entry | Bar | None]:
-            # Anew each time it is asked: while the store is away nothing can be in doubt.
+        def undo() -> None:
+            entry.attempts, entry.doubt_since = attempts, doubt_since
+
+        async def begin() -> Entry | Bar | None:
+            entry.attempts = attempts + 1
+            entry.not_before = None
             entry.doubt_since = self._now() if doubt_since is None else doubt_since
-            return self._ledger.write(notification_id, entry, is_first=is_first, bar=bar)
+            job.is_sending = True
+            try:
+                return await self._ledger.write(notification_id, entry, is_first=is_first, bar=bar)
+            except StoreAwayError:
+                job.is_sending = False
+                raise
+
+        async def take_back() -> Entry | Bar | None:
+            # The store was away, however long: it is no longer this one's turn. And whether it
+            # heard of the attempt is unknown.
+            nonlocal is_late
+            is_late = True
+            undo()
+            return await self._ledger.write(notification_id, entry, is_first=is_first)
 
         # What this life has put in doubt must be sent again as it was.
         bar = None if job.has_begun and doubt_since is not None else message.bar
         with LEDGER_SECONDS.time():
-            standing = await self._ask(begin)
+            standing = await self._ask(begin, late=take_back)
         job.is_known = True
         if isinstance(standing, Bar):
-            entry.attempts, entry.doubt_since = attempts, doubt_since
+            undo()
             return None, Refused(UNCERTAIN) if doubt_since is not None else Skipped(standing.reason)
         if standing is not None:
+            undo()
             return self._learn(job, standing) if is_first else standing, None
-        job.has_begun = job.is_sending = True
+        if is_late:
+            return None, None
+        job.has_begun = True
         outcome = await self._channel.send(message, is_repeat=doubt_since is not None)
         # The worst moment: the provider has it, and nobody else knows.
         fault_points.passing(fault_points.DURING_SEND)
         job.has_missed = is_miss(outcome)
+        was_stale, job.was_stale = job.was_stale, isinstance(outcome, Held) and outcome.is_stale
         match outcome:
+            case Held() if job.was_stale and not was_stale:
+                undo()
+                faster = await self._ask(lambda: self._ledger.write(notification_id, entry))
+                assert not isinstance(faster, Bar)  # noqa: S101 - none was named
+                return faster, None
             case Held():
-                entry.attempts, entry.doubt_since = attempts, doubt_since
+                undo()
                 job.held += 1
                 if self._is_alone(job, message, MOST_TRIES_ALONE, outcome.scope):
                     # It wasn't everybody's trouble: so each of these was an attempt of its own.

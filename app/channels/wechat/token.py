@@ -45,8 +45,8 @@ class Tokens:
     2. Else a valid token in Redis is used.
     3. Else the worker takes the lock, looks again, and asks WeChat. It writes the new token only
        if Redis still has the one that it read before.
-    4. If WeChat returns the very token that it refuses, one renewal is forced, within Tencent's
-       limits for all workers together; else the channel is held.
+    4. A token that WeChat refuses is none any more. If WeChat returns the very same, one renewal is
+       forced, within Tencent's limits for all workers together; else the channel is held.
     5. If WeChat returns none, nobody asks again for a growing time. If no valid token is left
        either, the channel is held for that time.
     """
@@ -72,6 +72,8 @@ class Tokens:
         self._early = int((EARLY_SECONDS - random() * EARLY_SPREAD_SECONDS) * SECOND)
         self._owner = secrets.token_hex(16)
         self._known: TokenRecord | None = None
+        self._refused: str | None = None
+        """What WeChat refused, until a renewal knew of that."""
         self._trouble: Trouble | None = None
         self.renewal: asyncio.Task[str | Held] | None = None
         """The last renewal; it may be under way."""
@@ -80,24 +82,29 @@ class Tokens:
         TOKEN_SECONDS.set_function(self._remaining_s)
         TOKEN_AGE_SECONDS.set_function(self._age_s)
 
-    async def get(self) -> str | Held:
-        """Return a token that should be valid, or why there is none."""
+    @property
+    def current(self) -> str | None:
+        """The known token, while it should be valid; None: `get` says what there is."""
         known = self._known
-        if known is None or known.expires_at <= self._now():
-            return await self._renewed(refused=None)
-        if self._is_ending(known) and self._is_time_to_ask():
-            self._begin(refused=None)
+        if known is None or known.token == self._refused or known.expires_at <= self._now():
+            return None
         return known.token
 
-    async def replace(self, refused: str) -> str | Held:
-        """Return a token other than the one that WeChat refused, or why there is none."""
+    async def get(self) -> str | Held:
+        """Return a token that should be valid, or why there is none."""
+        token = self.current
+        if token is None:
+            return await self._renewed()
+        if self._known is not None and self._is_ending(self._known) and self._is_time_to_ask():
+            self._begin()
+        return token
+
+    def refuse(self, token: str) -> None:
+        """Note that WeChat refused a token: `get` returns another one, or why there is none."""
         known = self._known
-        if known is not None and known.token == refused:
-            self._known = known = None
-        if known is not None and known.expires_at > self._now():
-            # It was replaced already, while this caller's request was under way.
-            return known.token
-        return await self._renewed(refused)
+        # Else it was replaced while the caller's request was under way.
+        if known is None or known.token == token:
+            self._known, self._refused = None, token
 
     def _is_time_to_ask(self) -> bool:
         """May this worker ask now? Not while one asks already, or in a pause after a failure."""
@@ -105,22 +112,22 @@ class Tokens:
         pause_until = self._trouble.until if self._trouble is not None else 0
         return not is_asking and self._now() >= max(pause_until, self._look_at)
 
-    def _begin(self, refused: str | None) -> asyncio.Task[str | Held]:
+    def _begin(self) -> asyncio.Task[str | Held]:
         # In a task of its own: a caller that waits for it may be cancelled, the others not.
-        self.renewal = asyncio.create_task(self._renew(refused))
+        self.renewal = asyncio.create_task(self._renew(self._refused))
         return self.renewal
 
-    async def _renewed(self, refused: str | None) -> str | Held:
+    async def _renewed(self) -> str | Held:
         """Wait for the renewal under way, or start one and wait for it."""
         while True:
             renewal = self.renewal
             if renewal is None or renewal.done():
                 if self._must_wait(self._trouble):
                     return self._held(self._trouble)
-                renewal = self._begin(refused)
+                renewal = self._begin()
             token = await asyncio.shield(renewal)
             # A renewal that began before this token was refused may return the same token.
-            if token != refused or refused is None:
+            if token != self._refused:
                 return token
 
     def _remaining_s(self) -> float:
@@ -162,6 +169,14 @@ class Tokens:
         return self._trouble
 
     async def _renew(self, refused: str | None) -> str | Held:
+        try:
+            return await self._renew_any(refused)
+        finally:
+            # What could be done about it was done. The next one takes what WeChat gives out.
+            if self._refused == refused:
+                self._refused = None
+
+    async def _renew_any(self, refused: str | None) -> str | Held:
         try:
             return await self._renew_shared(refused)
         except StoreAwayError:
@@ -243,5 +258,7 @@ def _read_token(answer: Answer | NoAnswer, issued_at: int, generation: int) -> T
         return None
     token, lifetime_s = answer.body.get("access_token"), answer.body.get("expires_in")
     if not isinstance(token, str) or not token or not isinstance(lifetime_s, int):
+        return None
+    if lifetime_s <= 0:  # else it would be asked for again at once, and for ever
         return None
     return TokenRecord(token, issued_at, issued_at + lifetime_s * SECOND, generation)
