@@ -160,7 +160,7 @@ async def sending_stages(settings: Settings, messages: int) -> list[Measured]:
     async with open_http() as http:
         channel = build_wechat(settings, redis, http)
         client = build_client(settings, http)
-        token = await build_tokens(client, redis).get()
+        token = await build_tokens(settings, client, redis).get()
         assert isinstance(token, str), token
         ledger = RedisLedger(redis, "bench-ledger")
         commands = [command(number, "wechat") for number in range(messages)]

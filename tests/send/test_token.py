@@ -10,11 +10,13 @@ import pytest
 from redis.asyncio import Redis
 
 from agents.outcomes import Held
+from app.channels.wechat.channel import build_client, build_tokens
 from app.channels.wechat.client import WechatClient
 from app.channels.wechat.token import TOKEN_SECONDS, Tokens
 from app.channels.wechat.token_store import TokenRecord, TokenStore
 from app.local.valkey import Valkey
 from app.redis_store import open_redis
+from app.settings import load_settings
 from app.web.view import counted
 from streams.times import SECOND
 
@@ -272,6 +274,17 @@ async def test_a_cancelled_asker_leaves_the_renewal_to_the_others(redis: Redis) 
     await asyncio.gather(asking, return_exceptions=True)
     assert await asyncio.wait_for(worker.get(), 1) == "token-1"
     assert endpoint.requests == [False]
+
+
+async def test_the_operators_rows_count_for_the_token_too(redis: Redis) -> None:
+    endpoint = TokenEndpoint(failure={"errcode": 40164, "errmsg": "address"})
+    settings = load_settings(
+        wechat_app_id="wx-1", wechat_app_secret="SECRET", wechat_rules="40164=hold:7"
+    )
+    async with httpx.AsyncClient(transport=httpx.MockTransport(endpoint)) as http:
+        tokens = build_tokens(settings, build_client(settings, http), redis)
+        held = await tokens.get()
+    assert held == Held("token: address", pytest.approx(7, abs=0.1), 40164)
 
 
 async def test_a_token_without_a_life_is_none(redis: Redis) -> None:

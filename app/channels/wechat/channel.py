@@ -227,9 +227,16 @@ def build_client(settings: "Settings", http: httpx.AsyncClient) -> WechatClient:
     )
 
 
-def build_tokens(client: WechatClient, redis: Redis, *, asks_at_once: bool = False) -> Tokens:
-    """Return the account's token, shared through Redis."""
-    return Tokens(client, TokenStore(redis, client.app_id), asks_at_once=asks_at_once)
+def build_tokens(
+    settings: "Settings", client: WechatClient, redis: Redis, *, asks_at_once: bool = False
+) -> Tokens:
+    """Return the token of the settings' official account, shared through Redis."""
+    return Tokens(
+        client,
+        TokenStore(redis, client.app_id),
+        rules=parse_rules(settings.wechat_rules),
+        asks_at_once=asks_at_once,
+    )
 
 
 def build_wechat(settings: "Settings", redis: Redis, http: httpx.AsyncClient) -> WechatChannel:
@@ -237,7 +244,7 @@ def build_wechat(settings: "Settings", redis: Redis, http: httpx.AsyncClient) ->
     client = build_client(settings, http)
     return WechatChannel(
         client,
-        build_tokens(client, redis),
+        build_tokens(settings, client, redis),
         Receipts(redis, settings.group),
         Subscriptions(redis, settings.group),
         Rests(redis, settings.group),

@@ -7,7 +7,7 @@ that none asks needlessly. While Redis is away each worker uses the last token t
 import asyncio
 import random as random_module
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TypeGuard
 
 from prometheus_client import Gauge
@@ -16,7 +16,7 @@ from agents.channel import StoreAwayError
 from agents.clock import Clock, wall_clock
 from agents.outcomes import Held
 from app.channels.wechat.client import WechatClient
-from app.channels.wechat.outcomes import token_outcome
+from app.channels.wechat.outcomes import RULES, Rule, token_outcome
 from app.channels.wechat.token_store import LOCK_SECONDS, TokenRecord, TokenStore, Trouble
 from app.http import Answer, NoAnswer
 from streams.times import SECOND
@@ -56,16 +56,19 @@ class Tokens:
         client: WechatClient,
         store: TokenStore,
         *,
+        rules: Mapping[int, Rule] = RULES,
         now: Clock = wall_clock,
         random: Callable[[], float] = random_module.random,
         asks_at_once: bool = False,
     ) -> None:
-        """`now` returns instants; `random` (0 to 1) spreads renewals over time.
+        """`rules`: the table of codes. `now` returns instants; `random` (0 to 1) spreads renewals
+        over time.
 
         `asks_at_once`: don't wait after a failure, for people who have just repaired something.
         """
         self._client = client
         self._store = store
+        self._rules = rules
         self._now = now
         self._random = random
         self._asks_at_once = asks_at_once
@@ -242,7 +245,9 @@ class Tokens:
     async def _fetch(self, generation: int, *, force_refresh: bool) -> TokenRecord | Held:
         issued_at = self._now()
         answer = await self._client.get_token(force_refresh=force_refresh)
-        return _read_token(answer, issued_at, generation) or token_outcome(answer, issued_at)
+        return _read_token(answer, issued_at, generation) or token_outcome(
+            answer, issued_at, self._rules
+        )
 
 
 def _is_good(record: TokenRecord | None, refused: str | None) -> TypeGuard[TokenRecord]:
