@@ -276,6 +276,48 @@ async def test_a_cancelled_asker_leaves_the_renewal_to_the_others(redis: Redis) 
     assert endpoint.requests == [False]
 
 
+@pytest.mark.parametrize("is_ahead_s", [3600.0, 86_400.0])
+async def test_a_worker_whose_clock_is_ahead_holds_nobody_up(
+    redis: Redis, is_ahead_s: float
+) -> None:
+    endpoint = TokenEndpoint(failure={"errcode": 89507, "errmsg": "refused"})
+    ahead = await endpoint.worker(redis, is_ahead_s=is_ahead_s).get()
+    assert ahead == Held("token: refused", 3600, 89507)
+    healthy = endpoint.worker(redis)
+    assert await healthy.get() == Held("token: refused", 3600, 89507)
+    # What it wrote itself it heeds, a whole minute.
+    assert isinstance(await healthy.get(), Held)
+    assert len(endpoint.requests) == 2
+    endpoint.failure = None
+    endpoint.seconds = 61
+    assert await healthy.get() == "token-1"
+
+
+async def test_a_clock_that_is_a_little_ahead_is_no_reason_to_ask(redis: Redis) -> None:
+    endpoint = TokenEndpoint(failure={"errcode": 40164, "errmsg": "address"})
+    assert isinstance(await endpoint.worker(redis, is_ahead_s=2.0).get(), Held)
+    held = await endpoint.worker(redis).get()
+    assert isinstance(held, Held)
+    assert held.for_s == pytest.approx(62, abs=0.1)
+    assert len(endpoint.requests) == 1
+
+
+async def test_a_clock_that_is_set_back_holds_up_neither_asking_nor_renewing(redis: Redis) -> None:
+    endpoint = TokenEndpoint(failure={"errcode": -1, "errmsg": "busy"}, seconds=86_400.0)
+    worker = endpoint.worker(redis)
+    assert isinstance(await worker.get(), Held)
+    endpoint.seconds, endpoint.failure = 0.0, None
+    assert await worker.get() == "token-1"
+    # The same where another worker was renewing, and this one was to look again a second later.
+    store = TokenStore(redis, "wx-1")
+    endpoint.seconds = 7000.0
+    assert await store.lock("another")
+    assert await settled(worker) == "token-1"
+    await store.unlock("another")
+    endpoint.seconds, endpoint.token = 6950.0, "token-2"
+    assert await settled(worker) == "token-2"
+
+
 async def test_the_operators_rows_count_for_the_token_too(redis: Redis) -> None:
     endpoint = TokenEndpoint(failure={"errcode": 40164, "errmsg": "address"})
     settings = load_settings(

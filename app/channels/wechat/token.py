@@ -35,6 +35,8 @@ REFUSED_HOLD_SECONDS = 60.0
 # The first pause between two failed requests, of all workers together.
 FIRST_PAUSE_SECONDS = 1.0
 MOST_PAUSE_SECONDS = 60.0
+# By so much workers' clocks may differ before a pause that another one chose is no longer believed.
+CLOCKS_APART_SECONDS = 15.0
 
 
 class Tokens:
@@ -112,8 +114,13 @@ class Tokens:
     def _is_time_to_ask(self) -> bool:
         """May this worker ask now? Not while one asks already, or in a pause after a failure."""
         is_asking = self.renewal is not None and not self.renewal.done()
-        pause_until = self._trouble.until if self._trouble is not None else 0
-        return not is_asking and self._now() >= max(pause_until, self._look_at)
+        is_looking = self._is_before(self._look_at, LOOK_SECONDS)
+        return not (is_asking or is_looking or self._must_wait(self._trouble))
+
+    def _is_before(self, instant: int, most_s: float) -> bool:
+        """Is it before an instant that was `most_s` seconds away at most when it was chosen? Where
+        it is further away clocks disagree, another worker's and ours or ours and itself."""
+        return 0 < instant - self._now() <= most_s * SECOND
 
     def _begin(self) -> asyncio.Task[str | Held]:
         # In a task of its own: a caller that waits for it may be cancelled, the others not.
@@ -151,7 +158,9 @@ class Tokens:
         return record.token
 
     def _must_wait(self, trouble: Trouble | None) -> TypeGuard[Trouble]:
-        return trouble is not None and self._now() < trouble.until and not self._asks_at_once
+        if trouble is None or self._asks_at_once:
+            return False
+        return self._is_before(trouble.until, MOST_PAUSE_SECONDS + CLOCKS_APART_SECONDS)
 
     def _held(self, trouble: Trouble) -> Held:
         left_s = max(0, trouble.held_until - self._now()) / SECOND
@@ -196,7 +205,8 @@ class Tokens:
 
     async def _renew_shared(self, refused: str | None) -> str | Held:
         """Use the token that another worker shared, or renew it and share it."""
-        deadline = self._now() + LOCK_SECONDS * SECOND
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + LOCK_SECONDS
         while True:
             shared = await self._store.read()
             if _is_good(shared, refused) and not self._is_ending(shared):
@@ -210,7 +220,7 @@ class Tokens:
                 # Another worker is renewing it; until then it is valid.
                 self._look_at = self._now() + int(LOOK_SECONDS * SECOND)
                 return self._adopt(shared)
-            if self._now() > deadline:
+            if loop.time() > deadline:
                 return self._held(self._fail(Held("token: nobody renewed it", 0.0), 0))
             await asyncio.sleep(POLL_SECONDS)
 
