@@ -112,6 +112,8 @@ class Entry(Struct, omit_defaults=True):
     """Coordinates of the record that was given up before this one was sent again."""
     life: str = ""
     """Whose first words on it these are: a name that nobody else has, nor had before."""
+    pause_s: float | None = None
+    """How long the pause before the next attempt is in all. None: entries of 0.1.0 don't say."""
 
     @property
     def has_failed(self) -> bool:

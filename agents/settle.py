@@ -39,6 +39,10 @@ from streams.times import SECOND, format_moment
 UNCERTAIN = "uncertain"
 FIRST_PAUSE_SECONDS = 1.0
 MOST_PAUSE_SECONDS = 30.0
+# The longest pause of an entry that doesn't say how long its pause was.
+_LONGEST_PAUSE_SECONDS = 4500.0
+# An attempt that another worker made so long after now was made by another clock: when, is unknown.
+CLOCKS_APART_SECONDS = 5.0
 # How often one message alone may put the channel on hold, or be told what anybody may be told.
 MOST_TRIES_ALONE = 5
 # The same where nothing says how often: about eight minutes.
@@ -71,6 +75,8 @@ class Job:
     is_again: bool = False
     """It was given up before, and an operator sends it again."""
     entry: Entry = field(init=False)
+    doubted_at: float | None = None
+    """When the entry's doubt began, by the event loop's clock: nobody sets that one."""
     is_known: bool = False
     """The ledger was asked what stands there; until then `entry` is a guess that nothing does."""
     has_begun: bool = False
@@ -147,7 +153,7 @@ class Settler:
         elif known.deliveries is not None:
             return known
         else:
-            job.entry = known
+            job.entry, job.doubted_at = known, None
         return None
 
     def describe(self, job: Job, end: _End) -> Delivery:
@@ -216,7 +222,7 @@ class Settler:
             if job.is_revoked:
                 raise RevokedError
             job.is_sending = False
-            left_s = self._doubt_left_s(entry)
+            left_s = self._doubt_left_s(job)
             if left_s is not None and left_s <= 0:
                 return Refused(UNCERTAIN)
             try:
@@ -239,7 +245,10 @@ class Settler:
         if not job.is_known and self._limits.is_limited(recipient):
             return await self._look(job)
         if entry.not_before is not None and not (job.has_missed and self._holds.is_held):
-            await asyncio.sleep(max(0, entry.not_before - self._now()) / SECOND)
+            # No more than the whole pause: whoever wrote this may have had another clock.
+            longest_s = _LONGEST_PAUSE_SECONDS if entry.pause_s is None else entry.pause_s
+            left_s = (entry.not_before - self._now()) / SECOND
+            await asyncio.sleep(min(max(0.0, left_s), longest_s))
         refused = await self._limits.enter(recipient, job.taken_at)
         if refused is not None:
             return Refused(UNCERTAIN) if entry.doubt_since is not None else refused
@@ -280,12 +289,22 @@ class Settler:
         account = self._lookup(account_id) if account_id is not None else None
         return self._channel.prepare(command, account)
 
-    def _doubt_left_s(self, entry: Entry) -> float | None:
-        """Return how long a repeat is still safe; None: for good."""
-        limit_s = self._channel.doubt_limit_s
-        if limit_s is None or entry.doubt_since is None:
+    def _doubt_left_s(self, job: Job) -> float | None:
+        """Return how long a repeat is still safe; None: for good.
+
+        The wall's clock alone knows about a doubt from before this process, and about a time in
+        which the machine slept; it may be set back. So of the two clocks the later one counts.
+        """
+        limit_s, since = self._channel.doubt_limit_s, job.entry.doubt_since
+        if limit_s is None or since is None:
             return None
-        return limit_s - (self._now() - entry.doubt_since) / SECOND
+        age_s = (self._now() - since) / SECOND
+        now = asyncio.get_running_loop().time()
+        if job.doubted_at is None:
+            if age_s < -CLOCKS_APART_SECONDS:
+                return 0.0
+            job.doubted_at = now - max(age_s, 0.0)
+        return limit_s - max(age_s, now - job.doubted_at)
 
     async def _attempt(self, job: Job, message: Message) -> tuple[Entry | None, Outcome | None]:
         """Try once, and write down before and after it what a successor has to know.
@@ -302,8 +321,10 @@ class Settler:
 
         async def begin() -> Entry | Bar | None:
             entry.attempts = attempts + 1
-            entry.not_before = None
-            entry.doubt_since = self._now() if doubt_since is None else doubt_since
+            entry.not_before = entry.pause_s = None
+            if doubt_since is None:
+                entry.doubt_since = self._now()
+                job.doubted_at = asyncio.get_running_loop().time()
             job.is_sending = True
             try:
                 return await self._ledger.write(notification_id, entry, is_first=is_first, bar=bar)
@@ -355,12 +376,12 @@ class Settler:
                 entry.doubt_since = doubt_since
                 if self._is_over(job, message, outcome):
                     return None, _given_up(entry, error, error_code)
-                entry.not_before = self._now() + self._pause(entry.attempts, after_s)
+                self._put_off(entry, after_s)
             case Unclear():
                 is_for_good = self._channel.doubt_limit_s is None
                 if is_for_good and self._is_alone(job, message, MOST_TRIES):
                     return None, Refused(UNCERTAIN)
-                entry.not_before = self._now() + self._pause(entry.attempts, None)
+                self._put_off(entry, None)
             case _:
                 return None, outcome
         faster = await self._ask(lambda: self._ledger.write(notification_id, entry))
@@ -375,7 +396,7 @@ class Settler:
         entry = job.entry
         if outcome.is_recipients:
             entry.strikes += 1
-            for_s = self._pause(entry.attempts, outcome.after_s) / SECOND
+            for_s = self._pause_s(entry.attempts, outcome.after_s)
             return self._limits.strike(message.recipient, outcome, for_s, entry.strikes)
         if outcome.is_general or outcome.most_tries is None:
             return self._is_alone(job, message, outcome.most_tries or MOST_TRIES)
@@ -401,10 +422,14 @@ class Settler:
         share = others.count(False) / len(others)
         return job.misses >= most_tries and share**job.misses < UNLIKELY
 
-    def _pause(self, attempts: int, after_s: float | None) -> int:
+    def _put_off(self, entry: Entry, after_s: float | None) -> None:
+        entry.pause_s = self._pause_s(entry.attempts, after_s)
+        entry.not_before = self._now() + int(entry.pause_s * SECOND)
+
+    def _pause_s(self, attempts: int, after_s: float | None) -> float:
         if after_s is None:
             after_s = min(MOST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2.0 ** min(attempts - 1, 16))
-        return int(after_s * (1 + self._random() / 4) * SECOND)
+        return after_s * (1 + self._random() / 4)
 
 
 def _customer_of(job: Job, message: Message) -> str:
