@@ -44,7 +44,7 @@ def dead_letter(
 ) -> Output:
     """Return the record for the `dead_letters` topic. `reason`: one line that names the field;
     `at`: this moment, see `format_moment`; `headers`: the record's."""
-    metrics.DEAD_LETTERS.labels(topic, reason.partition(":")[0].partition("[")[0][:40]).inc()
+    metrics.DEAD_LETTERS.labels(topic, metrics.reason_of_letter(reason)).inc()
     said = " ".join(reason.split())
     if len(said) > _LONGEST_REASON:
         said = f"{said[: _LONGEST_REASON - 1]}…"

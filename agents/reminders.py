@@ -127,7 +127,7 @@ def on_tick(state: State, rules: Rules, tick: int) -> Iterator[list[Notification
         customer, tally = state.peek(CUSTOMERS, key), state.peek(TALLIES, key)
         if customer is None or not tally or not balances.is_low(tally.balance, customer.threshold):
             index.low.discard(key)
-        elif day not in tally.balance.told_days:
+        elif not balances.was_told(tally.balance, day):
             balance = tally_of(state, key).balance
             balances.tell(balance, day, day)
             low = texts.low_balance(key.decode(), customer, balance.latest or 0, tick, rules.zone)

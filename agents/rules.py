@@ -5,6 +5,8 @@ from datetime import time, tzinfo
 
 from streams.times import DAY, HOUR, local_datetime
 
+_LATEST_CALL = 366 * DAY
+
 
 @dataclass(frozen=True)
 class Rules:
@@ -29,8 +31,9 @@ class Rules:
 
     @property
     def run_retention(self) -> int:
-        """How long a run without a further call is remembered, by ticks, in microseconds."""
-        return max(self.run_window, self.batch_retention)
+        """How long a run without a further call is remembered, by ticks, in microseconds. Ticks end
+        no run; this is so far beyond the window that no call is late enough to go on with it."""
+        return self.run_window + _LATEST_CALL
 
     def local_day(self, instant: int) -> int:
         """Return the local calendar day of an instant, as a number."""

@@ -13,12 +13,13 @@ import httpx
 from redis.asyncio import Redis
 
 from agents.lookup import account_lookup
-from agents.metrics import expect
+from agents.metrics import expect_outcomes, expect_topics
 from agents.register import dispatching, watching
 from agents.replacements import instead_of
 from agents.send import MOST_AT_ONCE, SendAgent
-from app.channels.sms import build_sms
-from app.channels.wechat.channel import build_wechat
+from app.channels.sms import SMS_CODES, SMS_SKIPS, build_sms
+from app.channels.wechat.channel import WECHAT_SKIPS, build_wechat
+from app.channels.wechat.outcomes import parse_rules
 from app.faust_app import create_app, credentials_for, never_start
 from app.kafka.publisher import Publisher
 from app.ledger import RedisLedger
@@ -72,12 +73,12 @@ def create_worker(
 ) -> Worker:
     """Wire one worker: the whole product on one page. `crash`: stops it because of an error."""
     engine = _folding_engine(settings, topics, worker_id, crash)
-    for topic in engine.sources:
-        expect(topic)
-
+    expect_topics(topics)
     lookup = account_lookup(engine.state_of, topics.partitions)
     ledger = RedisLedger(redis, prefix=settings.group)
     wechat, sms = build_wechat(settings, redis, http), build_sms(settings, http)
+    expect_outcomes(wechat.name, codes=parse_rules(settings.wechat_rules), skipped=WECHAT_SKIPS)
+    expect_outcomes(sms.name, codes=SMS_CODES, skipped=SMS_SKIPS)
     senders = tuple(
         SendAgent(
             channel,

@@ -5,6 +5,7 @@ the checks of all records stand together, so that one sees they are alike. No st
 """
 
 import json
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NoReturn, Protocol, TypeVar
@@ -185,6 +186,10 @@ def _decode_slowly(decoder: "msgspec.json.Decoder[Any]", value: bytes) -> Any | 
                 raise InvalidRecordError(f"{name}: has half a surrogate pair") from None
             except RecursionError:
                 raise InvalidRecordError(f"{name}: is nested too deeply") from None
+            try:
+                json.dumps(content, allow_nan=False)
+            except ValueError:  # 1e400 is infinite here, and msgspec refuses it
+                raise InvalidRecordError(f"{name}: number out of range") from None
     try:
         return msgspec.convert(plain, decoder.type)
     except msgspec.ValidationError as error:
@@ -196,7 +201,10 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 def _int_or_float(digits: str) -> int | float:
-    return int(digits) if len(digits) < 20 else float(digits)
+    try:
+        return int(digits)
+    except ValueError:  # it has more digits than Python takes, and msgspec
+        return math.inf
 
 
 def _field_reason(message: str) -> str:

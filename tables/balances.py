@@ -7,7 +7,8 @@ from msgspec import Struct
 from streams.times import format_money, local_datetime
 from tables.explained import Explained, Sentence
 
-_DAYS_REMEMBERED = 16
+_DAYS_LISTED = 16
+_SPANS_REMEMBERED = 64
 
 
 class Balance(Struct, array_like=True, gc=False):
@@ -18,6 +19,8 @@ class Balance(Struct, array_like=True, gc=False):
     told_days: tuple[int, ...] = ()
     """Local days (proleptic ordinals) on which a low balance was told, in the order of telling;
     0.1.0 sorted them."""
+    told_before: tuple[tuple[int, int], ...] = ()
+    """Earlier such days: the first and the last of those that follow one another."""
 
 
 def is_low(balance: Balance, threshold: int | None) -> bool:
@@ -34,20 +37,40 @@ def fold(balance: Balance, latest: int, threshold: int | None) -> bool:
     return threshold is not None and latest < threshold and (before is None or before >= threshold)
 
 
+def was_told(balance: Balance, day: int) -> bool:
+    """Was a low balance told on this local day?"""
+    return day in balance.told_days or any(
+        first <= day <= last for first, last in balance.told_before
+    )
+
+
 def tell(balance: Balance, day: int, today: int) -> bool:
     """Is a low balance to be told on this local day? Once a day, whatever the cause.
 
-    `today`: of the latest tick, which asks each minute. What is forgotten first is what was told
-    longest ago and is neither: calls may be dated as they like.
+    `today`: of the latest tick, which asks each minute, so that it stays in the list.
     """
-    told = balance.told_days
-    if day in told:
+    if was_told(balance, day):
         return False
-    if len(told) >= _DAYS_REMEMBERED:
+    told = balance.told_days
+    if len(told) >= _DAYS_LISTED:
         oldest = next(one for one in told if one != today)
         told = tuple(one for one in told if one != oldest)
+        balance.told_before = _with_day(balance.told_before, oldest)
     balance.told_days = (*told, day)
     return True
+
+
+def _with_day(spans: tuple[tuple[int, int], ...], day: int) -> tuple[tuple[int, int], ...]:
+    """Return spans of days, in their order, with one more day. Where there are too many, the
+    earliest is forgotten."""
+    first = last = day
+    apart = []
+    for begin, end in spans:
+        if begin - 1 <= day <= end + 1:
+            first, last = min(first, begin), max(last, end)
+        else:
+            apart.append((begin, end))
+    return tuple(sorted([*apart, (first, last)])[-_SPANS_REMEMBERED:])
 
 
 def explain(
@@ -59,7 +82,7 @@ def explain(
     told = ""
     if tick:
         today = local_datetime(tick, zone).date()
-        told = today.isoformat() if today.toordinal() in balance.told_days else ""
+        told = today.isoformat() if was_told(balance, today.toordinal()) else ""
     if needs is None:
         reason = Sentence("没有设置余额阈值。", "No balance threshold is set.")
     elif latest is None:
@@ -86,5 +109,5 @@ def explain(
 
 
 def told_dates(balance: Balance) -> list[str]:
-    """Return the local days on which a low balance was told, as dates, oldest first."""
+    """Return the latest local days on which a low balance was told, as dates, oldest first."""
     return [date.fromordinal(day).isoformat() for day in sorted(balance.told_days)]

@@ -39,12 +39,16 @@ PAGES: dict[Scenario, str] = {
 _ANNOUNCEMENT_CHARACTERS = 50
 
 
+_PARTED = {0x1E: "\x1e0", 0x1F: "\x1e1"}
+
+
 def notification_id(scenario: Scenario, channel: Channel, *cause: str) -> str:
     """Return the id of a command: from its cause alone, so that the same log gives the same ids.
 
     32 hexadecimal digits, which WeChat takes for a `client_msg_id` as they are.
     """
-    said = "\x1f".join((scenario, channel, *cause))
+    # Ids may hold what parts them here; two causes must not run together.
+    said = "\x1f".join((scenario, channel, *(part.translate(_PARTED) for part in cause)))
     return blake2b(said.encode(), digest_size=16).hexdigest()
 
 

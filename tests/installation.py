@@ -13,6 +13,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
+from app.kafka.admin import open_admin
 from app.kafka.topic_setup import create_topics
 from app.local.console import ConsoleProcess
 from app.local.worker import WorkerProcess
@@ -75,6 +76,13 @@ class Installation:
 
     async def create_topics(self) -> None:
         await create_topics(self.settings())
+
+    async def add_partitions(self, count: int) -> None:
+        """Give all topics more partitions: all that is in them stays where it is."""
+        async with open_admin(self.settings(), timeout_s=PATIENCE_SECONDS) as admin:
+            mine = [name for name in await admin.partition_counts() if name.startswith(self.name)]
+            await admin.add_partitions(dict.fromkeys(mine, count))
+        self.variables["DIALWATCH_PARTITIONS"] = str(count)
 
     def worker(self, *, is_started: bool = True, **variables: str) -> WorkerProcess:
         """Add a worker. `variables`: settings beyond the installation's."""

@@ -45,6 +45,7 @@ def replay(
     from app.analysis.commands import COLUMNS, VARIANT_COLUMNS, row_of  # noqa: PLC0415
     from app.analysis.parquet import load_polars  # noqa: PLC0415
     from app.analysis.run import Replay, asked_for  # noqa: PLC0415
+    from app.garbage_collector import tuning_undone  # noqa: PLC0415
     from app.settings import load_settings  # noqa: PLC0415
 
     pl = load_polars()
@@ -62,7 +63,7 @@ def replay(
         jobs=jobs,
     )
     rows: list[tuple[Any, ...]] = []
-    with Replay(asked) as run:
+    with tuning_undone(), Replay(asked) as run:
         for number, command, _ in run.commands():
             row = row_of(command)
             rows += [

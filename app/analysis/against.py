@@ -68,7 +68,7 @@ class Against:
         try:
             said = decode_command(record.value or b"")
             at = instant_of_command(said)
-        except (msgspec.MsgspecError, ValueError):
+        except (msgspec.MsgspecError, ValueError, RecursionError):
             return
         if is_ours(said, record.headers) and wanted.has(said, at):
             self._database.execute(

@@ -1,12 +1,14 @@
 """Commands in an analysis: filtering them, and turning them into rows."""
 
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
 from app.analysis.variants import Variant
-from streams.times import parse_instant
+from streams.times import DAY, parse_instant
 
 
 class ToldCommand(msgspec.Struct, gc=False):
@@ -75,15 +77,40 @@ class CommandFilter:
             and (self.account is None or said.account_id == self.account)
         )
 
-    def is_outside(self, span: tuple[int, int] | None) -> bool:
-        """Does the range not overlap a span of instants? None: there is no span."""
+    def is_apart(self, span: tuple[int, int] | None) -> bool:
+        """Does the range miss a span of instants by more than a day? None: there is no span.
+
+        Whoever asks for what is beside the records, or between two, is answered that nothing is
+        there; whoever is further off has mistaken the date, or the installation.
+        """
         if span is None or (self.since is None and self.until is None):
             return self.since is not None or self.until is not None
-        return (self.since is not None and span[1] < self.since) or (
-            self.until is not None and span[0] >= self.until
+        return (self.since is not None and self.since > span[1] + DAY) or (
+            self.until is not None and self.until < span[0] - DAY
         )
 
 
 def instant_of_command(said: ToldCommand) -> int:
     """Return the instant at which a command occurred."""
     return parse_instant(said.occurred_at)
+
+
+class _Times(msgspec.Struct, gc=False):
+    """The fields of records that say when something happened."""
+
+    ended_at: str | None = None
+    completed_at: str | None = None
+    at: str | None = None
+    published_at: str | None = None
+    occurred_at: str | None = None
+
+
+_decode_times = msgspec.json.Decoder(_Times).decode
+
+
+def own_instants(value: bytes | None) -> Iterator[int]:
+    """Yield the instants at which what a record tells happened; none where it is invalid."""
+    with suppress(msgspec.MsgspecError, ValueError, RecursionError):
+        for text in msgspec.structs.astuple(_decode_times(value or b"")):
+            if text is not None:
+                yield parse_instant(text)

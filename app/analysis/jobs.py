@@ -14,6 +14,7 @@ from heapq import merge
 from multiprocessing import resource_tracker
 from typing import Any
 
+from app.analysis.loop_thread import INTERRUPTED_WITHIN_SECONDS
 from app.analysis.partition_logs import Logs
 from app.analysis.refold import Question, Slice, Watch
 from app.errors import CommandError
@@ -125,7 +126,10 @@ def _received(pipe: Any, stop: threading.Event) -> Iterator[Slice]:
 
     threading.Thread(target=receive, daemon=True).start()
     while True:
-        got = waiting.get()
+        try:
+            got = waiting.get(timeout=INTERRUPTED_WITHIN_SECONDS)
+        except queue.Empty:
+            continue
         if got is None:
             return
         if isinstance(got, CommandError):

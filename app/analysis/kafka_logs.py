@@ -4,15 +4,15 @@ All ends are of one moment, in every process: a worker that goes on meanwhile wo
 read last younger than what was read first.
 """
 
-import asyncio
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
+from app.analysis.loop_thread import LoopThread
 from app.analysis.partition_logs import RUNS_UNKNOWN, TOLD_UNKNOWN, PartitionLog
-from app.errors import CommandError, KafkaAwayError
+from app.errors import KafkaAwayError
 from app.kafka.admin import open_admin
 from app.settings import Settings
 from streams.engine.types import TP
@@ -25,19 +25,20 @@ _FETCH_BYTES = 4 << 20
 
 
 class KafkaLogs:
-    """An installation's topics as `Logs`. Blocks: it has an event loop of its own."""
+    """An installation's topics as `Logs`. Blocks, also where an event loop runs: it has one of its
+    own, in a thread of its own."""
 
     def __init__(self, settings: Settings, ends: Mapping[TP, int] | None = None) -> None:
         """Connect. `ends`: what `fix_ends` returned in another process. Raises KafkaAwayError."""
         self._settings = settings
-        self._runner = asyncio.Runner()
+        self._thread = LoopThread("kafka-logs")
         self._consumer: Any = None
         self._fixed: dict[TP, int] = dict(ends or {})
         self._ends: dict[TP, int] = {}
         try:
             self._counts: dict[str, int] = self._run(self._partition_counts())
             self._run(self._open())
-        except CommandError:
+        except BaseException:  # Ctrl-C too: a notebook goes on
             self.close()
             raise
 
@@ -94,14 +95,14 @@ class KafkaLogs:
     def close(self) -> None:
         try:
             if self._consumer is not None:
-                self._runner.run(self._consumer.stop())
+                self._thread.run(self._consumer.stop())
         finally:
-            self._runner.close()
+            self._thread.close()
             fetching.uninstall()  # a notebook may use aiokafka too
 
     def _run(self, work: Any) -> Any:
         try:
-            return self._runner.run(work)
+            return self._thread.run(work)
         except KafkaError as error:
             raise KafkaAwayError(
                 f"Kafka went away meanwhile ({type(error).__name__}): run it again"

@@ -12,7 +12,13 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 
-from app.analysis.commands import CommandFilter, ToldCommand, decode_command, instant_of_command
+from app.analysis.commands import (
+    CommandFilter,
+    ToldCommand,
+    decode_command,
+    instant_of_command,
+    own_instants,
+)
 from app.analysis.files import FileLogs
 from app.analysis.jobs import Opening, slices_of
 from app.analysis.kafka_logs import KafkaLogs
@@ -109,7 +115,7 @@ def _open(asked: Asked) -> tuple[Logs, Opening]:
     try:
         ends = logs.fix_ends([topics.accounts, topics.calls, topics.recharges, topics.ticks,
                               topics.announcements, topics.notifications])  # fmt: skip
-    except CommandError:
+    except BaseException:
         logs.close()
         raise
     return logs, functools.partial(KafkaLogs, settings, ends)
@@ -125,7 +131,7 @@ class Replay:
         self.reading, self._opening = _open(asked)
         try:
             self.topics = self._topics()
-        except CommandError:
+        except BaseException:
             self.reading.close()
             raise
         question = Question(
@@ -180,18 +186,29 @@ class Replay:
             if wanted.has(said, at):
                 self._told_wanted += 1
                 yield variant, command, said
-        if not self._told_wanted and wanted.is_outside(self.span):
+        if not self._told_wanted and self._is_apart():
             raise CommandError("there are no records in this range: widen --since and --until")
 
     def sent(self) -> Iterator[Any]:
         """Yield the records of `notifications`. Call it after `commands`."""
         topic = self.topics.notifications
-        count = self.reading.counts().get(topic, 0)
-        source = Source(topic, lambda _: None)
-        logs = [PartitionLog(TP(topic, number), source) for number in range(count)]
+        logs = self._logs(topic)
         self.reading.begin(logs)
         if not logs or (self.asked.files is not None and all(log.is_ended for log in logs)):
             raise CommandError(f"there is no {topic} to hold the replay against: export it too")
+        yield from self._records_of(logs)
+
+    def _logs(self, *topics: str) -> list[PartitionLog]:
+        counts = self.reading.counts()
+        return [
+            PartitionLog(TP(topic, number), Source(topic, lambda _: None))
+            for topic in topics
+            for number in range(counts.get(topic, 0))
+        ]
+
+    def _records_of(self, logs: list[PartitionLog]) -> Iterator[Any]:
+        """Yield the records of logs that reading has begun with, partition by partition as they
+        come."""
         while True:
             self.reading.fill([log for log in logs if log.is_hungry])
             ready = [log for log in logs if log.at is not None]
@@ -199,6 +216,22 @@ class Replay:
                 return
             for log in ready:
                 yield from log.take(1 << 30, FOREVER)
+
+    def _is_apart(self) -> bool:
+        """Is there nothing near the wanted range? Reads the records again where Kafka's timestamps
+        say so: those of a history that was published later have other times in them."""
+        wanted, topics = self.asked.wanted, self.topics
+        if not wanted.is_apart(self.span):
+            return False
+        logs = self._logs(topics.calls, topics.recharges, topics.ticks, topics.announcements,
+                          topics.notifications)  # fmt: skip
+        self.reading.begin(logs)
+        for record in self._records_of(logs):
+            for at in own_instants(record.value):
+                self._stretch(at, at)
+                if not wanted.is_apart(self.span):
+                    return False
+        return True
 
     def notes(self) -> list[str]:
         """Return sentences about records that the replay lacked or left out."""

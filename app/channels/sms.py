@@ -4,6 +4,7 @@ The gateway drops a repeated `message_id`, however late it comes. So after an un
 message is sent again with the same id until there is an answer.
 """
 
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 import httpx
@@ -20,6 +21,11 @@ if TYPE_CHECKING:
 
 # The address or token of the gateway or of a proxy is wrong: the message isn't the cause.
 _WRONG_DOOR = frozenset({401, 403, 404, 405, 407})
+
+SMS_CODES = [status.value for status in HTTPStatus if status >= 400]
+"""Under which codes a message may fail; a gateway's own ones aren't known."""
+SMS_SKIPS = ("no gateway", "no phone")
+"""Why a message is skipped."""
 
 
 def payload(command: Notification, phone: str, signature: str) -> dict[str, str]:

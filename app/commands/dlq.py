@@ -139,8 +139,8 @@ def redrive(
     """Send letters to where they came from, each once: those named, or those of the filters,
     or, without either, all that nobody has dealt with yet.
 
-    They go by partition and offset: --limit 10 takes the first ten so, where list shows the
-    newest ten."""
+    They go by partition and offset: --limit 10 takes the first ten that can be sent, where list
+    shows the newest ten."""
     from app.operations.redrive import Order  # noqa: PLC0415
 
     wanted = _wanted(topic, reason, since, until, limit)
@@ -202,6 +202,8 @@ def _carry_out(order: "Order", output: OutputOption) -> int:
         f"{counts[order.verb]} {verb}" if order.execute else f"{counts[order.verb]} to {order.verb}"
     )
     said = f"{head}, {counts['refused']} refused, {counts['handled']} handled before"
+    if done["has_more"]:
+        said += "; there are more of them, for another run"
     if not order.execute:
         said += "; nothing was done: --execute does it"
     print(said, file=sys.stderr)

@@ -1,8 +1,9 @@
-"""Commands that report every wrong flag and variable, with a line each, where Typer stops at the
-first one.
+"""Commands, and groups of them, that report every wrong flag, name and variable, with a line each,
+where Typer stops at the first one.
 
 Each flag alone is checked by Typer and by the options' callbacks. What needs several flags, or the
-settings, is checked by the command itself, and here too once something else is wrong.
+settings, is checked by the command itself, and here too once something else is wrong. A group that
+has found something goes on to the command, which reports it with its own.
 """
 
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from typing import Any, ClassVar
 
 import typer
 from typer import TyperException
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 from typer.models import CommandFunctionType
 
 from app.errors import SettingsError
@@ -18,6 +19,9 @@ from app.settings import settings_and_mistakes
 
 Check = Callable[..., Any]
 """Called with the settings and with the arguments that are right; raises SettingsError."""
+
+_WRONG = "dialwatch.wrong"
+"""In a context's `meta`, which a command shares with its groups: what is wrong with theirs."""
 
 
 class CliCommand(TyperCommand):
@@ -29,6 +33,9 @@ class CliCommand(TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the arguments. Raises SettingsError, with a line for each that is wrong."""
         given = list(args)
+        lines: list[str] = ctx.meta.get(_WRONG, [])
+        if lines:
+            raise self._with_others(ctx, lines + self._wrong(ctx, given))
         try:
             return super().parse_args(ctx, args)
         except (TyperException, SettingsError) as first:
@@ -66,14 +73,14 @@ class CliCommand(TyperCommand):
             except TyperException as error:
                 wrong += lines_of(error)
                 flag = getattr(error, "option_name", "")
-                places = [at for at, one in enumerate(given) if one.split("=")[0] == flag]
-                if not places:
-                    return wrong
                 told.add(flag)
-                after = given[places[0] + 1 : places[0] + 2]
-                is_alone = "=" in given.pop(places[0]) or not after or after[0].startswith("-")
-                may_be_its_value = may_be_its_value or not is_alone
+                try:
+                    may_be_its_value |= _take_out(given, flag) is not None
+                except ValueError:
+                    return wrong
         for param in self.get_params(ctx):
+            if param.is_eager:  # --help: something is wrong, so nobody is helped
+                continue
             is_in_doubt = may_be_its_value and param.param_type_name == "argument"
             try:
                 _, left = param.handle_parse_result(ctx, options, left)
@@ -87,8 +94,68 @@ class CliCommand(TyperCommand):
         return wrong
 
 
+class CliGroup(TyperGroup):
+    """A Typer group whose own wrong flags are reported with those of the command behind them."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the group's own arguments. Raises SettingsError where no command follows that could
+        report what is wrong."""
+        given = list(args)
+        wrong: list[str] = ctx.meta.setdefault(_WRONG, [])
+        while True:
+            try:
+                options, left, _ = self.make_parser(ctx).parse_args(list(given))
+                break
+            except TyperException as error:
+                wrong += lines_of(error)
+                try:
+                    value = _take_out(given, getattr(error, "option_name", ""))
+                except ValueError:
+                    raise _with_variables(wrong) from None
+                if value is not None and given[value] not in self.commands:
+                    del given[value]
+        is_eager = any(one.is_eager and one.name in options for one in self.get_params(ctx))
+        if wrong and (is_eager or not left):
+            raise _with_variables(wrong)
+        return super().parse_args(ctx, given)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command. Raises SettingsError where there is none of that name."""
+        try:
+            return super().invoke(ctx)
+        except TyperException as error:
+            raise _with_variables(ctx.meta[_WRONG] + lines_of(error)) from None
+
+
+def _take_out(given: list[str], flag: str) -> int | None:
+    """Remove a wrong flag from arguments; return the place of what may be its value, if anything
+    may. Raises ValueError where the flag isn't found."""
+    names = [one.split("=")[0] for one in given]
+    if flag in names:
+        at = names.index(flag)
+        may_have_value = "=" not in given.pop(at)
+    else:  # one of several letters: -x in -vx
+        letters = [
+            len(flag) == 2 and one[:1] == "-" != one[1:2] and flag[1] in one for one in names
+        ]
+        at = letters.index(True)
+        may_have_value = given[at].endswith(flag[-1])
+        given[at] = given[at].replace(flag[-1], "", 1)
+        at += 1
+    follows = given[at : at + 1]
+    return at if may_have_value and follows and not follows[0].startswith("-") else None
+
+
+def _with_variables(lines: list[str]) -> SettingsError:
+    """Return the error with these lines, and one for each wrong variable."""
+    return SettingsError(list(dict.fromkeys(lines + settings_and_mistakes()[1])))
+
+
 class Program(typer.Typer):
-    """A Typer application whose commands are `CliCommand`s."""
+    """A Typer application whose commands are `CliCommand`s, and whose groups are `CliGroup`s."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(cls=CliGroup, **options)
 
     def command(
         self,

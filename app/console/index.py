@@ -13,9 +13,10 @@ import msgspec
 from msgspec import Meta, Struct
 
 from app.console import schema
+from app.operations.commands import read_command
 from app.operations.letters import Letter, Mark, describe, letter_of
 from app.settings import Settings
-from streams.decoding import CallsParsed, decode_notification
+from streams.decoding import CallsParsed
 from streams.engine.types import TP
 from streams.times import DAY, SECOND, parse_instant
 from streams.topics import CHANGELOG_DELETIONS_KEPT_SECONDS
@@ -69,20 +70,6 @@ class Kind(NamedTuple):
     error_code: int | None = None
     error: str | None = None
     title: str | None = None
-
-
-class _Cause(Struct):
-    call_id: Any = None  # in a command of another system a cause may be anything
-
-
-class _IndexedCommand(Struct):
-    notification_id: str
-    scenario: str
-    channel: str
-    occurred_at: str = ""
-    account_id: str | None = None
-    title: str | None = None
-    cause: _Cause | None = None
 
 
 _Integer = Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
@@ -157,7 +144,6 @@ class Index:
         self._retention = settings.console_retention_days * DAY
         self.unreadable = 0
         """How many records were skipped since the start."""
-        self._commands = msgspec.json.Decoder(_IndexedCommand).decode
         self._deliveries = msgspec.json.Decoder(_Delivery).decode
         self._messages = msgspec.json.Decoder(_Message).decode
         self._marks = msgspec.json.Decoder(Mark).decode
@@ -271,7 +257,7 @@ class Index:
         for chunk in chunks:
             for record in chunk.records:
                 try:
-                    said = self._command(record)
+                    said = read_command(record.key, record.value)
                     stored = packed(said.notification_id)
                     occurred = self._instants[said.occurred_at]
                 except _UNREADABLE:
@@ -288,15 +274,6 @@ class Index:
                     self._titles.put(stored, said.title)
                     self._adopt(self._orphans.pop(stored) or [], said.title)
         self._insert("commands", rows, times)
-
-    def _command(self, record: Any) -> _IndexedCommand:
-        """Decode a command. What is refused at first is decoded as the worker does, who takes more:
-        half a surrogate pair in a field that nobody reads."""
-        try:
-            return self._commands(record.value or b"")
-        except msgspec.DecodeError:
-            command = decode_notification(record.key, record.value)
-            return msgspec.convert(command, _IndexedCommand, from_attributes=True)
 
     def _add_deliveries(self, chunks: list[PolledRecords]) -> None:
         rows: list[tuple[Any, ...]] = []

@@ -18,6 +18,7 @@ from aiokafka.errors import KafkaError
 
 from app.console import metrics, schema
 from app.console.index import Index, PolledRecords
+from app.console.lookups import LOOK_AGAIN_SECONDS
 from app.errors import CommandError, KafkaAwayError
 from app.kafka.admin import open_admin
 from app.settings import Settings
@@ -27,7 +28,6 @@ log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 2.0
 FORGET_SECONDS = 600.0
-NEW_TOPIC_SECONDS = 30.0
 STUCK_SECONDS = 300.0
 _POLL_MS = 200
 _FETCH_BYTES = 256 << 10  # of one partition; all of them together are in memory twice
@@ -42,10 +42,10 @@ class IndexIsStaleError(Exception):
 class Indexer:
     """Keeps the index up to date until it is cancelled."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, look_again_s: float = LOOK_AGAIN_SECONDS) -> None:
         self._settings = settings
+        self._look_again_s = look_again_s
         self.directory = settings.console_datadir
-        self._reads_marks = False
         self.topics: Topics | None = None
         """The topics with their real partitions; None: not known yet."""
         self.why_not_ready: str | None = "starting"
@@ -114,8 +114,9 @@ class Indexer:
         self._index = Index(self._settings)
 
     async def _follow(self) -> None:
+        """Read until there are other partitions: more of them, or of the topic of marks, which in
+        an older installation the first redrive creates."""
         partitions = await self._partitions()
-        self._reads_marks = "marks" in partitions.values()
         consumer = AIOKafkaConsumer(
             **self._settings.kafka_client_options(),
             isolation_level="read_committed",
@@ -136,11 +137,12 @@ class Indexer:
             looked_at = time.monotonic()
             while True:
                 await self._step(reading)
-                # In an older installation the topic of marks is created by the first redrive.
-                if not self._reads_marks and time.monotonic() - looked_at > NEW_TOPIC_SECONDS:
+                if time.monotonic() - looked_at > self._look_again_s:
                     looked_at = time.monotonic()
-                    if "marks" in (await self._partitions()).values():
-                        return
+                    with suppress(KafkaAwayError):  # if it is, reading ends with the same
+                        if await self._partitions() != partitions:
+                            log.info("the topics have other partitions now")
+                            return
         finally:
             with suppress(TimeoutError):
                 await asyncio.wait_for(consumer.stop(), 5.0)

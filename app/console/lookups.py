@@ -20,14 +20,18 @@ from streams.engine.types import TP
 log = logging.getLogger(__name__)
 
 PATIENCE_SECONDS = 5.0
+LOOK_AGAIN_SECONDS = 30.0
+"""How often it is looked whether the topics got more partitions."""
 LAG_KEPT_SECONDS = 5.0
 
 
 class KafkaLookups:
     """Looks things up in Kafka. Every method returns or raises within seconds."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, look_again_s: float = LOOK_AGAIN_SECONDS) -> None:
         self._settings = settings
+        self._look_again_s = look_again_s
+        self._looked_at = 0.0
         self._opened: AsyncExitStack | None = None
         self._installation: Installation | None = None
         self._opening = asyncio.Lock()
@@ -45,18 +49,26 @@ class KafkaLookups:
     async def installation(self) -> Installation:
         """Return the connected installation. Raises CommandError."""
         async with self._opening:
-            if self._installation is None:
-                opened = AsyncExitStack()
-                try:
-                    async with asyncio.timeout(PATIENCE_SECONDS):
-                        self._installation = await opened.enter_async_context(
-                            open_installation(self._settings)
-                        )
-                except TimeoutError:
-                    await opened.aclose()
-                    raise self._away() from None
-                self._opened = opened
+            now = time.monotonic()
+            if self._installation is not None and now - self._looked_at < self._look_again_s:
+                return self._installation
+            try:
+                async with asyncio.timeout(PATIENCE_SECONDS):
+                    self._installation = await self._open_or_look_again()
+            except (KafkaError, OSError, TimeoutError):
+                await self.close()
+                raise self._away() from None
+            self._looked_at = now
             return self._installation
+
+    async def _open_or_look_again(self) -> Installation:
+        if self._installation is not None:
+            return await self._installation.as_it_stands()
+        opened = AsyncExitStack()
+        opening = open_installation(self._settings)
+        installation = await opened.enter_async_context(opening)
+        self._opened = opened
+        return installation
 
     async def record(self, topic: str, partition: int, offset: int) -> Any:
         """Return a committed record; None: there is none (any more). Raises KafkaAwayError."""

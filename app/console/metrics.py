@@ -3,6 +3,8 @@
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.process_collector import ProcessCollector
 
+from streams.topics import Topics
+
 REGISTRY = CollectorRegistry()
 ProcessCollector(registry=REGISTRY)
 
@@ -23,3 +25,15 @@ HANDLED = Counter(
     "dialwatch_console_letters_handled", "Dead letters handled from here.", ["verb"],
     registry=REGISTRY,
 )  # fmt: skip
+# What never happened is 0 and not missing, see `agents/metrics.py`.
+for _verb in ("redrive", "discard"):
+    HANDLED.labels(_verb)
+
+
+def expect_topics(topics: Topics) -> None:
+    """Show the topics that are indexed with 0 before any record is."""
+    for topic in (
+        topics.notifications, topics.deliveries, topics.inbox_messages, topics.dead_letters,
+        topics.changelog, topics.handled_letters,
+    ):  # fmt: skip
+        RECORDS.labels(topic)

@@ -14,6 +14,7 @@ from app.console import schema
 from app.console.index import MINUTE, Place, packed, unpacked
 from app.settings import Settings
 from streams.times import DAY
+from tables.remembered import belongs_to
 
 T = TypeVar("T")
 
@@ -248,19 +249,19 @@ class Queries:
         return found
 
     def values_numbered(self, partition: int, prefix: bytes) -> list[tuple[bytes, bytes]]:
-        """Return (key, value) of the keys that are `prefix` and a number: an instant of eight bytes
-        or the number of a page, of four. `prefix` ends with an id.
+        """Return (key, value) of the keys that are `prefix`, which ends with an id, and numbers
+        behind it: an instant of eight bytes, or the number of a page.
 
-        A number begins with a zero byte, or with 255 before 1970. No id goes on with either, so
-        that longer ids with the same beginning aren't read.
+        The first byte of an instant is 0 to 3, or 255 before 1970. Hardly an id goes on so, and
+        longer ids with the same beginning, of which there may be very many, aren't read.
         """
         found: list[tuple[bytes, bytes]] = []
-        for first, last in ((b"\0", b"\x01"), (b"\xff", b"\xff" * 9)):
-            found += self._db().execute(
-                "SELECT key, value FROM state WHERE partition = ? AND key >= ? AND key < ? "
-                "LIMIT 20000",
+        for first, last in ((b"\0", b"\x04"), (b"\xff", b"\xff" * 9)):
+            rows = self._db().execute(
+                "SELECT key, value FROM state WHERE partition = ? AND key >= ? AND key < ?",
                 (partition, prefix + first, prefix + last),
             )
+            found += (row for row in rows if belongs_to(row[0], prefix[1:]))
         return found
 
     def runs(self, *, limit: int, before: tuple[int, int, bytes] | None) -> list[Listed]:

@@ -78,6 +78,7 @@ class ConsoleServer:
         self._kafka = kafka
         self._views = views
         self._pages = Pages(settings, indexer)
+        metrics.expect_topics(settings.topics)
         app = web.Application(middlewares=[self._guard])
         app.on_response_prepare.append(_add_headers)
         routes = app.router
@@ -86,12 +87,13 @@ class ConsoleServer:
         routes.add_get("/metrics", self._metrics)
         routes.add_get("/preferences", self._preferences)
         routes.add_get("/search", self._search)
+        name = "{id:(?s:.*)}"  # an id may be any text: with slashes, with line breaks, empty
         for path, data in (
             ("/", self._overview),
             ("/deliveries", self._deliveries),
-            ("/notifications/{id:.+}", self._notification),
-            ("/accounts/{id:.+}", self._account),
-            ("/lines/{id:.+}", self._line),
+            (f"/notifications/{name}", self._notification),
+            (f"/accounts/{name}", self._account),
+            (f"/lines/{name}", self._line),
             ("/batches", self._batches),
             ("/runs", self._runs),
             ("/dead-letters", self._letters),

@@ -1,20 +1,23 @@
 """Finding deliveries, newest first, by reading `deliveries` backwards from its end.
 
-An account's deliveries are in one partition. Batches without the bytes that are looked for aren't
-unpacked. The deliveries' commands are looked up for title and time.
+An account's deliveries are in one partition, and where the topic was given more partitions the old
+ones in another. Batches without the bytes that are looked for aren't unpacked. The deliveries'
+commands are looked up for title and time.
 """
 
 import asyncio
+import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import tzinfo
 from typing import Any, NamedTuple
 
 import msgspec
 
+from app.operations.commands import ShownCommand, bytes_of_id, inside, read_command
 from app.operations.installation import Installation
 from streams.engine.types import TP
-from streams.kafka.log_scan import BEGINNING, END
+from streams.kafka.log_scan import BEGINNING, END, Wanted
 from streams.records import Delivery
 from streams.times import DAY, SECOND, format_instant, parse_instant
 
@@ -61,7 +64,7 @@ class DeliveryFilter:
     def bytes(self) -> tuple[bytes, ...]:
         """Return bytes that every wanted record contains; of several the rarest."""
         if self.notification is not None:
-            return (_inside(self.notification),)
+            return (inside(self.notification),)
         if self.account is not None:
             return (self.account.encode(),)  # the record's key
         if self.status is not None:
@@ -81,14 +84,7 @@ class Found(NamedTuple):
     """Partition and offset."""
 
 
-class _CommandTitle(msgspec.Struct):
-    notification_id: str
-    occurred_at: str | None = None
-    title: str | None = None
-
-
 _decode = msgspec.json.Decoder(Delivery).decode
-_decode_command = msgspec.json.Decoder(_CommandTitle).decode
 
 
 async def find_deliveries(
@@ -108,8 +104,21 @@ async def look_for(
     to search, from its end; None: all."""
     topic = installation.topics.deliveries
     tps = installation.partitions(topic)
+    found: list[Found] = []
     if wanted.account is not None:
-        tps = [installation.partition(topic, wanted.account.encode())]
+        # What its home holds is usually all, and tells how far back the others are to be searched.
+        home = installation.partition(topic, wanted.account.encode())
+        tps.remove(home)
+        found = await _look_in(installation, [home], wanted, most_back)
+        if len(found) == wanted.limit:
+            wanted = replace(wanted, since=parse_instant(found[-1].delivery.at))
+    found += await _look_in(installation, tps, wanted, most_back)
+    return _newest_first(found)[: wanted.limit]
+
+
+async def _look_in(
+    installation: Installation, tps: list[TP], wanted: DeliveryFilter, most_back: int | None
+) -> list[Found]:
     logs = installation.logs
     begins = await logs.offsets(tps, _timestamp(wanted.since, -_EARLIER, BEGINNING))
     ends = await logs.offsets(tps, _timestamp(wanted.until, _LATER, END))
@@ -118,9 +127,11 @@ async def look_for(
     parts = await asyncio.gather(
         *(_newest(installation, tp, begins[tp], ends[tp], wanted) for tp in tps)
     )
-    found = [one for part in parts for one in part]
-    found.sort(key=lambda one: (parse_instant(one.delivery.at), one.place), reverse=True)
-    return found[: wanted.limit]
+    return _newest_first(one for part in parts for one in part)
+
+
+def _newest_first(found: Iterable[Found]) -> list[Found]:
+    return sorted(found, key=lambda one: (parse_instant(one.delivery.at), one.place), reverse=True)
 
 
 async def is_known(installation: Installation, notification_id: str) -> bool:
@@ -132,10 +143,12 @@ async def is_known(installation: Installation, notification_id: str) -> bool:
     begins, ends = await logs.offsets(tps, BEGINNING), await logs.offsets(tps, END)
 
     async def holds(tp: TP) -> bool:
-        text = (_inside(notification_id),)
-        async for records in logs.scan_back(tp, begins[tp], ends[tp], text):
-            if any(_id_of(record.value) == notification_id for record in records):
-                return True
+        wanted = bytes_of_id(notification_id)
+        async for records in logs.scan_back(tp, begins[tp], ends[tp], wanted):
+            for record in records:
+                command = _command(record)
+                if command is not None and command.notification_id == notification_id:
+                    return True
         return False
 
     return any(await asyncio.gather(*map(holds, tps)))
@@ -159,46 +172,63 @@ async def _newest(
 
 async def _commands_of(
     installation: Installation, found: Iterable[Found]
-) -> dict[str, _CommandTitle]:
-    """Return notification id → command of deliveries, without commands that are gone."""
+) -> dict[str, ShownCommand]:
+    """Return notification id → command of deliveries, without commands that are gone.
+
+    1. Look where a command's key belongs. 2. Look everywhere for the others: the topic may have got
+    more partitions since, and a command without a key may be in any.
+    """
     topic = installation.topics.notifications
-    by_partition: dict[TP, list[Found]] = {}
+    commands: dict[str, ShownCommand] = {}
+    homes: dict[TP, list[Found]] = {}
     for one in found:
-        tp = installation.partition(topic, one.key or b"")
-        by_partition.setdefault(tp, []).append(one)
-    parts = await asyncio.gather(
-        *(_commands_in(installation, tp, some) for tp, some in by_partition.items())
-    )
-    return {command.notification_id: command for part in parts for command in part}
+        if one.key is not None:
+            homes.setdefault(installation.partition(topic, one.key), []).append(one)
+
+    async def look_in(places: dict[TP, list[Found]]) -> None:
+        await asyncio.gather(
+            *(_commands_in(installation, tp, some, commands) for tp, some in places.items())
+        )
+
+    await look_in(homes)
+    left = [one for one in found if one.delivery.notification_id not in commands]
+    if left:
+        await look_in(dict.fromkeys(installation.partitions(topic), left))
+    return commands
 
 
 async def _commands_in(
-    installation: Installation, tp: TP, found: list[Found]
-) -> list[_CommandTitle]:
+    installation: Installation, tp: TP, found: list[Found], commands: dict[str, ShownCommand]
+) -> None:
+    """Add the commands of deliveries that are in one partition to `commands`. Those that are there
+    already, or come meanwhile, aren't looked for."""
     logs = installation.logs
-    left = {one.delivery.notification_id for one in found}
+    ids = {one.delivery.notification_id for one in found}
     keys = {one.key for one in found}
     times = [one.timestamp * 1000 for one in found]
     begins = await logs.offsets([tp], _timestamp(min(times), -_COMMAND_BEFORE, BEGINNING))
-    ends = await logs.offsets([tp], _timestamp(max(times), _EARLIER, END))
-    wanted = tuple(map(_inside, left)) if len(left) <= _FEW else ()
-    if not wanted and len(keys) == 1:
-        wanted = tuple(key for key in keys if key)
-    commands = []
+    ends = await logs.offsets([tp], _timestamp(max(times), _LATER, END))
+    # Other systems write there too: one's clock may be fast, or its times in units of its own, and
+    # what comes behind its record counts as well.
+    if ends == await logs.offsets([tp], _timestamp(time.time_ns() // 1000, _LATER, END)):
+        ends = await logs.offsets([tp], END)
+    wanted: set[Wanted] = set()
+    if len(ids) <= _FEW:
+        wanted.update(*map(bytes_of_id, ids))
+    elif len(keys) == 1:
+        wanted.update(key for key in keys if key)
     async for records in logs.scan_back(tp, begins[tp], ends[tp], wanted):
         for record in records:
             if record.key not in keys:
                 continue
-            command = _command(record.value)
-            if command is not None and command.notification_id in left:
-                left.discard(command.notification_id)
-                commands.append(command)
-        if not left:
+            command = _command(record)
+            if command is not None and command.notification_id in ids:
+                commands.setdefault(command.notification_id, command)
+        if ids <= commands.keys():
             break
-    return commands
 
 
-def _row(delivery: Delivery, command: _CommandTitle | None, zone: tzinfo) -> dict[str, Any]:
+def _row(delivery: Delivery, command: ShownCommand | None, zone: tzinfo) -> dict[str, Any]:
     return {
         "notification_id": delivery.notification_id,
         "account_id": delivery.account_id,
@@ -223,21 +253,16 @@ def _delivery(value: bytes | None) -> Delivery | None:
     try:
         delivery = _decode(value or b"")
         parse_instant(delivery.at)
-    except (msgspec.MsgspecError, ValueError):
+    except (ValueError, RecursionError):
         return None  # only dialwatch may write there: other records aren't shown
     return delivery
 
 
-def _command(value: bytes | None) -> _CommandTitle | None:
+def _command(record: Any) -> ShownCommand | None:
     try:
-        return _decode_command(value or b"")
-    except (msgspec.MsgspecError, ValueError):
+        return read_command(record.key, record.value)
+    except (ValueError, RecursionError):
         return None
-
-
-def _id_of(value: bytes | None) -> str | None:
-    command = _command(value)
-    return None if command is None else command.notification_id
 
 
 def _local(text: str | None, zone: tzinfo) -> str | None:
@@ -253,11 +278,6 @@ def _local(text: str | None, zone: tzinfo) -> str | None:
 def _timestamp(instant: int | None, change: int, otherwise: int) -> int:
     """Return an instant plus `change` as Kafka's timestamp (ms); `otherwise` where it is None."""
     return otherwise if instant is None else max(0, (instant + change) // 1000)
-
-
-def _inside(text: str) -> bytes:
-    """Return a text's bytes inside of a JSON string."""
-    return msgspec.json.encode(text)[1:-1]
 
 
 def _field(name: str, value: str) -> bytes:

@@ -33,7 +33,8 @@ from app.errors import CommandError
 from app.kafka.admin import ClusterAdmin, open_admin
 from app.local.worker import WorkerProcess
 from app.operations.installation import CONNECT_SECONDS, Installation
-from app.operations.lag import group_lag
+from app.operations.lag import group_lag, positions_of
+from app.operations.moved import MOVED, has_moved, trail_of
 from app.operations.transactional_producer import (
     FENCED,
     Outgoing,
@@ -45,7 +46,7 @@ from app.settings import PREFIX, Settings
 from streams.engine import fault_points
 from streams.engine.outbox import UNFINISHED
 from streams.engine.positions import ORIGIN, POSITIONS, Position
-from streams.engine.types import TP
+from streams.engine.types import TP, Header
 from streams.kafka.log_scan import BEGINNING, END, LogScan
 from streams.kafka.producer import learn
 from streams.topics import Topics, partition_of
@@ -57,8 +58,6 @@ log = logging.getLogger(__name__)
 _CHUNK = 1_000
 _LOOK_AGAIN_SECONDS = 0.5
 _DRAIN_SECONDS = 3600.0
-MOVED = "dialwatch.moved"
-"""The header of our own tombstones: the account wasn't deleted but moved to another partition."""
 
 
 class Expansion(NamedTuple):
@@ -340,20 +339,18 @@ class _Mover:
     async def _move_accounts(self, number: int) -> None:
         """Copy each account's latest record to its home, and write a tombstone where it was."""
         here = TP(self._topics.accounts, number)
-        latest: dict[bytes, bytes | None] = {}
+        latest: dict[bytes, tuple[bytes | None, list[Header]]] = {}
         async for record in self._read(here):
-            if record.key is None:
+            if record.key is None or partition_of(record.key, self._expansion.new) == number:
                 continue
-            if record.value is None and any(name == MOVED for name, _ in record.headers):
+            if has_moved(record):
                 latest.pop(record.key, None)
             else:
-                latest[record.key] = record.value
+                latest[record.key] = record.value, trail_of(here, record)
         move = _Move([], {})
-        for key, value in latest.items():
+        for key, (value, trail) in latest.items():
             home = partition_of(key, self._expansion.new)
-            if home == number:
-                continue
-            move.records.append(Outgoing(here.topic, home, key, value))
+            move.records.append(Outgoing(here.topic, home, key, value, trail))
             move.records.append(
                 Outgoing(here.topic, here.partition, key, None, [(MOVED, str(home).encode())])
             )
@@ -366,8 +363,10 @@ class _Mover:
         """Publish again, at their homes, the records that came into an old partition after it was
         drained, even those that belong here. The group's offset is set behind the originals, so
         that each is folded once, from its copy."""
-        offsets = await self._admin.committed_offsets(self._settings.group)
-        begin = offsets.get(here, 0)
+        known = await self._admin.committed_offsets(self._settings.group)
+        if here not in known:  # they expired: what the state has folded must not come again
+            known |= await positions_of(self._logs, self._topics.changelog, [here])
+        begin = known.get(here, 0)
         move, last, strays = _Move([], {}), begin, False
         async for record in self._read(here, begin):
             last = record.offset + 1

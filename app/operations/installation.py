@@ -37,6 +37,14 @@ class Installation:
         """Return the partition of a key. Raises CommandError where there is no such topic."""
         return TP(topic, partition_of(key, self._count(topic)))
 
+    async def as_it_stands(self) -> "Installation":
+        """Return it with the partitions that its topics have now. Raises KafkaError, and
+        WrongTopicsError where they don't fit together."""
+        counts = await self.logs.partition_counts()
+        ours = self.settings.topics
+        topics = replace(ours, partitions=common_count(ours, counts))
+        return replace(self, topics=topics, counts=counts)
+
     def _count(self, topic: str) -> int:
         if topic not in self.counts:
             raise CommandError(
@@ -50,11 +58,9 @@ class Installation:
 async def open_installation(settings: Settings) -> AsyncIterator[Installation]:
     """Connect. Raises KafkaAwayError when Kafka is away, or goes away meanwhile."""
     async with open_admin(settings, timeout_s=CONNECT_SECONDS) as admin:
-        logs = LogScan(admin.client)
+        unread = Installation(settings, settings.topics, {}, admin, LogScan(admin.client))
         try:
-            counts = await logs.partition_counts()
-            topics = replace(settings.topics, partitions=common_count(settings.topics, counts))
-            yield Installation(settings, topics, counts, admin, logs)
+            yield await unread.as_it_stands()
         except KafkaError as error:
             raise KafkaAwayError(
                 f"Kafka at {settings.kafka_bootstrap_servers} doesn't let this be read "

@@ -14,6 +14,7 @@ from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment
 
 from app.operations.installation import Installation
 from streams.engine.outbox import UNFINISHED
+from streams.engine.positions import POSITIONS
 from streams.engine.types import TP
 from streams.kafka.log_scan import (
     BEGINNING,
@@ -71,8 +72,10 @@ async def group_lag(installation: Installation) -> dict[str, Any]:
         logs.offsets(tps, BEGINNING),
         logs.offsets(tps, END),
     )
+    unknown = [tp for tp in tps if tp not in offsets and begins[tp] < ends[tp]]
+    known = await positions_of(logs, installation.topics.changelog, unknown) | offsets
     behind = await asyncio.gather(
-        *(_behind(installation, tp, max(offsets.get(tp, 0), begins[tp]), ends[tp]) for tp in tps)
+        *(_behind(installation, tp, max(known.get(tp, 0), begins[tp]), ends[tp]) for tp in tps)
     )
     now_ms = time.time() * 1000
     return {
@@ -101,6 +104,30 @@ async def group_lag(installation: Installation) -> dict[str, Any]:
             for tp, found in zip(tps, behind, strict=True)
         ],
     }
+
+
+async def positions_of(logs: LogScan, changelog: str, tps: Iterable[TP]) -> dict[TP, int]:
+    """Return from which offsets on a worker reads partitions of which the group has no committed
+    offset (any more), as the state says; without those of which it says nothing."""
+    keys: dict[TP, dict[bytes, TP]] = {}
+    for tp in tps:
+        key = POSITIONS.prefix + tp.topic.encode()
+        keys.setdefault(TP(changelog, tp.partition), {})[key] = tp
+    count = (await logs.partition_counts()).get(changelog, 0) if keys else 0
+    found: dict[TP, int] = {}
+
+    async def read(log: TP, left: dict[bytes, TP]) -> None:
+        begins, ends = await logs.offsets([log], BEGINNING), await logs.offsets([log], END)
+        async for records in logs.scan_back(log, begins[log], ends[log], tuple(left)):
+            for record in records:
+                tp = left.pop(record.key, None)
+                if tp is not None and record.value is not None:
+                    found[tp] = POSITIONS.decode(record.value).offset
+            if not left:
+                return
+
+    await asyncio.gather(*(read(log, left) for log, left in keys.items() if log.partition < count))
+    return found
 
 
 async def _behind(installation: Installation, tp: TP, begin: int, end: int) -> Behind:

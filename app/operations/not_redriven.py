@@ -8,8 +8,10 @@ from typing import Any, NamedTuple
 import msgspec
 
 from agents.settle import UNCERTAIN
+from app.operations.commands import inside
 from app.operations.installation import Installation
 from app.operations.letters import Letter
+from app.operations.moved import has_moved, places_of
 from streams.engine.types import TP
 from streams.kafka.log_scan import BEGINNING, END
 from streams.records import Delivery
@@ -99,59 +101,117 @@ def _refusal_of_end(ends: Sequence[Delivery]) -> Refusal | None:
 async def _ends_of(
     installation: Installation, commands: Iterable[Candidate]
 ) -> dict[str, list[Delivery]]:
-    """Return notification id → the command's deliveries, oldest first."""
-    topic = installation.topics.deliveries
-    by_partition: dict[TP, set[str]] = {}
-    for one in commands:
-        tp = installation.partition(topic, one.letter.key or b"")
-        by_partition.setdefault(tp, set()).add(one.command or "")
-    found: dict[str, list[Delivery]] = {}
+    """Return notification id → the command's deliveries, oldest first.
 
-    async def read(tp: TP, ids: set[str]) -> None:
-        wanted = [msgspec.json.encode(one)[1:-1] for one in ids] if len(ids) <= _FEW else ()
+    All partitions are read: where the topic got more of them, a key's older deliveries lie where
+    its newer ones don't, and those without a key may be in any.
+    """
+    ids = {one.command for one in commands if one.command is not None}
+    if not ids:
+        return {}
+    wanted = [inside(one) for one in ids] if len(ids) <= _FEW else ()
+    parts: dict[str, list[list[tuple[int, Delivery]]]] = {}
+
+    async def read(tp: TP) -> None:
+        here: dict[str, list[tuple[int, Delivery]]] = {}
         async for record in _all(installation, tp, 0, wanted):
             try:
                 delivery = _decode_delivery(record.value or b"")
-            except msgspec.MsgspecError:
-                continue
+            except (ValueError, RecursionError):
+                continue  # only dialwatch may write there
             if delivery.notification_id in ids:
-                found.setdefault(delivery.notification_id, []).append(delivery)
+                here.setdefault(delivery.notification_id, []).append((record.timestamp, delivery))
+        for one, part in here.items():
+            parts.setdefault(one, []).append(part)
 
-    await asyncio.gather(*(read(tp, ids) for tp, ids in by_partition.items()))
+    await asyncio.gather(*map(read, installation.partitions(installation.topics.deliveries)))
+    found = {}
+    for one, some in parts.items():
+        # A partition's own order counts, whatever the clocks of those who wrote into it.
+        some.sort(key=lambda part: part[-1][0])
+        found[one] = [delivery for part in some for _, delivery in part]
     return found
 
 
 async def _younger(installation: Installation, found: Iterable[Candidate]) -> set[str]:
     """Return the letters of `accounts` and `recharges` whose key has later records there."""
     topics = installation.topics
-    by_partition: dict[TP, list[Letter]] = {}
+    by_topic: dict[str, list[Letter]] = {}
     for letter in (one.letter for one in found):
         is_ours = letter.topic in {topics.accounts, topics.recharges} and letter.key is not None
-        if is_ours and 0 <= letter.partition < installation.counts.get(letter.topic, 0):
-            by_partition.setdefault(TP(letter.topic, letter.partition), []).append(letter)
-    found_younger: set[str] = set()
+        if is_ours and letter.topic in installation.counts:
+            by_topic.setdefault(letter.topic, []).append(letter)
+    younger: set[str] = set()
+    for topic, letters in by_topic.items():
+        latest = _Latest()
+        keys = {letter.key for letter in letters if letter.key is not None}
+        await asyncio.gather(
+            *(
+                _read_latest(installation, tp, letters, keys, latest)
+                for tp in installation.partitions(topic)
+            )
+        )
+        younger.update(letter.name for letter in letters if latest.has_younger(letter))
+    return younger
 
-    async def read(tp: TP, letters: list[Letter]) -> None:
-        keys = {letter.key for letter in letters if letter.key}
-        wanted = tuple(keys) if len(keys) <= _FEW else ()
-        last: dict[bytes | None, int] = {}
-        begin = min(letter.origin for letter in letters) + 1
-        async for record in _all(installation, tp, begin, wanted):
-            last[record.key] = record.offset
-        found_younger.update(
-            letter.name for letter in letters if last.get(letter.key, -1) > letter.origin
+
+class _Latest:
+    """The latest records of keys of one topic.
+
+    In a letter's own partition their offsets say which are younger than it. In others, where its
+    key belongs since the topic got more partitions, their times do; but a record that was moved
+    there from the letter's partition is as old as it was there.
+    """
+
+    def __init__(self) -> None:
+        self._offsets: dict[tuple[bytes, int], int] = {}
+        self._times: dict[bytes, dict[frozenset[int], int]] = {}
+        """Key → the partitions where a record lies and lay → the latest time of such (ms)."""
+
+    def add(self, tp: TP, record: Any) -> None:
+        places = list(places_of(tp, record))
+        for partition, offset in places:
+            at = record.key, partition
+            self._offsets[at] = max(offset, self._offsets.get(at, -1))
+        times = self._times.setdefault(record.key, {})
+        lay = frozenset(partition for partition, _ in places)
+        times[lay] = max(record.timestamp, times.get(lay, -1))
+
+    def has_younger(self, letter: Letter) -> bool:
+        key = letter.key or b""
+        if self._offsets.get((key, letter.partition), -1) > letter.origin:
+            return True
+        return any(
+            time >= letter.timestamp
+            for lay, time in self._times.get(key, {}).items()
+            if letter.partition not in lay
         )
 
-    await asyncio.gather(*(read(tp, letters) for tp, letters in by_partition.items()))
-    return found_younger
+
+async def _read_latest(
+    installation: Installation, tp: TP, letters: Iterable[Letter], keys: set[bytes], latest: _Latest
+) -> None:
+    """Add one partition's records of `keys` that may be younger than the letters."""
+    own = [letter.origin + 1 for letter in letters if letter.partition == tp.partition]
+    others = [letter.timestamp for letter in letters if letter.partition != tp.partition]
+    if others:
+        own.append((await installation.logs.offsets([tp], min(others)))[tp])
+    wanted = tuple(keys) if len(keys) <= _FEW else ()
+    async for record in _all(installation, tp, min(own), wanted):
+        if record.key in keys and not has_moved(record):
+            latest.add(tp, record)
 
 
 async def _all(
     installation: Installation, tp: TP, begin: int, wanted: Collection[bytes]
 ) -> AsyncIterator[Any]:
-    """Yield a partition's records from an offset on that may contain one of `wanted`."""
+    """Yield a partition's records from an offset on that may contain one of `wanted`; none where
+    the log ends before it, as that of a topic made anew may."""
     logs = installation.logs
     begins, ends = await logs.offsets([tp], BEGINNING), await logs.offsets([tp], END)
-    async for records in logs.scan(tp, max(begin, begins[tp]), ends[tp], wanted):
+    begin = max(begin, begins[tp])
+    if begin >= ends[tp]:
+        return
+    async for records in logs.scan(tp, begin, ends[tp], wanted):
         for record in records:
             yield record

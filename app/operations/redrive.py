@@ -6,8 +6,8 @@ are handled. So a command that is killed has handled a letter wholly or not at a
 run at once only the later one goes on.
 """
 
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -24,12 +24,13 @@ from app.operations.letters import (
     read_letter,
     read_marks,
 )
-from app.operations.not_redriven import Candidate, refusals_of
+from app.operations.not_redriven import Candidate, Refusal, refusals_of
 from app.operations.transactional_producer import FENCED
 from streams.decoding import InvalidRecordError, decode_notification
 from streams.engine.types import TP
 from streams.kafka.log_scan import BEGINNING, END
 
+_FIRST_PAGE = 1_000
 _CHUNK_LETTERS = 200
 _CHUNK_BYTES = 8 << 20
 
@@ -51,11 +52,13 @@ async def carry_out(installation: Installation, order: Order) -> dict[str, Any]:
     """Plan an order; with `execute` carry it out. Return what the commands and the console show:
 
         {"verb", "executed", "letters": [{"letter", …as `dlq list`, "action", "why"}],
-         "counts": {"redrive" or "discard", "refused", "handled"}}
+         "counts": {"redrive" or "discard", "refused", "handled"}, "has_more"}
 
     `action`: what is (to be) done: the verb, `refused` (`why` has the reason) or `handled` (it was
-    handled before). Raises CommandError where a named letter doesn't exist, or another command
-    began meanwhile; letters handled until then stay handled.
+    handled before). The filters' limit counts what is (to be) done alone; `has_more`: there is more
+    than that. Of refused letters the first 100,000 are listed, and all counted. Raises CommandError
+    where a named letter doesn't exist, or another command began meanwhile; letters handled until
+    then stay handled.
     """
     for name in order.letters:
         place_of(installation, name)
@@ -75,65 +78,94 @@ async def carry_out(installation: Installation, order: Order) -> dict[str, Any]:
         await writer.close()
 
 
+@dataclass
+class _Plan:
+    """What is to be done with which letters."""
+
+    rows: list[dict[str, Any]]
+    counts: dict[str, int]
+    todo: dict[TP, list[int]] = field(default_factory=dict)
+    has_more: bool = False
+
+
 async def _carry_out(
     installation: Installation, order: Order, writer: LetterWriter | None
 ) -> dict[str, Any]:
-    """1. Find the letters, 2. decide on each, 3. handle them in chunks, each a transaction."""
-    found = await _find(installation, order)
-    refusals = {}
-    if order.verb == "redrive":
-        refusals = await refusals_of(installation, found, force=order.force)
-    todo: dict[TP, list[int]] = {}
-    rows = []
-    for one in found:
-        refusal = refusals.get(one.letter.name)
-        action: str = order.verb
-        why = None
-        if one.letter.handled is not None:
-            action, why = "handled", one.letter.handled
-        elif refusal is not None:
-            action, why = "refused", refusal.why
-        else:
-            todo.setdefault(one.letter.tp, []).append(one.letter.offset)
-        rows.append({**one.row, "action": action, "why": why})
+    """1. Find the letters and decide on each, 2. handle them in chunks, each a transaction."""
+    plan = await _plan(installation, order)
     if writer is not None:
-        too_long = await _execute(installation, order, todo, writer)
+        too_long = await _execute(installation, order, plan.todo, writer)
         await writer.forget_marks()
-        for row in rows:
+        for row in plan.rows:
             if row["letter"] in too_long:
+                plan.counts[row["action"]] -= 1
                 row["action"], row["why"] = "refused", too_long[row["letter"]]
-    counts = dict.fromkeys((order.verb, "refused", "handled"), 0)
-    for row in rows:
-        counts[row["action"]] += 1
+                plan.counts["refused"] += 1
     return {
         "verb": order.verb,
         "executed": order.execute,
-        "letters": rows,
-        "counts": counts,
+        "letters": plan.rows,
+        "counts": plan.counts,
+        "has_more": plan.has_more,
     }
 
 
-async def _find(installation: Installation, order: Order) -> list[Candidate]:
-    """Return the letters of an order, in the order in which they are handled."""
-    prefix, found = installation.topics.prefix, []
+async def _plan(installation: Installation, order: Order) -> _Plan:
+    plan = _Plan([], dict.fromkeys((order.verb, "refused", "handled"), 0))
+    async with aclosing(_pages(installation, order)) as pages:
+        async for page in pages:
+            refusals = {}
+            if order.verb == "redrive":
+                refusals = await refusals_of(installation, page, force=order.force)
+            for one in page:
+                if not _add(plan, order, one, refusals.get(one.letter.name)):
+                    plan.has_more = True
+                    return plan
+    return plan
+
+
+def _add(plan: _Plan, order: Order, one: Candidate, refusal: Refusal | None) -> bool:
+    """Add a letter to the plan. Return False where the limit leaves no room for it."""
+    action: str = order.verb
+    why = None
+    if one.letter.handled is not None:
+        action, why = "handled", one.letter.handled
+    elif refusal is not None:
+        action, why = "refused", refusal.why
+    elif not order.letters and plan.counts[action] == order.wanted.limit:
+        return False
+    else:
+        plan.todo.setdefault(one.letter.tp, []).append(one.letter.offset)
+    plan.counts[action] += 1
+    if action == order.verb or plan.counts[action] <= MOST_ROWS:
+        plan.rows.append({**one.row, "action": action, "why": why})
+    return True
+
+
+async def _pages(installation: Installation, order: Order) -> AsyncGenerator[list[Candidate]]:
+    """Yield the letters of an order, in the order in which they are handled. One page of them at a
+    time is in memory, and each page is compared to whole topics: so pages grow."""
+    prefix, page = installation.topics.prefix, list[Candidate]()
+    marks = await read_marks(installation)
     if order.letters:
         wanted = replace(order.wanted, with_handled=True)
-        marks = await read_marks(installation)
         for name in dict.fromkeys(order.letters):
             letter = await read_letter(installation, name, marks)
             if wanted.has(letter, prefix):
-                found.append(_candidate(installation, letter))
-        return sorted(found, key=lambda one: (one.letter.tp, one.letter.offset))
-    marks = await read_marks(installation)
+                page.append(_candidate(installation, letter))
+        yield sorted(page, key=lambda one: (one.letter.tp, one.letter.offset))
+        return
     tps, logs = installation.partitions(installation.topics.dead_letters), installation.logs
     begins, ends = await logs.offsets(tps, BEGINNING), await logs.offsets(tps, END)
+    size = max(order.wanted.limit, _FIRST_PAGE)
     for tp in tps:
         async for letter in letters_between(installation, tp, begins[tp], ends[tp], marks):
             if order.wanted.has(letter, prefix):
-                found.append(_candidate(installation, letter))
-                if len(found) >= order.wanted.limit:
-                    return found
-    return found
+                page.append(_candidate(installation, letter))
+                if len(page) >= size:
+                    yield page
+                    page, size = [], min(size * 4, MOST_ROWS)
+    yield page
 
 
 def _candidate(installation: Installation, letter: Letter) -> Candidate:

@@ -11,12 +11,11 @@ from aiokafka.errors import InvalidProducerEpoch, ProducerFenced
 from app.settings import Settings
 from streams.engine import fault_points
 from streams.engine.types import Header
-from streams.kafka.producer import within
+from streams.kafka.producer import stop_quietly
 
 FENCED = (ProducerFenced, InvalidProducerEpoch)
 """What a producer raises once another of its purpose is opened."""
 
-_STOP_SECONDS = 3.0
 _TRANSACTION_MS = 60_000
 
 
@@ -76,4 +75,4 @@ async def send_all(producer: AIOKafkaProducer, records: Iterable[Outgoing]) -> N
 async def close_producer(producer: AIOKafkaProducer | None) -> None:
     """Disconnect. An open transaction is aborted by the next producer, or times out."""
     if producer is not None:
-        await within(_STOP_SECONDS, producer.stop())
+        await stop_quietly(producer)

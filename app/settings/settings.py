@@ -4,6 +4,7 @@ Only `app/` may import this; everything else gets plain values. The kinds of val
 `app/settings/kinds.py`. Longer than most modules because of the list of variables.
 """
 
+import os
 import re
 import ssl
 from collections.abc import Mapping
@@ -14,7 +15,9 @@ from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 from pydantic import (
+    BaseModel,
     BeforeValidator,
+    ConfigDict,
     Field,
     SecretStr,
     ValidationError,
@@ -22,21 +25,15 @@ from pydantic import (
     field_validator,
 )
 from pydantic_core import ErrorDetails
-from pydantic_settings import (
-    BaseSettings,
-    EnvSettingsSource,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-)
 
 from agents.rules import Rules
 from app.errors import SettingsError
 from app.settings import kinds
-from app.settings.secret_files import SecretFiles, UnusableFile
+from app.settings.env_file import PREFIX, read_env_file
+from app.settings.secret_files import UnusableFile, read_secret
 from streams.topics import Topics
 
-PREFIX = "DIALWATCH_"
-ENV_FILE = ".env"
+ENV_FILE = Path(".env")
 # The value that Kubernetes gives NAME_PORT for each Service, such as tcp://10.96.0.12:80.
 _SERVICE_ADDRESS = re.compile(r"(tcp|udp|sctp)://")
 
@@ -61,20 +58,15 @@ Lower = BeforeValidator(lambda value: value.lower() if isinstance(value, str) el
 LogFormat = Annotated[Literal["text", "json"], Lower]
 
 
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """One installation's settings, all valid. Get them with `load_settings`.
 
-    An attribute has the contract's variable name in lower case without `DIALWATCH_`. An empty value
-    is the same as none. A secret may also be given as the path of a file in `DIALWATCH_…_FILE`.
+    An attribute has the contract's variable name in lower case without `DIALWATCH_`. An empty
+    value, or one of blanks, is none. A secret may also be given as the path of a file in
+    `DIALWATCH_…_FILE`.
     """
 
-    model_config = SettingsConfigDict(
-        env_prefix=PREFIX,
-        env_file=ENV_FILE,
-        env_file_encoding="utf-8",
-        env_ignore_empty=True,
-        case_sensitive=True,
-        dotenv_filtering="only_existing",
+    model_config = ConfigDict(
         extra="forbid",
         frozen=True,
         str_strip_whitespace=True,
@@ -171,30 +163,6 @@ class Settings(BaseSettings):
             raise ValueError(f"must come with {variable('wechat_encoding_aes_key')}")
         return value
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Return the sources: the environment before `.env`, each with the files that it names.
-
-        Only the contract's names count, in capitals; pydantic-settings looks for fields' names.
-        """
-        names = {variable(name) for name in settings_cls.model_fields}
-        names |= {f"{variable(name)}_FILE" for name in SECRETS}
-        sources = [init_settings]
-        for layer in (env_settings, dotenv_settings):
-            assert isinstance(layer, EnvSettingsSource)  # noqa: S101 (they have variables)
-            found = layer.env_vars.items()
-            layer.env_vars = {name.lower(): value for name, value in found if name in names}
-            layer.case_sensitive = False
-            sources += [SecretFiles(settings_cls, layer.env_vars, SECRETS), layer]
-        return tuple(sources)
-
     @property
     def topics(self) -> Topics:
         """The topics, with the number of partitions that new ones get."""
@@ -280,38 +248,56 @@ def load_settings(**given: object) -> Settings:
 
     Raises SettingsError with one line for each wrong variable.
     """
+    found, mistakes = _found()
     try:
-        return _settings(given)
+        settings = Settings(**(found | given))  # checked as all the others are
     except ValidationError as error:
-        raise SettingsError(_lines(error)) from None
+        raise SettingsError(mistakes + _lines(error)) from None
+    if mistakes:
+        raise SettingsError(mistakes)
+    return settings
 
 
 def settings_and_mistakes() -> tuple[Settings, list[str]]:
     """Return the present settings, with the defaults in place of wrong ones, and a line for each
     wrong variable: to report what else is wrong with a command."""
-    mistakes: list[str] = []
-    usual: dict[str, object] = {}
+    found, mistakes = _found()
+    usual: dict[str, Any] = {}
     while True:
         try:
-            return _settings(usual), mistakes
-        except SettingsError as error:
-            return Settings.model_construct(), list(error.lines)
+            return Settings(**(found | usual)), mistakes
         except ValidationError as error:
             # With the defaults, others may be wrong that need what was given.
-            mistakes = mistakes or _lines(error)
+            mistakes += [] if usual else _lines(error)
             wrong = {str(details["loc"][0]) for details in error.errors(include_url=False)}
             for name in wrong | {"kafka_security_protocol"}:
                 usual[name] = Settings.model_fields[name].default
 
 
-def _settings(given: Mapping[str, object]) -> Settings:
-    """Raises ValidationError, or SettingsError where `.env` can't be read."""
-    try:
-        return Settings(**given)  # type: ignore[arg-type]  # checked as all the others are
-    except UnicodeDecodeError:
-        raise SettingsError([f"{ENV_FILE}: must be UTF-8 text"]) from None
-    except OSError as error:
-        raise SettingsError([f"{ENV_FILE}: must be a readable file ({error.strerror})"]) from None
+def _found() -> tuple[dict[str, Any], list[str]]:
+    """Return the values that are given, by field, and a line for each place of `.env` that can't be
+    read. Only the contract's names count, in capitals; the environment goes before `.env`."""
+    in_file, mistakes = read_env_file(ENV_FILE)
+    return _values(in_file) | _values(os.environ), mistakes
+
+
+def _values(variables: Mapping[str, str]) -> dict[str, Any]:
+    """Return the values that variables give, by field; an UnusableFile where a secret's file isn't
+    right."""
+    values: dict[str, Any] = {}
+    for field in Settings.model_fields:
+        name = variable(field)
+        value = variables.get(name, "").strip()
+        path = variables.get(f"{name}_FILE", "").strip() if field in SECRETS else ""
+        if value:
+            values[field] = value
+        if path and value:
+            values[field] = UnusableFile(
+                f"must be removed, or {name} must: both give the same secret"
+            )
+        elif path:
+            values[field] = read_secret(path)
+    return values
 
 
 def _lines(error: ValidationError) -> list[str]:

@@ -52,7 +52,7 @@ _MOST_WINDOW = 500_000
 # baseOffset, batchLength, partitionLeaderEpoch, magic, crc, attributes, lastOffsetDelta,
 # firstTimestamp, maxTimestamp, producerId, producerEpoch, baseSequence, recordsCount
 _HEADER = Packed(">qiibIhiqqqhii")
-_COMPRESSED, _TRANSACTIONAL, _CONTROL = 0x07, 0x10, 0x20
+_COMPRESSED, _LOG_APPEND_TIME, _TRANSACTIONAL, _CONTROL = 0x07, 0x08, 0x10, 0x20
 _MAGIC_AT, _ATTRIBUTES_AT = 16, 22  # of the two bytes of attributes the one that is used
 # A marker's key is two numbers, version and type, after five varints of one byte each.
 _MARKER_TYPE = Packed(">h")
@@ -68,7 +68,7 @@ class RecordBatch(NamedTuple):
     base_offset: int
     next_offset: int
     timestamp: int
-    """The timestamp of the first record (ms)."""
+    """The timestamp of the first record (ms); the broker's where the topic has LogAppendTime."""
     producer_id: int
     size: int
     """How many records it holds, without those that were compacted away."""
@@ -270,9 +270,11 @@ def outline(raw: bytes) -> Outline:
 
 def batch_at(raw: bytes, start: int) -> RecordBatch:
     """Return the complete batch that begins at byte `start`."""
-    (base, size, _, _, _, attributes, last, first_at, _, producer, _, _, count) = (
+    (base, size, _, _, _, attributes, last, first_at, last_at, producer, _, _, count) = (
         _HEADER.unpack_from(raw, start)
     )
+    # With LogAppendTime the broker sets the latter alone, for all records of the batch.
+    timestamp = last_at if attributes & _LOG_APPEND_TIME else first_at
     end = start + 12 + size
     is_abort = (
         bool(attributes & _CONTROL)
@@ -280,7 +282,7 @@ def batch_at(raw: bytes, start: int) -> RecordBatch:
         and _MARKER_TYPE.unpack_from(raw, start + _MARKER_TYPE_AT)[0] == _ABORT
     )
     return RecordBatch(
-        start, end, base, base + last + 1, first_at, producer, count, attributes, is_abort
+        start, end, base, base + last + 1, timestamp, producer, count, attributes, is_abort
     )
 
 

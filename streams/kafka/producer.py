@@ -571,6 +571,9 @@ async def stop_quietly(producer: AIOKafkaProducer) -> None:
         if sender is not None:
             sender.cancel()
         await within(_STOP_SECONDS, producer.client.close())
+    transaction = producer._txn_manager.wait_for_transaction_end()
+    if transaction is not None and transaction.done() and not transaction.cancelled():
+        transaction.exception()  # of a fenced one nobody has asked for it
 
 
 async def learn(client: AIOKafkaClient, topics: Iterable[str]) -> None:

@@ -88,14 +88,32 @@ def test_where_no_file_can_be_made_it_is_said_before_the_fold(option: str, histo
         assert ended.stderr.count("\n") == 1
 
 
-def waits(directory: Path, *arguments: str) -> tuple[subprocess.Popen[str], int]:
-    """Start a replay of an export whose Tuesday is a pipe; return it when it reads there, and the
-    pipe's other end."""
+def silent_history(directory: Path) -> Path:
+    """Write an export whose Tuesday is a pipe, into `history`; return the pipe."""
     (directory / "history").mkdir()
     write_export(directory / "history", week(days=2))
     pipe = directory / f"history/call-records/0/{TUESDAY}.jsonl"
     pipe.unlink()
     os.mkfifo(pipe)
+    return pipe
+
+
+def open_when_read(pipe: Path, process: subprocess.Popen[str]) -> int:
+    """Wait until a process reads a pipe; return the other end."""
+    while process.poll() is None:
+        try:
+            return os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError as error:
+            if error.errno != errno.ENXIO:  # nobody reads yet
+                raise
+            time.sleep(0.01)
+    raise AssertionError("it ended before it read")
+
+
+def waits(directory: Path, *arguments: str) -> tuple[subprocess.Popen[str], int]:
+    """Start a replay of an export whose Tuesday is a pipe; return it when it reads there, and the
+    pipe's other end."""
+    pipe = silent_history(directory)
     process = subprocess.Popen(
         [sys.executable, "-m", "app.cli", "replay", "--files", "history", *arguments],
         cwd=directory,
@@ -104,14 +122,7 @@ def waits(directory: Path, *arguments: str) -> tuple[subprocess.Popen[str], int]
         text=True,
         start_new_session=True,
     )
-    while process.poll() is None:
-        try:
-            return process, os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
-        except OSError as error:
-            if error.errno != errno.ENXIO:  # nobody reads yet
-                raise
-            time.sleep(0.01)
-    raise AssertionError("it ended before it read")
+    return process, open_when_read(pipe, process)
 
 
 def test_sigterm_leaves_nothing_and_what_sigkill_leaves_the_next_one_deletes(

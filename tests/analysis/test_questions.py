@@ -248,6 +248,49 @@ def test_what_cant_be_answered_is_one_line(
     assert ended.stdout == ""
 
 
+def test_a_range_beside_or_between_the_commands_is_empty_and_one_far_off_is_a_mistake(
+    tmp_path: Path,
+) -> None:
+    """A history of 2019 that was published in 2026: so Kafka's timestamps are of 2026."""
+    said = {"account_id": "a", "line_id": "l", "phone": "1", "batch_size": 9,
+            "submitted_at": "2019-01-30T08:00:00+08:00"}  # fmt: skip
+    events = [Event(MONDAY, "accounts", "a", {"account_id": "a", "name": "n",
+                                              "intent_classes": ["A"]})]  # fmt: skip
+    for number, (at, result) in enumerate([
+        ("2019-01-30T10:00:00+08:00", "A"),
+        ("2019-01-30T12:00:00+08:00", "A"),
+        ("2017-05-05T12:00:00+08:00", "B"),  # tells nobody anything
+    ]):  # fmt: skip
+        call = said | {"call_id": f"c{number}", "batch_index": number, "ended_at": at,
+                       "result": result}  # fmt: skip
+        events.append(Event(MONDAY, "call-records", "a", call))
+    write_export(tmp_path / "history", events)
+    first, last = "2019-01-30T10:00:00+08:00", "2019-01-30T12:00:00+08:00"
+
+    def asked(*arguments: str, code: int = 0) -> int:
+        ended = dialwatch("replay", "--files", "history", *arguments, directory=tmp_path)
+        assert ended.returncode == code, (arguments, ended.stderr)
+        assert ("no records in this range" in ended.stderr) == (code == 1)
+        return len(ended.stdout.splitlines())
+
+    assert asked("--since", first, "--until", last) == 2  # inbox and WeChat of one call
+    assert asked("--until", first, "--summary") == 1  # the variant, with no commands
+    for nothing in (
+        ("--until", first),
+        ("--since", "2019-01-30T12:00:01+08:00"),
+        ("--since", "2026-11-16T00:00:02+08:00"),
+        ("--since", "2017-05-05", "--until", "2017-05-06"),  # where a call is, and no command
+        ("--until", "2017-05-06", "--jobs", "2"),
+    ):
+        assert asked(*nothing) == 0
+    for far_off in (
+        ("--until", "2017-05-01"),
+        ("--since", "2027-01-01", "--summary"),
+        ("--since", "2015-01-01", "--until", "2016-01-01", "--jobs", "2"),
+    ):
+        assert asked(*far_off, code=1) == 0
+
+
 def test_files_that_are_broken_or_of_another_topic_are_named(history: Path, tmp_path: Path) -> None:
     day = f"call-records/0/{TUESDAY}"
     whole = (history / "history" / f"{day}.jsonl").read_bytes()

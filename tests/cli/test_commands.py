@@ -112,6 +112,20 @@ def test_every_wrong_flag_is_one_line_and_the_exit_code_is_2(
         ),
         ("export staging.ticks rubbish --to .", ("rubbish", "GROUP", "PARTITIONS")),
         ("sandbox --bogus", ("--bogus",)),  # needs none of them
+        # A wrong flag or name before the command hides nothing behind it.
+        ("--b1 --b2=x worker", ("--b1", "--b2", "GROUP", "PARTITIONS")),
+        ("--b1 x topics --b2 create --b3", ("--b1", "--b2", "--b3", "GROUP", "PARTITIONS")),
+        ("-vxy lag --output q", ("-x", "-y", "--output", "GROUP", "PARTITIONS")),
+        ("--verbose=1 replay --since x", ("--verbose", "--since", "GROUP", "PARTITIONS")),
+        ("--b1 sandbox --port x", ("--b1", "--port")),
+        ("lag -xz --bogus", ("-x", "-z", "--bogus", "GROUP", "PARTITIONS")),
+        ("bogus", ("'bogus'", "GROUP", "PARTITIONS")),
+        ("--b1 bogus", ("--b1", "GROUP", "PARTITIONS")),  # may be the value of --b1
+        ("--b1 x topics bogus", ("--b1", "'bogus'", "GROUP", "PARTITIONS")),
+        ("state", ("Missing command", "GROUP", "PARTITIONS")),
+        ("--b1 topics", ("--b1", "GROUP", "PARTITIONS")),
+        ("--b1 --version", ("--b1", "GROUP", "PARTITIONS")),
+        ("--b1 lag --help", ("--b1", "GROUP", "PARTITIONS")),
     ],
 )
 def test_wrong_variables_and_wrong_flags_are_reported_together(

@@ -126,7 +126,7 @@ def shown(stdout: str) -> dict[str, str]:
 
 
 def test_the_defaults_are_those_of_the_contract_and_empty_is_not_set(tmp_path: Path) -> None:
-    for given in ({}, dict.fromkeys(DEFAULTS, "")):
+    for given in ({}, dict.fromkeys(DEFAULTS, ""), dict.fromkeys(DEFAULTS, " \t")):
         ended = dialwatch("config", directory=tmp_path, variables=variables(given))
         assert DEFAULTS.items() <= shown(ended.stdout).items()  # there may be more than these
 
@@ -209,5 +209,111 @@ def test_with_mistakes_what_is_right_counts_and_the_rest_has_its_default(
         load_settings()
     assert mistakes == list(raised.value.lines)
     (tmp_path / ".env").write_bytes(b"\xff")
-    settings, mistakes = settings_and_mistakes()
-    assert (settings.topic_prefix, mistakes) == ("", [".env: must be UTF-8 text"])
+    settings, others = settings_and_mistakes()
+    assert settings.topic_prefix == "staging."
+    assert others == [".env: must be UTF-8 text", *mistakes]
+
+
+def test_nothing_is_put_into_a_value_of_dot_env(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text(
+        "DIALWATCH_WECHAT_APP_ID=pa${ss}w\n"
+        'DIALWATCH_WECHAT_TEMPLATE_ID="q${nosuch}w${HOME:-d}"\n'
+        "DIALWATCH_GROUP=dial\n"
+        "DIALWATCH_WECHAT_HOME_PAGE=$DIALWATCH_GROUP/${DIALWATCH_GROUP}\n"
+    )
+    ss = {"ss": "another program's"}
+    said = shown(dialwatch("config", directory=tmp_path, variables=ss).stdout)
+    assert said["WECHAT_APP_ID"] == "pa${ss}w"
+    assert said["WECHAT_TEMPLATE_ID"] == "q${nosuch}w${HOME:-d}"
+    assert said["WECHAT_HOME_PAGE"] == "$DIALWATCH_GROUP/${DIALWATCH_GROUP}"
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("DIALWATCH_RUN_LENGTH do-not-show-me\n", 1),
+        ("\n# a comment\n\n  \nexport DIALWATCH_RUN_LENGTH do-not-show-me\n", 5),
+        ("DIALWATCH_RUN_LENGTH: do-not-show-me\n", 1),
+        ("DIALWATCH_RUN_LENGTH:do-not-show-me\n", 1),
+        ('X=1\r\n\r\nDIALWATCH_WECHAT_APP_SECRET="do-not-show-me\r\nY=2\r\n', 3),
+        ("DIALWATCH_WECHAT_APP_SECRET='do-not-show-me's\n", 1),
+        ('\ufeffDIALWATCH_WECHAT_APP_SECRET="do-not-show-me\n', 1),
+        # What isn't closed ends at the next quote, whatever stands between.
+        ('X=1\nDIALWATCH_WECHAT_APP_SECRET="do-not-show-me\nDIALWATCH_RUN_LENGTH=7\n# "\n', 2),
+        ('OTHER="do-not-show-me\nexport DIALWATCH_RUN_LENGTH=7\n# "\n', 1),
+    ],
+)
+def test_a_line_of_dot_env_that_cant_be_read_is_a_wrong_setting_beside_the_others(
+    text: str, line: int, tmp_path: Path
+) -> None:
+    (tmp_path / ".env").write_bytes(f"{text}DIALWATCH_PARTITIONS=many\n".encode())
+    wrong = {"DIALWATCH_TIMEZONE": "Mars"}
+    for command in ("config", "lag --bogus"):
+        ended = dialwatch(*command.split(), directory=tmp_path, variables=wrong)
+        assert (ended.returncode, ended.stdout) == (2, "")
+        lines = [one.removeprefix("dialwatch: ") for one in ended.stderr.splitlines()]
+        unreadable, *others = [one for one in lines if "--bogus" not in one]
+        assert unreadable.startswith(f".env: line {line} can't be read: ")
+        assert [one.split(":")[0] for one in others] == [
+            "DIALWATCH_PARTITIONS",
+            "DIALWATCH_TIMEZONE",
+        ]
+        assert "do-not-show-me" not in ended.stderr
+
+
+def test_dot_env_may_hold_what_other_programs_read(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_bytes(
+        '\ufeff# DIALWATCH_RUN_LENGTH 7, "quoted\r\n'
+        "export DIALWATCH_RUN_LENGTH = 7 # DIALWATCH_X y\r\n"
+        "OTHER='it's'\r\nnot a line of anything\r\nOTHER: 7\r\n"
+        "DIALWATCH_WECHAT_APP_ID\r\n"  # its value may come from the environment, as with Docker
+        "DIALWATCH_WECHAT_TEMPLATE_ID='two\r\nlines'\r\n"
+        "'DIALWATCH_GROUP'=\"q\" # so\r\n".encode()
+    )
+    ended = dialwatch("config", directory=tmp_path)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "DIALWATCH_RUN_LENGTH=7\n" in ended.stdout
+    assert "DIALWATCH_GROUP=q\n" in ended.stdout
+    assert "DIALWATCH_WECHAT_APP_ID=\n" in ended.stdout
+    assert "DIALWATCH_WECHAT_TEMPLATE_ID=two\nlines\n" in ended.stdout
+
+
+def test_what_is_blank_is_none_or_an_empty_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    sending = ["WECHAT_APP_ID", "WECHAT_APP_SECRET", "WECHAT_TEMPLATE_ID"]
+    optional = [name for name, value in DEFAULTS.items() if not value and name != "TOPIC_PREFIX"]
+    assert set(sending) < set(optional)
+    for blank in (" ", "\t", "\u3000\xa0"):
+        for name in optional:
+            monkeypatch.setenv(f"DIALWATCH_{name}", blank)
+        (tmp_path / ".env").write_text("")
+        settings = load_settings()
+        assert [name for name in optional if getattr(settings, name.lower()) is not None] == []
+        assert settings.missing_to_send_wechat() == list(variables(dict.fromkeys(sending, "")))
+        # The environment's blank value hides none of `.env`, as an empty one doesn't.
+        (tmp_path / "secret").write_text("secret")
+        (tmp_path / ".env").write_text(
+            f"DIALWATCH_WECHAT_APP_ID='{blank}'\nDIALWATCH_WECHAT_TEMPLATE_ID=mine\n"
+            f"DIALWATCH_WECHAT_APP_SECRET='{blank}'\nDIALWATCH_WECHAT_APP_SECRET_FILE=secret\n"
+        )
+        assert load_settings().missing_to_send_wechat() == ["DIALWATCH_WECHAT_APP_ID"]
+        (tmp_path / "secret").write_text(f"\ufeff{blank}\r\n")
+        with pytest.raises(SettingsError) as refused:
+            load_settings()
+        (line,) = refused.value.lines
+        assert line == "DIALWATCH_WECHAT_APP_SECRET_FILE: must be a file that isn't empty"
+
+
+def test_what_editors_add_to_a_file_is_no_part_of_the_secret(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "secret"
+    file.write_text("\ufeff  the secret \t\r\n\n")
+    for name in ("WECHAT_APP_SECRET", "KAFKA_SASL_PASSWORD"):
+        monkeypatch.setenv(f"DIALWATCH_{name}_FILE", f" {file} ")
+    settings = load_settings()
+    for secret in (settings.wechat_app_secret, settings.kafka_sasl_password):
+        assert secret is not None
+        assert secret.get_secret_value() == "the secret"

@@ -97,7 +97,7 @@ def test_a_worker_that_waits_for_kafka_says_so_once_and_ends_when_told(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("loading", ["pydantic_settings", "faust"])
+@pytest.mark.parametrize("loading", ["pydantic", "faust"])
 def test_a_worker_that_is_told_to_end_while_it_loads_has_failed_nothing(
     loading: str, number: signal.Signals, tmp_path: Path
 ) -> None:

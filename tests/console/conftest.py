@@ -19,6 +19,7 @@ from tests.installation import Installation, Published
 from tests.samples import account, announcement, call, recharge
 
 ODD = 'a/b "c\'d" <script>🙂'
+LINES = "of\ntwo\r\nlines\n"
 HTML = "<b>Bold</b> & <script>alert(1)</script>"
 PHONE = "13812345678"
 OPENID = "o1234567890abcdef"
@@ -35,6 +36,7 @@ def history() -> list[Published]:
         *(call("quiet", index, result="W", line_id="line/1 <x>") for index in range(30)),
         call("quiet", 30, result="A", line_id="other"),
         call(ODD, 0, result="A", call_id='call/"0"?&#', phone="13700000009"),
+        *(call(name, 0) for name in (LINES, "")),
         recharge("acme", "r1"),
         announcement("a1", title=HTML),
         call("acme", 1, result="G"),  # invalid

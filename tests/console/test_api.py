@@ -14,7 +14,7 @@ from app.operations.explain import explain_account
 from app.operations.installation import open_installation
 from app.operations.letters import LetterFilter, find_letters
 from app.operations.state import account_state, line_state
-from tests.console.conftest import HTML, ODD, OPENID, PHONE, RUBBISH, Watched, escaped
+from tests.console.conftest import HTML, LINES, ODD, OPENID, PHONE, RUBBISH, Watched, escaped
 
 pytestmark = pytest.mark.broker
 
@@ -85,8 +85,16 @@ async def test_an_account_is_what_state_and_explain_say(watched: Watched) -> Non
             told = await explain_account(installation, name)
             assert found["explain"] == told
             assert {one["account_id"] for one in found["deliveries"]} == {name}
+        for name in (LINES, ""):
+            found = watched.json(f"/accounts/{escaped(name)}")
+            assert found["state"] == await account_state(installation, name)
+            assert found["state"]["account_id"] == name
+            assert "<h1" in watched.page(f"/accounts/{escaped(name)}")
         line = watched.json(f"/lines/{escaped('line/1 <x>')}")
         assert line == {"state": await line_state(installation, "line/1 <x>")}
+    for what in ("account", "line", "notification"):
+        missing = watched.json(f"/{what}s/{escaped('no' + LINES)}", 404)
+        assert missing["msg"] == f"there is no {what} noof two lines"
     text = json.dumps(watched.json("/accounts/acme"))
     assert PHONE not in text
     assert OPENID not in text

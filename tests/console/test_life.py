@@ -4,24 +4,34 @@ import asyncio
 import json
 import shutil
 import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
 
+from app.console.indexer import Indexer
+from app.console.lookups import KafkaLookups
+from app.console.queries import Filters, Queries
 from app.operations.installation import open_installation
 from app.operations.lag import group_lag
 from app.operations.state import line_state
+from streams.times import parse_instant
 from tests.console.conftest import Watched, ask
 from tests.engine.test_headers import NAME, SHOWN, publish
-from tests.installation import Installation
+from tests.installation import PARTITIONS, Installation, Published
 from tests.samples import account, call
 
 pytestmark = pytest.mark.broker
 
 OURS = [f"dialwatch.{name}" for name in ("topic", "partition", "offset", "reason", "at")]
 """The headers at the end of a letter that was none before."""
+SAID = {
+    "notification_id": "n-1", "channel": "inbox", "account_id": "acme", "attempts": 1,
+    "scenario": "low_balance", "status": "sent", "at": "2999-01-01T00:00:00Z",
+}  # fmt: skip
 
 
 def items(console: Any, path: str = "/api/deliveries?limit=1000") -> list[dict[str, Any]]:
@@ -101,6 +111,47 @@ async def test_an_index_built_anew_beside_readers_is_what_they_read(
     wait_until(lambda: items(console, "/api/dead-letters") == [])
 
 
+async def test_partitions_that_come_while_it_runs_are_read_too(
+    installation: Installation, tmp_path: Path
+) -> None:
+    settings, topics = installation.settings(console_datadir=tmp_path), installation.topics
+    indexer, lookups = Indexer(settings, look_again_s=0.2), KafkaLookups(settings, look_again_s=0.2)
+    queries = Queries(settings)
+
+    def indexed() -> list[int]:
+        found = queries.deliveries(Filters(), now=parse_instant(SAID["at"]), limit=9)
+        return sorted(one.place[1] for one in found)
+
+    await indexer.open()
+    following = asyncio.create_task(indexer.run())
+    try:
+        await installation.publish([Published("deliveries", "acme", SAID, 0)])
+        await eventually(lambda: indexed() == [0] and indexer.why_not_ready is None)
+        lag, _ = await lookups.lag()
+        assert lag is not None
+        assert {row["partition"] for row in lag["partitions"]} == set(range(PARTITIONS))
+        await installation.add_partitions(PARTITIONS + 1)
+        await installation.publish([Published("deliveries", "acme", SAID, PARTITIONS)])
+        await eventually(lambda: indexed() == [0, PARTITIONS] and indexer.why_not_ready is None)
+        assert indexer.topics is not None
+        assert indexer.topics.partitions == PARTITIONS + 1
+        lag, _ = await lookups.lag(kept_s=0.0)
+        assert lag is not None
+        assert {row["partition"] for row in lag["partitions"]} == set(range(PARTITIONS + 1))
+        assert await lookups.record(topics.deliveries, PARTITIONS, 0) is not None
+    finally:
+        following.cancel()
+        await asyncio.wait([following])
+        await lookups.close()
+        await indexer.close()
+
+
+async def eventually(is_so: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30.0):
+        while not is_so():  # noqa: ASYNC110 (the index tells nobody)
+            await asyncio.sleep(0.1)
+
+
 async def test_what_is_in_an_open_transaction_or_aborted_is_not_shown(
     installation: Installation,
 ) -> None:
@@ -110,14 +161,10 @@ async def test_what_is_in_an_open_transaction_or_aborted_is_not_shown(
     )
     await producer.start()
     topic = installation.topics.deliveries
-    said = {
-        "notification_id": "n-1", "channel": "inbox", "account_id": "acme", "attempts": 1,
-        "scenario": "low_balance", "status": "sent", "at": "2999-01-01T00:00:00Z",
-    }  # fmt: skip
     try:
         for is_kept in (False, True):
             await producer.begin_transaction()
-            await producer.send_and_wait(topic, json.dumps(said).encode(), key=b"acme")
+            await producer.send_and_wait(topic, json.dumps(SAID).encode(), key=b"acme")
             await asyncio.sleep(1.0)
             assert items(console) == []
             if is_kept:
@@ -259,7 +306,11 @@ async def test_with_a_token_nothing_is_shown_without_it(installation: Installati
     assert ask(console, "/api/dead-letters/redrive", method="POST", body={"letters": []})[0] == 401
     for path in ("/health", "/ready", "/metrics"):
         assert ask(console, path)[0] == 200
-    assert b"dialwatch_console_records_total" in ask(console, "/metrics")[1]
+    shown = ask(console, "/metrics")[1].decode()
+    assert (
+        f'dialwatch_console_records_total{{topic="{installation.topics.dead_letters}"}} ' in shown
+    )
+    assert 'dialwatch_console_letters_handled_total{verb="discard"} 0.0' in shown
 
 
 def test_without_a_token_only_this_machine_s_own_clients_are_served(watched: Watched) -> None:

@@ -14,17 +14,18 @@ from app.operations.explain import describe
 from app.operations.state import describe_line
 from app.settings import Settings, load_settings
 from streams.engine.state import State
-from streams.times import DAY
+from streams.times import DAY, parse_instant
 from streams.topics import Topics, partition_of
 from tables import lines
 from tables.accounts import fold_recharge
+from tables.batches import Batch, batch_key
 from tables.clocks import latest_tick
 from tables.explanations import Outside
 from tables.line_accounts import MOST_BESIDE_RUN, put_aside
 from tables.lines import LineCall, LineRun, LineSegment
 from tables.recharges import MOST_IN_FIRST
 from tables.remembered import line_of, remembered_of
-from tables.state_tables import CLOCKS, LINE_ACCOUNTS, LINES, PartitionClock
+from tables.state_tables import BATCHES, CLOCKS, LINE_ACCOUNTS, LINES, PartitionClock
 from tests.console.test_index import NOW, Record
 
 PARTITIONS = 2
@@ -138,3 +139,21 @@ async def test_every_recharge_of_an_account_counts(watched: Watched) -> None:
     assert found["explain"] == describe(
         watched.settings, known, Outside([], None, None, None), "en"
     )
+
+
+async def test_batches_of_every_year_are_listed_and_nobody_else_s(watched: Watched) -> None:
+    """An instant's first byte changes with the year, and an id may go on with such a byte."""
+    years = ("0001-01-01", "1969-12-31", "1970-01-01", "2019-01-30", "4253-06-01", "9999-12-31")
+    state = watched.state_of(b"acme")
+    for year in years:
+        submitted = parse_instant(f"{year}T12:00:00+08:00")
+        state.put(BATCHES, batch_key(b"acme", submitted), Batch(10, seen=4))
+        for other in (b"ac", b"acme0", b"acme\x00", b"acme\x01x", b"acme\x03yyyyyyyy"):
+            state.put(BATCHES, batch_key(other, submitted), Batch(20, seen=4))
+    watched.commit()
+    found = await watched.views.account("acme")
+    assert found is not None
+    shown = [(one["submitted_at"][:10], one["batch_size"]) for one in found["state"]["batches"]]
+    assert shown == [(year, 10) for year in years]
+    every = watched.views._queries.values_numbered(state.partition, b"bacme")
+    assert len(every) == len(years)

@@ -17,6 +17,17 @@ from app.settings import PREFIX, Settings
 ROOT = Path(__file__).parent.parent.parent
 FOLDER = ROOT / "deploy" / "compose"
 FILE = FOLDER / "compose.yaml"
+ALL_FILES = [
+    file for file in (*ROOT.glob("*.y*ml"), *(ROOT / "deploy").rglob("*.y*ml"))
+    if re.search(r"^services:", file.read_text(), re.MULTILINE)
+]  # fmt: skip
+# Settings that the file decides: addresses inside it, its own Kafka, and what each service has.
+DECIDED = {
+    "kafka_bootstrap_servers", "kafka_security_protocol", "kafka_sasl_mechanism",
+    "kafka_sasl_username", "kafka_sasl_password", "kafka_ssl_cafile", "kafka_ssl_certfile",
+    "kafka_ssl_keyfile", "replication_factor", "redis_url", "web_token", "log_format",
+    "datadir", "web_host", "web_port", "console_host", "console_port", "console_datadir",
+}  # fmt: skip
 # The Compose Specification's schema (Apache License 2.0), as docker-compose 1.29.2 has it.
 SCHEMA = json.loads((Path(__file__).parent / "compose-spec.json").read_text())
 # What the specification has learnt since.
@@ -76,9 +87,31 @@ def test_nothing_listens_beyond_loopback_and_nothing_runs_without_limits(
         assert "mem_limit" in service, name
         assert "healthcheck" in service, name
         assert service["cap_drop"] == ["ALL"], name
-    for name in ("worker", "console", "valkey", "prometheus", "grafana"):
-        assert compose["services"][name]["read_only"] is True
+    writable = {name for name, one in compose["services"].items() if not one.get("read_only")}
+    assert writable == {"kafka"}
+    assert re.search(r"  kafka:\n.*\n +# Not read_only: ", FILE.read_text())  # with its reason
     assert "6379" not in str(compose["services"]["valkey"].get("ports", ""))
+
+
+def published(service: dict[str, Any]) -> set[int]:
+    """The ports of this machine that a service takes, or may take."""
+    ports: set[int] = set()
+    for port in service.get("ports", ()):
+        first, _, last = port.split(":")[-2].partition("-")
+        ports.update(range(int(first), int(last or first) + 1))
+    return ports
+
+
+@pytest.mark.parametrize("file", ALL_FILES, ids=lambda file: file.name)
+def test_no_two_services_publish_the_same_port(file: Path) -> None:
+    services = yaml.safe_load(file.read_text())["services"]
+    taken: dict[int, str] = {}
+    for name, service in services.items():
+        for port in published(service):
+            assert port not in taken, f"{port}: {name} and {taken[port]}"
+            taken[port] = name
+    assert len(taken) >= 2
+    assert len(ALL_FILES) >= 2
 
 
 def test_workers_scale_each_with_a_directory_of_its_own(compose: dict[str, Any]) -> None:
@@ -88,6 +121,14 @@ def test_workers_scale_each_with_a_directory_of_its_own(compose: dict[str, Any])
     first, last = re.search(r":(\d+)-(\d+):", worker["ports"][0]).groups()  # type: ignore[union-attr]
     assert int(last) - int(first) >= 8
     assert int(worker["stop_grace_period"].removesuffix("s")) >= 2 * STOP_SECONDS + 10
+
+
+def test_whoever_starts_it_can_set_every_setting(compose: dict[str, Any]) -> None:
+    for name in ("worker", "console"):
+        environment = compose["services"][name]["environment"]
+        for field in Settings.model_fields.keys() - DECIDED:
+            variable = f"{PREFIX}{field.upper()}"
+            assert environment.get(variable) == f"${{{variable}:-}}", (name, variable)
 
 
 def test_every_variable_is_a_setting(compose: dict[str, Any]) -> None:

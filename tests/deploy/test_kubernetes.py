@@ -10,6 +10,7 @@ import yaml
 
 from app.life import STOP_SECONDS
 from app.settings import PREFIX, Settings
+from app.settings.settings import SECRETS
 
 ROOT = Path(__file__).parent.parent.parent
 FOLDER = ROOT / "deploy" / "kubernetes"
@@ -65,7 +66,7 @@ def test_every_object_is_valid_strictly() -> None:
 
 def test_every_variable_is_a_setting_and_every_secret_a_file() -> None:
     fields = Settings.model_fields
-    secrets = set()
+    secrets, optional = set(), set()
     for deployment in of_kind("Deployment"):
         pod = deployment["spec"]["template"]["spec"]
         for variable in pod["containers"][0]["env"]:
@@ -73,12 +74,31 @@ def test_every_variable_is_a_setting_and_every_secret_a_file() -> None:
             assert name.removesuffix("_file") in fields, variable["name"]
             if name.endswith("_file"):
                 secrets.add(variable["value"].removeprefix("/secrets/"))
-    kustomization = yaml.safe_load((EXAMPLE / "kustomization.yaml").read_text())
+            if "valueFrom" in variable:
+                assert name in SECRETS
+                reference = variable["valueFrom"]["secretKeyRef"]
+                assert reference == {
+                    "name": "dialwatch", "key": name.replace("_", "-"), "optional": True,
+                }  # fmt: skip
+                optional.add(reference["key"])
+    assert secrets | optional == {name.replace("_", "-") for name in SECRETS}
+    assert not secrets & optional
+    text = (EXAMPLE / "kustomization.yaml").read_text()
+    assert all(name in text for name in optional)
+    kustomization = yaml.safe_load(text)
     (generated,) = kustomization["secretGenerator"]
     assert {Path(file).name for file in generated["files"]} == secrets
     (plain,) = kustomization["configMapGenerator"]
     for literal in plain["literals"]:
         assert literal.partition("=")[0].removeprefix(PREFIX).lower() in fields
+
+
+def test_the_console_has_what_its_explanations_need() -> None:
+    """The plain settings are common; of the secrets it reads one: is WeChat set up?"""
+    needed = {"wechat_app_secret", "kafka_sasl_password", "redis_url", "web_token"}
+    (container,) = component("console")["spec"]["template"]["spec"]["containers"]
+    names = {one["name"].removeprefix(PREFIX).lower() for one in container["env"]}
+    assert needed <= {name.removesuffix("_file") for name in names}
 
 
 def test_a_stop_has_the_time_it_takes() -> None:

@@ -5,6 +5,7 @@ found even before it leads to a wrong command.
 """
 
 from collections import Counter
+from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -13,6 +14,7 @@ from streams.engine.outbox import UNFINISHED
 from streams.engine.state import State, Table
 from streams.times import DAY, parse_instant
 from tables import batches, runs
+from tables.balances import Balance
 from tables.state_tables import (
     ANNOUNCED,
     BATCHES,
@@ -30,8 +32,6 @@ from tests.oracle import Oracle, Run, comparable, normalized
 FINAL = {"sent", "skipped", "failed"}
 _RETENTION = int(RETENTION.total_seconds()) * DAY // 86_400
 _INSTANT_BYTES = 8
-_DAYS_REMEMBERED = 16
-"""How many days of told low balances are compared: the tables forget older ones."""
 
 
 async def compare(installation: Installation, history: History, sandbox: Sandbox) -> None:
@@ -125,7 +125,7 @@ def _remembered(states: list[State]) -> dict[str, Any]:
     """Return the states in the oracle's form. What is over counts as forgotten, even if no tick has
     removed it yet."""
     found: dict[str, Any] = {name: {} for name in _NAMES}
-    retention = max(_RETENTION, int(WINDOW.total_seconds()) * DAY // 86_400)
+    retention = int(WINDOW.total_seconds()) * DAY // 86_400 + 366 * DAY
     for state in states:
         assert not list(state.keys(UNFINISHED)), "a sender's record is unfinished"
         clock = (state.peek(CLOCKS, b"") or PartitionClock()).tick
@@ -138,7 +138,7 @@ def _remembered(states: list[State]) -> dict[str, Any]:
                 found["batches"][name, tally.submitted] = batch.size, batch.seen
             if tally.balance.latest is not None:
                 found["balances"][name] = tally.balance.latest
-                found["told_days"] |= {(name, day): True for day in tally.balance.told_days}
+                found["told_days"] |= {(name, day): True for day in _told(tally.balance)}
         for key, batch in _all_of(state, BATCHES).items():
             if not batches.is_forgotten(batch, clock, _RETENTION):
                 instant = int.from_bytes(key[-_INSTANT_BYTES:], "big", signed=True)
@@ -155,6 +155,11 @@ def _remembered(states: list[State]) -> dict[str, Any]:
     return found
 
 
+def _told(balance: Balance) -> set[int]:
+    before = (range(first, last + 1) for first, last in balance.told_before)
+    return set(balance.told_days).union(*before)
+
+
 _NAMES = (
     "runs", "batches", "lines", "balances", "told_days", "accounts", "recharges", "announced",
 )  # fmt: skip
@@ -167,7 +172,7 @@ def _first_differences(found: dict[Any, Any], right: dict[Any, Any]) -> str:
 
 def _expected(oracle: Oracle, history: History) -> dict[str, Any]:
     expected: dict[str, Any] = {name: {} for name in _NAMES}
-    kept = max(RETENTION, WINDOW)
+    kept = WINDOW + timedelta(days=366)
 
     def count(run: Run, key: str) -> int:
         tick = oracle.last_tick.get(oracle.partition_of(key))
@@ -184,12 +189,7 @@ def _expected(oracle: Oracle, history: History) -> dict[str, Any]:
         expected["batches"][key] = batch.size, len(batch.seen)
     for name, balance in oracle.balances.items():
         expected["balances"][name] = int(balance * Decimal(100))
-    days: dict[str, list[int]] = {}
-    for name, day in sorted(oracle.told_days):
-        days.setdefault(name, []).append(day.toordinal())
-    expected["told_days"] = {
-        (name, day): True for name, told in days.items() for day in told[-_DAYS_REMEMBERED:]
-    }
+    expected["told_days"] = {(name, day.toordinal()): True for name, day in oracle.told_days}
     for name, account in oracle.accounts.items():
         classes = "".join(account["intent_classes"])
         expected["accounts"][name] = account["name"], classes

@@ -18,12 +18,15 @@ from streams.engine.outbox import UNFINISHED
 from streams.topics import partition_of
 from tables import state_tables
 from tables.state_tables import owner_of
+from tests import kafka_admin
 from tests.cli.test_commands import dialwatch
 from tests.installation import Installation, Published
 from tests.samples import account, announcement, call, recharge, ticks
 
 OLD, NEW = 2, 5
 ACCOUNTS = [f"a{number}" for number in range(12)]
+WRONG = "bad"
+"""An account whose records are all invalid, and which belongs elsewhere afterwards."""
 BATCH = 8
 SUBMITTED = "2019-01-30T14:00:00+08:00"
 
@@ -43,6 +46,8 @@ def before() -> list[Published]:
         *(failed(one, index) for one in ACCOUNTS for index in range(4)),
         *(line_error(one, 0) for one in ACCOUNTS[:4]),
         *(recharge(one, f"r-{one}") for one in ACCOUNTS),
+        account(WRONG, phone=1),
+        account(WRONG, phone=2),
         announcement("n1"),
         *ticks("2019-01-30T16:00:00+08:00", OLD),
     ]
@@ -148,7 +153,19 @@ def test_an_expansion_that_is_killed_again_and_again_loses_and_repeats_nothing(
     for record in asyncio.run(small.read("accounts")):
         places = standing.setdefault(record.key, set())
         (places.discard if record.value is None else places.add)(record.partition)
-    assert standing == {one.encode(): {partition_of(one.encode(), NEW)} for one in ACCOUNTS}
+    everyone = [one.encode() for one in (*ACCOUNTS, WRONG)]
+    assert standing == {one: {partition_of(one, NEW)} for one in everyone}
+    # What was only moved is no younger than its dead letter.
+    planned = dialwatch("dlq", "redrive", directory=tmp_path, variables=small.variables)
+    places = partition_of(WRONG.encode(), OLD), partition_of(WRONG.encode(), NEW)
+    assert places[0] != places[1]
+    said = sorted(
+        (places.index(row["partition"]), row["offset"], row["action"])
+        for row in map(json.loads, planned.stdout.splitlines())
+    )
+    assert [(which, action) for which, _, action in said] == [
+        (0, "refused"), (0, "redrive"), (1, "redrive"),
+    ]  # fmt: skip
     # A replay sees each account's calls in their order, though they lie in two partitions.
     ended = dialwatch("replay", directory=tmp_path, variables=small.variables)
     assert ended.returncode == 0, ended.stderr
@@ -158,6 +175,38 @@ def test_an_expansion_that_is_killed_again_and_again_loses_and_repeats_nothing(
     shared = dialwatch("replay", "--jobs", "2", directory=tmp_path, variables=small.variables)
     assert shared.returncode == 1
     assert "--jobs 1" in shared.stderr
+
+
+@pytest.mark.broker
+def test_after_the_group_s_offsets_expired_there_is_no_lag_and_nothing_is_published_again(
+    small: Installation, tmp_path: Path
+) -> None:
+    worker = small.worker()
+    asyncio.run(small.publish(before()))
+    settle(small, lambda found: len(inbox(found)) >= 2 * len(ACCOUNTS))
+    asyncio.run(small.fold_all())
+    told = {one["notification_id"] for one in asyncio.run(small.read_values("notifications"))}
+    asyncio.run(
+        small.wait_for(
+            "deliveries", lambda found: told <= {one["notification_id"] for one in found}
+        )
+    )
+    worker.stop()
+    asyncio.run(kafka_admin.delete_group(small))
+    asyncio.run(small.publish([failed(ACCOUNTS[0], 4)]))
+    asked = dialwatch("lag", directory=tmp_path, variables=small.variables)
+    rows = json.loads(asked.stdout)["partitions"]
+    assert {row["committed"] for row in rows} == {None}
+    assert {row["topic"]: row["lag"] for row in rows if row["lag"]} == {small.topics.calls: 1}
+    worker.start()  # whether it has folded the last shows only in its offsets
+    asyncio.run(small.fold_all())
+    worker.stop()
+    asyncio.run(kafka_admin.delete_group(small))
+    done = expand(small, tmp_path, "--execute")
+    assert done.returncode == 0, done.stderr
+    assert "published again" not in done.stderr
+    small.variables["DIALWATCH_PARTITIONS"] = str(NEW)
+    assert len(asyncio.run(small.read("call-records"))) == 4 * len(ACCOUNTS) + 5
 
 
 @pytest.mark.broker

@@ -2,19 +2,21 @@
 
 import asyncio
 import re
+import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaProducer
+from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
 from app.operations.installation import Installation as Connected
 from app.operations.installation import open_installation
 from app.operations.lag import Behind, behind_of, group_lag
 from streams.engine.outbox import UNFINISHED, _Unfinished
 from streams.engine.types import TP
-from streams.kafka.log_scan import BEGINNING, END
+from streams.kafka.log_scan import BEGINNING, END, batch_at, records_of
 from tests.installation import Installation, Published
 from tests.samples import call
 
@@ -151,6 +153,22 @@ async def test_offsets_are_found_by_time(installation: Installation) -> None:
         logs = connected.logs
         found = [(await logs.offsets([tp], at))[tp] for at in (0, 1_000, 1_001, 3_000, 3_001)]
         assert found == [0, 0, 1, 2, 3]
+
+
+def test_where_the_broker_sets_the_time_it_is_the_batch_s() -> None:
+    builder = DefaultRecordBatchBuilder(
+        magic=2, compression_type=0, is_transactional=0,
+        producer_id=-1, producer_epoch=-1, base_sequence=-1, batch_size=1 << 10,
+    )  # fmt: skip
+    for offset in range(2):
+        builder.append(offset, timestamp=1_000 + offset, key=None, value=b"x", headers=[])
+    raw = bytearray(builder.build())
+    of_producer = batch_at(bytes(raw), 0)
+    struct.pack_into(">h", raw, 21, 0x08)  # attributes: LogAppendTime
+    struct.pack_into(">q", raw, 35, 7_000)  # maxTimestamp, which the broker sets then
+    of_broker = batch_at(bytes(raw), 0)
+    assert (of_producer.timestamp, of_broker.timestamp) == (1_000, 7_000)
+    assert [one.timestamp for one in records_of(bytes(raw), of_broker)] == [7_000, 7_000]
 
 
 async def test_a_group_that_never_ran_is_behind_by_all_there_is(

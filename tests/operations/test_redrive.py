@@ -16,6 +16,7 @@ from aiokafka.admin.records_to_delete import RecordsToDelete
 
 from agents.settle import UNCERTAIN
 from app.errors import CommandError
+from app.operations import redrive
 from app.operations.installation import open_installation
 from app.operations.letter_writer import LetterWriter
 from app.operations.letters import LetterFilter, find_letters, read_letter
@@ -28,7 +29,7 @@ from app.operations.transactional_producer import (
 )
 from streams.topics import partition_of
 from tests.cli.test_commands import dialwatch
-from tests.installation import Installation
+from tests.installation import Installation, Published
 from tests.operations.letters import actions, bury, command, ended, letter, order, records_of
 from tests.samples import account, recharge
 
@@ -211,6 +212,33 @@ async def test_filters_choose_and_only_what_nobody_has_dealt_with(
         assert set(actions(await order(installation, wanted=wanted))) == expected, wanted
 
 
+async def test_a_limit_counts_what_can_be_done_and_says_whether_there_is_more(
+    installation: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many are refused before it: else these would keep the others for ever."""
+    monkeypatch.setattr(redrive, "_FIRST_PAGE", 2)
+    monkeypatch.setattr(redrive, "MOST_ROWS", 2)
+    some = [letter(installation.topics.calls, b"a", b"%d" % n) for n in range(6)]
+    refused = await bury(installation, *some[:3], more=[("dialwatch.truncated", b"9")])
+    names = await bury(installation, *some[3:])
+    wanted = LetterFilter(limit=2)
+    plan = await order(installation, wanted=wanted)
+    assert actions(plan) == dict.fromkeys(refused[:2], "refused") | dict.fromkeys(
+        names[:2], "redrive"
+    )
+    assert plan["counts"] == {"redrive": 2, "refused": 3, "handled": 0}
+    assert plan["has_more"]
+    assert (await order(installation, wanted=wanted, verb="discard", why="x"))["has_more"]
+    assert not (await order(installation, wanted=LetterFilter(limit=3)))["has_more"]
+    for count, says in ((2, "; there are more of them, for another run"), (1, "before")):
+        ran = dialwatch(
+            "dlq", "redrive", "--limit", "2", "--execute",
+            directory=tmp_path, variables=installation.variables,
+        )  # fmt: skip
+        assert ran.stderr.splitlines()[-1].startswith(f"{count} redriven, 3 refused, 0 handled")
+        assert ran.stderr.rstrip().endswith(says)
+
+
 async def test_what_would_be_wrong_is_refused_and_some_of_it_only_without_force(
     installation: Installation,
 ) -> None:
@@ -260,6 +288,8 @@ async def test_a_command_that_was_sent_is_never_sent_again_and_one_in_doubt_only
     }
     for notification_id, some in ends.items():
         await ended(installation, notification_id, *some)
+    deep = b'{"x":' + b"[" * 50_000 + b"]" * 50_000 + b',"notification_id":"sent"}'
+    await installation.publish([Published("deliveries", "acme", deep)])  # not by dialwatch
     letters = [letter(topic, b"acme", command(one)) for one in ends]
     invalid = letter(topic, b"acme", b"{}")  # it never was a command
     names = dict(zip([*ends, "invalid"], await bury(installation, *letters, invalid), strict=True))

@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from tables import recharges
+from tables import recharges, texts
 from tables.lines import LineCall, LineRun, LineSegment, fold
 from tables.recharges import Recharges
 from tables.runs import Run
@@ -486,6 +486,16 @@ def test_the_first_50_characters_of_its_content(length: int) -> None:
     assert inbox["title"] == ""
 
 
+def test_two_causes_have_two_ids_however_their_parts_are_cut() -> None:
+    parts = [("a", "b\x1fc"), ("a\x1fb", "c"), ("a", "b\x1e1c"), ("a\x1e1b", "c"), ("a", "b\x1ec")]
+    ids = {texts.notification_id("interested_customer", "inbox", *cause) for cause in parts}
+    assert len(ids) == len(parts)
+    # As before where there is nothing to tell apart: what was sent is known under it.
+    assert texts.notification_id("interested_customer", "inbox", "a", "b") == (
+        "2342375773f80d52be1cc2f315d35790"
+    )
+
+
 # -- what is remembered
 
 
@@ -502,7 +512,26 @@ def test_ticks_alone_change_nothing_and_leave_nothing() -> None:
     assert drive.keys() == before
     for day in range(4, 12):
         drive.take(tick((moment + timedelta(days=day)).isoformat()))
-    assert drive.keys() == 2  # the account and the partition's clock
+    assert drive.keys() == 2 + 47  # the account, the partition's clock, and what only calls end
+    for day in range(370, 378):
+        drive.take(tick((moment + timedelta(days=day)).isoformat()))
+    assert drive.keys() == 2
+
+
+@pytest.mark.parametrize(
+    ("result", "scenario"), [("F", "unreachable_run"), ("W", "line_error_run")]
+)
+@pytest.mark.parametrize("retention", [1, 7])
+def test_ticks_end_no_run(result: str, scenario: str, retention: int) -> None:
+    """Neither for a call at the window's end, nor for one that comes weeks after it ended."""
+    drive = Drive(run_length=3, run_window_hours=24, batch_retention_days=retention)
+    drive.take(tick("2019-01-29T23:59:01+08:00"))
+    drive.take([call("acme", 0, result=result, ended_at="2019-01-30T00:00:00+08:00")])
+    drive.take(tick("2019-01-31T00:00:01+08:00"))
+    drive.take([call("acme", 1, result=result, ended_at="2019-01-31T00:00:00+08:00")])
+    drive.take(tick("2019-03-01T00:00:00+08:00"))
+    told = drive.take([call("acme", 2, result=result, ended_at="2019-02-01T00:00:00+08:00")])
+    assert {one["scenario"] for one in told} == {scenario}
 
 
 def test_ten_thousand_errors_of_one_line_in_one_poll_are_records_that_kafka_takes() -> None:

@@ -127,6 +127,23 @@ def test_a_known_field_with_half_a_surrogate_pair_is_named() -> None:
         decode("notifications", with_field("notifications", "cause", rb'{"x": "\ud83d"}'))
 
 
+@pytest.mark.parametrize("other", [b'"whole"', rb'"\ud83d"'])
+def test_a_number_is_judged_alike_whatever_an_unknown_field_holds(other: bytes) -> None:
+    def decoded(topic: str, field: str, number: bytes) -> Any:
+        value = with_field(topic, field, number)
+        return getattr(decode(topic, b'{"added_some_day": ' + other + b"," + value[1:]), field)
+
+    assert decoded("call-records", "duration_s", b"1e308") == 1e308
+    long = b"9" * 4000
+    assert decoded("notifications", "cause", b'{"a": ' + long + b"}") == {"a": int(long)}
+    for number in (b"1e400", b"-1e400", long):
+        with pytest.raises(InvalidRecordError, match=r"^duration_s: number out of range$"):
+            decoded("call-records", "duration_s", number)
+    for number in (b"[1e400]", b"9" * 5000):
+        with pytest.raises(InvalidRecordError, match=r"^cause\S*: .*out of range$"):
+            decoded("notifications", "cause", b'{"a": ' + number + b"}")
+
+
 OPTIONAL = {
     "call-records": {"balance", "duration_s", "error"},
     "accounts": {"openid", "phone", "intent_classes", "balance_threshold", "expires_at",

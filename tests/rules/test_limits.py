@@ -191,6 +191,17 @@ def test_the_day_of_the_clock_is_remembered_through_any_number_of_others() -> No
     assert not tell(balance, 5_099, 1_000)
 
 
+def test_no_day_of_many_is_told_twice() -> None:
+    balance = Balance()
+    days = [*range(5_000, 5_400), *range(6_000, 6_060, 2)]
+    assert all(tell(balance, day, 9_999) for day in days)
+    assert not any(tell(balance, day, 9_999) for day in days)
+    assert len(balance.told_days) == 16
+    # However they lie, what is remembered is bounded.
+    assert all(tell(balance, day, 9_999) for day in range(10_001, 12_001, 2))
+    assert len(balance.told_before) == 64
+
+
 def test_each_low_account_is_looked_at_by_one_tick_a_day(monkeypatch: pytest.MonkeyPatch) -> None:
     drive = Drive()
     drive.take(account(f"a{n}", balance_threshold="50") for n in range(30))

@@ -70,6 +70,12 @@ async def test_ready_metrics_and_page_of_a_worker_at_work(installation: Installa
     assert (
         f'dialwatch_lag_records{{partition="0",topic="{installation.topics.calls}"}} 0' in metrics
     )
+    for reason in ("key", "value", "result", "other"):
+        shown = f'{{reason="{reason}",topic="{installation.topics.calls}"}} 0.0'
+        assert f"dialwatch_dead_letters_total{shown}" in metrics
+    for channel, code in (("wechat", "43101"), ("sms", "422")):
+        shown = f'{{channel="{channel}",reason="{code}",status="failed"}} 0.0'
+        assert f"dialwatch_deliveries_total{shown}" in metrics
     assert "acme" not in metrics
 
     status, page = worker.get("/")

@@ -51,6 +51,9 @@ DOUBT_LIMIT_SECONDS = 590.0
 # For a token that is refused right after its renewal: mostly another program has renewed it again.
 REFUSED_TOKEN_HOLD_SECONDS = 5.0
 
+WECHAT_SKIPS = ("no openid", "no official account", "no template", "unsubscribed")
+"""Why a message is skipped."""
+
 
 class _Jump(Struct):
     appid: str
