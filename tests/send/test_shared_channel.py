@@ -14,7 +14,9 @@ from app.channels.wechat.client import WechatClient
 from app.channels.wechat.message import Template
 from app.channels.wechat.outcomes import parse_rules
 from app.channels.wechat.pace import Pace
-from tests.send.fakes import attempt
+from app.channels.wechat.receipts import Receipts
+from app.channels.wechat.subscriptions import Subscriptions
+from tests.send.fakes import MemoryLedger, World, attempt, notification
 from tests.virtual_time import run_virtually
 
 TEMPLATE = Template(template_id="T", fields=("",) * 6, zone=ZoneInfo("Asia/Shanghai"))
@@ -274,3 +276,31 @@ def test_a_token_that_is_refused_while_others_wait_for_their_place_is_renewed_be
         return moments
 
     assert run_virtually(main()) == [2.0, 3.0]
+
+
+@pytest.mark.parametrize("grace_s", [0.0, 1.5])
+def test_what_is_cut_off_waiting_for_its_place_is_sent_a_quarter_of_an_hour_later(
+    grace_s: float,
+) -> None:
+    commands = [notification(f"n{number}", f"a{number}") for number in range(100)]
+
+    def world(ledger: MemoryLedger) -> World:
+        sending = channel([0], rate=10.0)
+        sending._receipts = Receipts(None, "g")  # type: ignore[arg-type]
+        sending._subscriptions = Subscriptions(None, "g")  # type: ignore[arg-type]
+        return World(sending, ledger, most_at_once=64, grace_s=grace_s)  # type: ignore[arg-type]
+
+    async def main() -> list[str]:
+        ledger = MemoryLedger()
+        first, second = world(ledger), world(ledger)
+        first.take(*commands)
+        await asyncio.sleep(3)
+        await first.agent.on_revoked([0])
+        await asyncio.sleep(900)
+        for offset, command in enumerate(commands):
+            if (0, offset) not in first.finished:
+                second.take(command, offset=offset)
+        await second.done()
+        return [one.status for one in first.deliveries() + second.deliveries()]
+
+    assert run_virtually(main()) == ["sent"] * 100
