@@ -5,7 +5,8 @@ meets again and again while others get through ends it, and so does its recipien
 (`agents/limits.py`).
 
 The ledger is written before each attempt, so that whoever goes on after a crash knows that the
-provider may have the message. The first of these words is also the question whether there are
+provider may have the message; and after all that may take long, so that it says so of nothing that
+was only waiting. The first of these words is also the question whether there are
 older ones; only who would have to wait asks that before (`_look`). So a message that gets through
 costs two round trips to Redis: one before it is sent, and one after it.
 """
