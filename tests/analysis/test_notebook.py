@@ -63,7 +63,7 @@ async def test_a_cell_of_a_notebook_replays_the_topics(
 ) -> None:
     calls = [call("acme", index, result="F") for index in range(20)]
     await installation.publish([account("acme"), *calls])
-    gc.unfreeze()  # what an earlier test may have frozen
+    gc.unfreeze()  # what other tests' commands froze in this process
     before = fetcher.FetchResult, gc.get_threshold(), gc.get_freeze_count()
     given: Any = {
         "settings": installation.settings(), "run_length": [5, 10], "jobs": jobs,
