@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from agents.holds import Holds
 from agents.limits import Limits
-from agents.outcomes import Outcome, Refused, Skipped
+from agents.outcomes import Held, Outcome, Refused, Skipped
 from streams.records import Account, Channel, Delivery, Notification
 
 
@@ -73,11 +73,18 @@ class SendingChannel(Protocol):
     def pause_s(self, message: Message) -> float:
         """Return how long this recipient must be left alone, and count the message as sent then."""
 
-    async def send(self, message: Message, *, is_repeat: bool) -> Outcome:
-        """Send once. `is_repeat`: an earlier attempt may have been taken.
+    async def ready(self, message: Message) -> Held | None:
+        """Wait, however long, until this message may be sent at once: for its place in the pace,
+        and for what it is sent with. Or return why nothing can be sent.
 
-        Bounded by the channel's own time limits. May be cancelled at any point: the message is
-        then in doubt.
+        Nothing goes to the provider. Who is cancelled meanwhile takes nobody's place.
+        """
+
+    async def send(self, message: Message, *, is_repeat: bool) -> Outcome:
+        """Send once what is ready. `is_repeat`: an earlier attempt may have been taken.
+
+        Waits for nothing but the provider, and for it within the channel's own time limits. May be
+        cancelled at any point: the message is then in doubt.
         """
 
     def claim(
@@ -105,6 +112,8 @@ class Entry(Struct, omit_defaults=True):
     """Coordinates of the record that was given up before this one was sent again."""
     life: str = ""
     """Whose first words on it these are: a name that nobody else has, nor had before."""
+    pause_s: float | None = None
+    """How long the pause before the next attempt is in all. None: entries of 0.1.0 don't say."""
 
     @property
     def has_failed(self) -> bool:

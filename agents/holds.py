@@ -13,7 +13,7 @@ import asyncio
 import logging
 import random as random_module
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Collection, Hashable, Iterable
 from dataclasses import dataclass
 from datetime import tzinfo
 from typing import NamedTuple
@@ -138,6 +138,10 @@ class Holds:
         return not any(
             hold.has_probe or hold.until > now for _, hold in self._holds_of((None, scope))
         )
+
+    def stops(self, probes: Collection[str | None], scope: str) -> bool:
+        """Is there a hold of this scope that a message with these probes doesn't test?"""
+        return any(held not in probes for held, _ in self._holds_of((None, scope)))
 
     def begin(self, scope: str) -> list[str | None]:
         """Note that a message is sent; return the scopes that it probes, to be given to `learn`."""

@@ -57,6 +57,9 @@ class Held(Struct, frozen=True):
     error_code: int | None = None
     scope: str | None = None
     """Only messages of this scope (a template) must wait; None: all."""
+    is_stale: bool = False
+    """What it was sent with (a token) is no longer good. It goes again at once, with what the
+    channel's `ready` renews; only who is told so twice in a row makes everybody wait."""
 
 
 Outcome = Sent | Skipped | Refused | TryLater | Unclear | Held

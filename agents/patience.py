@@ -30,10 +30,18 @@ class Patience:
         self._back.set()
         self.is_away = False
 
-    async def ask(self, question: Callable[[], Awaitable[_Answer]]) -> _Answer:
-        """Return Redis's answer, however long it takes."""
+    async def ask(
+        self,
+        question: Callable[[], Awaitable[_Answer]],
+        *,
+        late: Callable[[], Awaitable[_Answer]] | None = None,
+    ) -> _Answer:
+        """Return Redis's answer, however long it takes. `late` is asked in place of `question` once
+        that had to wait until Redis was back, or failed."""
         while True:
-            await self._back.wait()
+            if not self._back.is_set():
+                question = late or question
+                await self._back.wait()
             async with self._slots:
                 if not self._back.is_set():
                     continue
@@ -50,7 +58,7 @@ class Patience:
                     return answer
             # Whoever finds the store away first asks again for all.
             try:
-                return await self._ask_until_back(question)
+                return await self._ask_until_back(late or question)
             finally:
                 self._back.set()
 

@@ -5,20 +5,29 @@ meets again and again while others get through ends it, and so does its recipien
 (`agents/limits.py`).
 
 The ledger is written before each attempt, so that whoever goes on after a crash knows that the
-provider may have the message. The first of these words is also the question whether there are
+provider may have the message; and after all that may take long, so that it says so of nothing that
+was only waiting. The first of these words is also the question whether there are
 older ones; only who would have to wait asks that before (`_look`). So a message that gets through
 costs two round trips to Redis: one before it is sent, and one after it.
 """
 
 import asyncio
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import tzinfo
 from typing import Protocol
 
 from agents.admission import Admission
-from agents.channel import Bar, Entry, LaterWord, Ledger, Message, SendingChannel
+from agents.channel import (
+    Bar,
+    Entry,
+    LaterWord,
+    Ledger,
+    Message,
+    SendingChannel,
+    StoreAwayError,
+)
 from agents.clock import Clock
 from agents.holds import UNLIKELY, is_miss
 from agents.metrics import LEDGER_SECONDS
@@ -31,6 +40,10 @@ from streams.times import SECOND, format_moment
 UNCERTAIN = "uncertain"
 FIRST_PAUSE_SECONDS = 1.0
 MOST_PAUSE_SECONDS = 30.0
+# The longest pause of an entry that doesn't say how long its pause was.
+_LONGEST_PAUSE_SECONDS = 4500.0
+# An attempt that another worker made so long after now was made by another clock: when, is unknown.
+CLOCKS_APART_SECONDS = 5.0
 # How often one message alone may put the channel on hold, or be told what anybody may be told.
 MOST_TRIES_ALONE = 5
 # The same where nothing says how often: about eight minutes.
@@ -63,12 +76,16 @@ class Job:
     is_again: bool = False
     """It was given up before, and an operator sends it again."""
     entry: Entry = field(init=False)
+    doubted_at: float | None = None
+    """When the entry's doubt began, by the event loop's clock: nobody sets that one."""
     is_known: bool = False
     """The ledger was asked what stands there; until then `entry` is a guess that nothing does."""
     has_begun: bool = False
     """An attempt was written down in this life."""
     is_sending: bool = False
     """The provider may have it any moment: worth waiting for."""
+    was_stale: bool = False
+    """The last attempt was made with what was no longer good."""
     is_revoked: bool = False
     has_missed: bool = False
     """What it met last may be everybody's: a hold says when it is tried again, if there is one."""
@@ -137,7 +154,7 @@ class Settler:
         elif known.deliveries is not None:
             return known
         else:
-            job.entry = known
+            job.entry, job.doubted_at = known, None
         return None
 
     def describe(self, job: Job, end: _End) -> Delivery:
@@ -206,7 +223,7 @@ class Settler:
             if job.is_revoked:
                 raise RevokedError
             job.is_sending = False
-            left_s = self._doubt_left_s(entry)
+            left_s = self._doubt_left_s(job)
             if left_s is not None and left_s <= 0:
                 return Refused(UNCERTAIN)
             try:
@@ -229,7 +246,10 @@ class Settler:
         if not job.is_known and self._limits.is_limited(recipient):
             return await self._look(job)
         if entry.not_before is not None and not (job.has_missed and self._holds.is_held):
-            await asyncio.sleep(max(0, entry.not_before - self._now()) / SECOND)
+            # No more than the whole pause: whoever wrote this may have had another clock.
+            longest_s = _LONGEST_PAUSE_SECONDS if entry.pause_s is None else entry.pause_s
+            left_s = (entry.not_before - self._now()) / SECOND
+            await asyncio.sleep(min(max(0.0, left_s), longest_s))
         refused = await self._limits.enter(recipient, job.taken_at)
         if refused is not None:
             return Refused(UNCERTAIN) if entry.doubt_since is not None else refused
@@ -244,16 +264,23 @@ class Settler:
         return outcome if faster is None else faster
 
     async def _take_place(self, job: Job, message: Message) -> tuple[Entry | None, Outcome | None]:
-        """Wait for admission and make one attempt; see `_attempt`."""
+        """Wait for admission and until the channel is ready, and make one attempt; see `_attempt`.
+
+        All that may take long comes before the attempt, because with it the doubt begins.
+        """
         in_doubt = job.entry.doubt_since is not None
         turn = await self._admission.enter(
             message.scope, in_doubt=in_doubt, is_impatient=not job.is_known
         )
         if turn is None:
             return await self._look(job), None
-        faster, outcome = None, None
+        faster: Entry | None = None
+        outcome: Outcome | None = None
         try:
-            faster, outcome = await self._attempt(job, message)
+            outcome = await self._channel.ready(message)
+            # A hold that began meanwhile is for this one too.
+            if outcome is None and not self._holds.stops(turn.probes, message.scope):
+                faster, outcome = await self._attempt(job, message)
         finally:
             self._admission.leave(turn, _customer_of(job, message), outcome)
         return faster, outcome
@@ -263,47 +290,84 @@ class Settler:
         account = self._lookup(account_id) if account_id is not None else None
         return self._channel.prepare(command, account)
 
-    def _doubt_left_s(self, entry: Entry) -> float | None:
-        """Return how long a repeat is still safe; None: for good."""
-        limit_s = self._channel.doubt_limit_s
-        if limit_s is None or entry.doubt_since is None:
+    def _doubt_left_s(self, job: Job) -> float | None:
+        """Return how long a repeat is still safe; None: for good.
+
+        The wall's clock alone knows about a doubt from before this process, and about a time in
+        which the machine slept; it may be set back. So of the two clocks the later one counts.
+        """
+        limit_s, since = self._channel.doubt_limit_s, job.entry.doubt_since
+        if limit_s is None or since is None:
             return None
-        return limit_s - (self._now() - entry.doubt_since) / SECOND
+        age_s = (self._now() - since) / SECOND
+        now = asyncio.get_running_loop().time()
+        if job.doubted_at is None:
+            if age_s < -CLOCKS_APART_SECONDS:
+                return 0.0
+            job.doubted_at = now - max(age_s, 0.0)
+        return limit_s - max(age_s, now - job.doubted_at)
 
     async def _attempt(self, job: Job, message: Message) -> tuple[Entry | None, Outcome | None]:
         """Try once, and write down before and after it what a successor has to know.
 
         Return an entry that leaves nothing to do, and what came of the attempt; neither: there
-        was none, because only now it is known what stands in the ledger.
+        was none, because only now it is known what stands in the ledger, or it must go out anew.
         """
         notification_id, entry, is_first = job.command.notification_id, job.entry, not job.is_known
         attempts, doubt_since = entry.attempts, entry.doubt_since
-        entry.attempts += 1
-        entry.not_before = None
+        is_late = False
 
-        def begin() -> Awaitable[Entry | Bar | None]:
-            # Anew each time it is asked: while the store is away nothing can be in doubt.
-            entry.doubt_since = self._now() if doubt_since is None else doubt_since
-            return self._ledger.write(notification_id, entry, is_first=is_first, bar=bar)
+        def undo() -> None:
+            entry.attempts, entry.doubt_since = attempts, doubt_since
+
+        async def begin() -> Entry | Bar | None:
+            entry.attempts = attempts + 1
+            entry.not_before = entry.pause_s = None
+            if doubt_since is None:
+                entry.doubt_since = self._now()
+                job.doubted_at = asyncio.get_running_loop().time()
+            job.is_sending = True
+            try:
+                return await self._ledger.write(notification_id, entry, is_first=is_first, bar=bar)
+            except StoreAwayError:
+                job.is_sending = False
+                raise
+
+        async def take_back() -> Entry | Bar | None:
+            # The store was away, however long: it is no longer this one's turn. And whether it
+            # heard of the attempt is unknown.
+            nonlocal is_late
+            is_late = True
+            undo()
+            return await self._ledger.write(notification_id, entry, is_first=is_first)
 
         # What this life has put in doubt must be sent again as it was.
         bar = None if job.has_begun and doubt_since is not None else message.bar
         with LEDGER_SECONDS.time():
-            standing = await self._ask(begin)
+            standing = await self._ask(begin, late=take_back)
         job.is_known = True
         if isinstance(standing, Bar):
-            entry.attempts, entry.doubt_since = attempts, doubt_since
+            undo()
             return None, Refused(UNCERTAIN) if doubt_since is not None else Skipped(standing.reason)
         if standing is not None:
+            undo()
             return self._learn(job, standing) if is_first else standing, None
-        job.has_begun = job.is_sending = True
+        if is_late:
+            return None, None
+        job.has_begun = True
         outcome = await self._channel.send(message, is_repeat=doubt_since is not None)
         # The worst moment: the provider has it, and nobody else knows.
         fault_points.passing(fault_points.DURING_SEND)
         job.has_missed = is_miss(outcome)
+        was_stale, job.was_stale = job.was_stale, isinstance(outcome, Held) and outcome.is_stale
         match outcome:
+            case Held() if job.was_stale and not was_stale:
+                undo()
+                faster = await self._ask(lambda: self._ledger.write(notification_id, entry))
+                assert not isinstance(faster, Bar)  # noqa: S101 - none was named
+                return faster, None
             case Held():
-                entry.attempts, entry.doubt_since = attempts, doubt_since
+                undo()
                 job.held += 1
                 if self._is_alone(job, message, MOST_TRIES_ALONE, outcome.scope):
                     # It wasn't everybody's trouble: so each of these was an attempt of its own.
@@ -313,12 +377,12 @@ class Settler:
                 entry.doubt_since = doubt_since
                 if self._is_over(job, message, outcome):
                     return None, _given_up(entry, error, error_code)
-                entry.not_before = self._now() + self._pause(entry.attempts, after_s)
+                self._put_off(entry, after_s)
             case Unclear():
                 is_for_good = self._channel.doubt_limit_s is None
                 if is_for_good and self._is_alone(job, message, MOST_TRIES):
                     return None, Refused(UNCERTAIN)
-                entry.not_before = self._now() + self._pause(entry.attempts, None)
+                self._put_off(entry, None)
             case _:
                 return None, outcome
         faster = await self._ask(lambda: self._ledger.write(notification_id, entry))
@@ -333,7 +397,7 @@ class Settler:
         entry = job.entry
         if outcome.is_recipients:
             entry.strikes += 1
-            for_s = self._pause(entry.attempts, outcome.after_s) / SECOND
+            for_s = self._pause_s(entry.attempts, outcome.after_s)
             return self._limits.strike(message.recipient, outcome, for_s, entry.strikes)
         if outcome.is_general or outcome.most_tries is None:
             return self._is_alone(job, message, outcome.most_tries or MOST_TRIES)
@@ -359,10 +423,14 @@ class Settler:
         share = others.count(False) / len(others)
         return job.misses >= most_tries and share**job.misses < UNLIKELY
 
-    def _pause(self, attempts: int, after_s: float | None) -> int:
+    def _put_off(self, entry: Entry, after_s: float | None) -> None:
+        entry.pause_s = self._pause_s(entry.attempts, after_s)
+        entry.not_before = self._now() + int(entry.pause_s * SECOND)
+
+    def _pause_s(self, attempts: int, after_s: float | None) -> float:
         if after_s is None:
             after_s = min(MOST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2.0 ** min(attempts - 1, 16))
-        return int(after_s * (1 + self._random() / 4) * SECOND)
+        return after_s * (1 + self._random() / 4)
 
 
 def _customer_of(job: Job, message: Message) -> str:

@@ -88,6 +88,9 @@ class SmsChannel:
         """Return 0: the gateway has limits of its own, and answers 429."""
         return 0.0
 
+    async def ready(self, message: Message) -> None:
+        """Return at once: nothing is needed but the message."""
+
     async def send(self, message: Message, *, is_repeat: bool) -> Outcome:
         """Send the message once. The gateway itself recognizes repeats."""
         headers = {"Authorization": f"Bearer {self._token}"} if self._token else None

@@ -165,7 +165,7 @@ async def _wechat(
         yield Finding("warn", "wechat", f"messages are skipped: set {', '.join(missing)}")
         return
     client = build_client(settings, http)
-    token = await build_tokens(client, redis, asks_at_once=True).get()
+    token = await build_tokens(settings, client, redis, asks_at_once=True).get()
     if not isinstance(token, str):
         yield Finding("fail", "token", f"{_why(token)}: {_what_to_do(token)}")
         return

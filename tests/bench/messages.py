@@ -160,7 +160,7 @@ async def sending_stages(settings: Settings, messages: int) -> list[Measured]:
     async with open_http() as http:
         channel = build_wechat(settings, redis, http)
         client = build_client(settings, http)
-        token = await build_tokens(client, redis).get()
+        token = await build_tokens(settings, client, redis).get()
         assert isinstance(token, str), token
         ledger = RedisLedger(redis, "bench-ledger")
         commands = [command(number, "wechat") for number in range(messages)]
@@ -198,7 +198,13 @@ async def sending_stages(settings: Settings, messages: int) -> list[Measured]:
         ends: list[asyncio.Future[None]] = [
             asyncio.get_running_loop().create_future() for _ in commands
         ]
-        agent.bind(lambda partition, offset, outputs: ends[offset].set_result(None))
+
+        def crash(error: Exception) -> None:
+            for end in ends:
+                if not end.done():
+                    end.set_exception(error)
+
+        agent.bind(lambda partition, offset, outputs: ends[offset].set_result(None), crash)
         agent.on_assigned(0)
 
         async def send(number: int) -> None:

@@ -31,6 +31,7 @@ from app.sandbox.faults import Faults
 from app.sandbox.server import APP_ID, APP_SECRET, TEMPLATE_ID, Sandbox
 from streams.times import SECOND
 from tests.sandbox.cases import BROKEN, CASES, OPENID, Case
+from tests.send.fakes import attempt
 
 TEMPLATE = Template(template_id=TEMPLATE_ID, fields=("",) * 6, zone=ZoneInfo("Asia/Shanghai"))
 
@@ -120,7 +121,7 @@ async def test_the_client_makes_of_the_documented_answer_what_the_table_says(
 
     async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as http:
         sending = channel(http, "https://wechat.test", redis)
-        met = await sending.send(message(request(case)), is_repeat=False)
+        met = await attempt(sending, message(request(case)))
     assert agrees(met, case.outcome), met
 
 
@@ -131,9 +132,9 @@ async def test_the_client_makes_the_same_of_the_stand_ins(
     sending = channel(http, base_url, redis)
     case.arrange(sandbox)
     for number in range(case.sent_before):
-        before = await sending.send(message(request(case, 100 + number)), is_repeat=False)
+        before = await attempt(sending, message(request(case, 100 + number)))
         assert isinstance(before, Sent)
-    met = await sending.send(message(request(case)), is_repeat=False)
+    met = await attempt(sending, message(request(case)))
     assert agrees(met, case.outcome), met
     assert len(sandbox.wechat.messages) == case.sent_before + case.arrives
 
@@ -180,12 +181,12 @@ async def test_a_broken_answer_is_never_taken_for_one(
     faults.hang_s = 1.0
     async with httpx.AsyncClient(timeout=0.3) as http:
         sending = channel(http, base_url, redis)
-        met = await sending.send(message(request()), is_repeat=False)
+        met = await attempt(sending, message(request()))
         assert agrees(met, outcome), met
         assert len(sandbox.wechat.messages) == arrives
         # The same again, when all is well: nothing arrives twice.
         sandbox.faults = Faults()
-        assert isinstance(await sending.send(message(request()), is_repeat=True), Sent)
+        assert isinstance(await attempt(sending, message(request()), is_repeat=True), Sent)
     assert len(sandbox.wechat.messages) == 1
 
 
@@ -195,9 +196,9 @@ async def test_however_a_repeat_is_answered_it_counts_as_sent(
 ) -> None:
     sending = channel(http, base_url, redis)
     sandbox.faults = Faults(truncated=1.0)
-    assert isinstance(await sending.send(message(request()), is_repeat=False), Unclear)
+    assert isinstance(await attempt(sending, message(request())), Unclear)
     sandbox.faults = Faults(duplicate_reply=reply)
-    assert isinstance(await sending.send(message(request()), is_repeat=True), Sent)
+    assert isinstance(await attempt(sending, message(request()), is_repeat=True), Sent)
     assert len(sandbox.wechat.messages) == 1
     assert sandbox.wechat.repeats == 1
 
@@ -207,9 +208,9 @@ async def test_a_token_that_ended_is_renewed_once_and_the_message_sent_again_onc
     age_s: float, redis: Redis, http: httpx.AsyncClient, sandbox: Sandbox, base_url: str
 ) -> None:
     sending = channel(http, base_url, redis)
-    await sending.send(message(request()), is_repeat=False)
+    await attempt(sending, message(request()))
     sandbox.forward_s += age_s  # WeChat's clock; ours thinks that the token lives
-    assert isinstance(await sending.send(message(request(None, 1)), is_repeat=False), Sent)
+    assert isinstance(await attempt(sending, message(request(None, 1))), Sent)
     assert (sandbox.sends, sandbox.tokens.requests) == (3, 2)
 
 
@@ -217,15 +218,13 @@ async def test_a_token_that_was_rotated_is_renewed_once_for_all_messages_under_w
     redis: Redis, http: httpx.AsyncClient, sandbox: Sandbox, base_url: str
 ) -> None:
     workers = [channel(http, base_url, redis) for _ in range(20)]
-    first = [
-        worker.send(message(request(None, n)), is_repeat=False) for n, worker in enumerate(workers)
-    ]
+    first = [attempt(worker, message(request(None, n))) for n, worker in enumerate(workers)]
     assert all(isinstance(met, Sent) for met in await asyncio.gather(*first))
     # Twenty workers that start at once ask for one token.
     assert sandbox.tokens.requests == 1
     sandbox.tokens.rotate()
     again = [
-        worker.send(message(request(None, 100 * n + m)), is_repeat=False)
+        attempt(worker, message(request(None, 100 * n + m)))
         for n, worker in enumerate(workers, 1)
         for m in range(5)
     ]
@@ -239,7 +238,7 @@ async def test_a_token_that_is_refused_again_ends_the_attempt_and_holds_the_chan
 ) -> None:
     sending = channel(http, base_url, redis)
     sandbox.faults = Faults(answer=40001)
-    met = await sending.send(message(request()), is_repeat=False)
+    met = await attempt(sending, message(request()))
     assert isinstance(met, Held)
     assert met.error_code == 40001
     # One refresh, one resend, no more.
@@ -253,7 +252,7 @@ async def test_the_administrator_is_asked_about_an_address(
     sending = channel(http, base_url, redis)
 
     async def met() -> Outcome:
-        return await sending.send(message(request()), is_repeat=False)
+        return await attempt(sending, message(request()))
 
     sandbox.addresses.set("ask")
     for expected in (89503, 89501):
@@ -282,7 +281,7 @@ async def test_quotas_are_told_cleared_and_begin_anew_at_midnight_in_shanghai(
         return dict(answer.json())
 
     async def met(number: int) -> Outcome:
-        return await sending.send(message(request(None, number)), is_repeat=False)
+        return await attempt(sending, message(request(None, number)))
 
     assert isinstance(await met(0), Sent)
     assert getattr(await met(1), "error_code", 0) == 45009

@@ -8,10 +8,18 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 
-from agents.channel import Bar, Claim, Entry, LaterWord, Message, StoreAwayError
+from agents.channel import (
+    Bar,
+    Claim,
+    Entry,
+    LaterWord,
+    Message,
+    SendingChannel,
+    StoreAwayError,
+)
 from agents.holds import Holds
 from agents.limits import Limits
-from agents.outcomes import Outcome, Refused, Sent, Skipped
+from agents.outcomes import Held, Outcome, Refused, Sent, Skipped
 from agents.send import SendAgent
 from streams.engine.outbox import OutboxRecord
 from streams.engine.types import Header, Output
@@ -96,11 +104,24 @@ class MemoryLedger:
 Answering = Callable[[Message, bool], Awaitable[Outcome]]
 
 
+async def attempt(channel: SendingChannel, message: Message, *, is_repeat: bool = False) -> Outcome:
+    """Make an attempt as the sender does: once ready, and once more with what was renewed."""
+    for _ in range(2):
+        held = await channel.ready(message)
+        if held is not None:
+            return held
+        outcome = await channel.send(message, is_repeat=is_repeat)
+        if not (isinstance(outcome, Held) and outcome.is_stale):
+            break
+    return outcome
+
+
 @dataclass
 class FakeChannel:
     """A channel whose answers a test chooses; by default each message is sent after 50 ms."""
 
     answer: Answering | None = None
+    get_ready: Callable[[Message], Awaitable[Held | None]] | None = None
     name: Channel = "wechat"
     doubt_limit_s: float | None = 600.0
     pauses: dict[str, float] = field(default_factory=dict)
@@ -123,6 +144,9 @@ class FakeChannel:
 
     def pause_s(self, message: Message) -> float:
         return self.pauses.get(message.recipient, 0.0)
+
+    async def ready(self, message: Message) -> Held | None:
+        return None if self.get_ready is None else await self.get_ready(message)
 
     async def send(self, message: Message, *, is_repeat: bool) -> Outcome:
         clock = asyncio.get_running_loop().time()
@@ -157,7 +181,10 @@ class World:
         *,
         most_at_once: int = 8,
         grace_s: float = 3.0,
+        is_ahead_s: float = 0.0,
     ) -> None:
+        """`is_ahead_s`: by how much its wall clock is ahead; a test may set it back."""
+        self.is_ahead_s = is_ahead_s
         self.channel = channel or FakeChannel()
         self.ledger = ledger or MemoryLedger()
         self.outputs: list[Output] = []
@@ -174,7 +201,7 @@ class World:
             zone=SHANGHAI,
             most_at_once=most_at_once,
             grace_s=grace_s,
-            now=now,
+            now=lambda: now() + int(self.is_ahead_s * SECOND),
             random=lambda: 0.0,
         )
         self.crashes: list[Exception] = []

@@ -32,7 +32,7 @@ from app.channels.wechat.token import Tokens
 from app.channels.wechat.token_store import TokenStore
 from app.http import open_http
 from streams.records import Account
-from tests.send.fakes import notification
+from tests.send.fakes import attempt, notification
 
 SECRET, TOKEN = "the-secret-of-the-account", "the-token-in-force"
 OPENID, PHONE = "o-customer-of-ours", "13700001234"
@@ -125,7 +125,7 @@ async def test_every_answer_means_something_and_no_secret_is_told(
     met: set[type[Outcome]] = set()
     for status, text in cases:
         provider.answers(status, text, Location=f"/{SECRET}", **{"Retry-After": "soon"})
-        outcome = await channel.send(message, is_repeat=False)
+        outcome = await attempt(channel, message)
         met.add(type(outcome))
         assert isinstance(outcome, get_args(Outcome)), (status, text)
         assert SECRET not in repr(outcome), (status, text)
@@ -144,10 +144,10 @@ async def test_a_recipient_that_wechat_limits_is_left_for_explain(
 ) -> None:
     message = prepared(channel)
     provider.answers(200, '{"errcode":45009,"errmsg":"reach max api daily quota limit"}')
-    await channel.send(message, is_repeat=False)
+    await attempt(channel, message)
     assert await Rests(redis, "g").find(OPENID) is None  # everybody's
     provider.answers(200, f'{{"errcode":43117,"errmsg":"too often {OPENID}"}}')
-    await channel.send(message, is_repeat=False)
+    await attempt(channel, message)
     rest = await Rests(redis, "g").find(OPENID)
     assert rest is not None
     assert rest.error_code == 43117
@@ -156,7 +156,7 @@ async def test_a_recipient_that_wechat_limits_is_left_for_explain(
 
 async def test_the_text_travels_as_it_is(channel: SendingChannel, provider: Provider) -> None:
     provider.answers(200, '{"errcode":0,"msgid":1}')
-    await channel.send(prepared(channel), is_repeat=False)
+    await attempt(channel, prepared(channel))
     (body,) = provider.requests
     assert b"\\u" not in body
     assert ("你好" if channel.name == "wechat" else "您的外呼任务").encode() in body
@@ -182,7 +182,7 @@ async def test_a_provider_that_says_nothing_leaves_the_attempt_unclear(
     message = prepared(channel)
     for answer in (drip, hang):
         provider.answer = answer
-        outcome = await asyncio.wait_for(channel.send(message, is_repeat=False), 2)
+        outcome = await asyncio.wait_for(attempt(channel, message), 2)
         assert isinstance(outcome, Unclear)
 
 
@@ -195,7 +195,7 @@ async def test_a_provider_that_breaks_off_leaves_the_attempt_unclear(
         return web.Response()
 
     provider.answer = break_off
-    assert isinstance(await channel.send(prepared(channel), is_repeat=False), Unclear)
+    assert isinstance(await attempt(channel, prepared(channel)), Unclear)
 
 
 async def test_a_cancelled_attempt_ends_at_once_and_costs_no_connection(
@@ -209,23 +209,22 @@ async def test_a_cancelled_attempt_ends_at_once_and_costs_no_connection(
     provider.answer = hang
     for _ in range(3):
         attempts = [
-            asyncio.create_task(channel.send(message, is_repeat=False))
-            for _ in range(app_http.MOST_CONNECTIONS)
+            asyncio.create_task(attempt(channel, message)) for _ in range(app_http.MOST_CONNECTIONS)
         ]
         await asyncio.sleep(0.2)
-        for attempt in attempts:
-            attempt.cancel()
+        for one in attempts:
+            one.cancel()
         ended = await asyncio.wait_for(asyncio.gather(*attempts, return_exceptions=True), 1)
         assert all(isinstance(one, asyncio.CancelledError) for one in ended)
     provider.answers(200, '{"errcode":0,"msgid":1}')
-    outcome = await asyncio.wait_for(channel.send(message, is_repeat=True), 2)
+    outcome = await asyncio.wait_for(attempt(channel, message, is_repeat=True), 2)
     assert isinstance(outcome, Sent)
 
 
 async def test_nobody_there_means_that_nobody_took_it(redis: Redis) -> None:
     async with open_http() as http:
         sms = SmsChannel(http, url="http://127.0.0.1:1/sms", token=SECRET, signature="测试")
-        outcome = await sms.send(prepared(sms), is_repeat=False)
+        outcome = await attempt(sms, prepared(sms))
         assert outcome == TryLater("ConnectError")
         client = WechatClient(http, "http://127.0.0.1:1", "wx-1", SECRET)
         token = await Tokens(client, TokenStore(redis, "wx-1"), random=lambda: 0.0).get()
@@ -240,8 +239,8 @@ async def test_a_gateway_at_a_wrong_address_loses_nothing(
     async with open_http() as http:
         sms = SmsChannel(http, url=f"{url}/sms", token=SECRET, signature="测试")
         provider.answers(status, "")
-        outcome = await sms.send(prepared(sms), is_repeat=False)
+        outcome = await attempt(sms, prepared(sms))
         assert isinstance(outcome, Held)
         assert outcome.error_code == status
         provider.answers(422, "")
-        assert await sms.send(prepared(sms), is_repeat=False) == Refused("HTTP 422", 422)
+        assert await attempt(sms, prepared(sms)) == Refused("HTTP 422", 422)

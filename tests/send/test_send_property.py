@@ -14,7 +14,17 @@ from streams.records import Delivery, Notification
 from tests.send.fakes import FakeChannel, MemoryLedger, World, notification
 from tests.virtual_time import run_virtually
 
-ANSWERS = ["sent", "taken, no answer", "lost", "busy", "no connection", "refused", "held", "slow"]
+ANSWERS = [
+    "sent",
+    "taken, no answer",
+    "lost",
+    "busy",
+    "no connection",
+    "refused",
+    "held",
+    "stale",
+    "slow",
+]
 DEDUPLICATED_SECONDS = 600.0
 
 
@@ -23,10 +33,19 @@ class Provider:
     """Answers as drawn, and knows what the customers' phones show."""
 
     answers: dict[str, list[str]]
+    waits: list[float] = field(default_factory=list)
+    """How long the next messages get ready; one in vain where it is negative."""
     shown: list[str] = field(default_factory=list)
+    asked: set[str] = field(default_factory=set)
     _taken_at: dict[str, float] = field(default_factory=dict)
 
+    async def ready(self, message: Message) -> Held | None:
+        wait_s = self.waits.pop() if self.waits else 0.0
+        await asyncio.sleep(abs(wait_s))
+        return Held("token", 1.0) if wait_s < 0 else None
+
     async def answer(self, message: Message, is_repeat: bool) -> Outcome:
+        self.asked.add(message.message_id)
         await asyncio.sleep(0.05)
         left = self.answers.get(message.message_id, [])
         match left.pop(0) if left else "sent":
@@ -46,6 +65,8 @@ class Provider:
                 return TryLater("system busy", error_code=-1)
             case "no connection":
                 return TryLater("ConnectError")
+            case "stale":
+                return Held("token", 5.0, 40001, is_stale=True)
             case "held":
                 return Held("minute", 30.0, 48001)
             case _:
@@ -134,22 +155,23 @@ async def live(
 
 
 @settings(max_examples=300, deadline=None)
-@given(histories, lives)
+@given(histories, lives, st.lists(st.floats(-30, 30), max_size=12))
 def test_every_command_ends_in_one_delivery_and_every_customer_sees_it_once_and_in_order(
-    history: list[tuple[str, list[str]]], worker_lives: list[Life]
+    history: list[tuple[str, list[str]]], worker_lives: list[Life], waits: list[float]
 ) -> None:
     commands = {
         offset: notification(f"n{offset}", account) for offset, (account, _) in enumerate(history)
     }
     provider = Provider(
-        {f"n{offset}": list(answers) for offset, (_, answers) in enumerate(history)}
+        {f"n{offset}": list(answers) for offset, (_, answers) in enumerate(history)}, list(waits)
     )
     committed: dict[int, list[Delivery]] = {}
 
     async def main() -> None:
         ledger = MemoryLedger()
         for life in [*worker_lives, None]:
-            world = World(FakeChannel(provider.answer), ledger, most_at_once=3)
+            channel = FakeChannel(provider.answer, get_ready=provider.ready)
+            world = World(channel, ledger, most_at_once=3)
             await live(life, world, commands, committed)
             await asyncio.sleep(life.gap if life else 0)
 
@@ -163,6 +185,8 @@ def test_every_command_ends_in_one_delivery_and_every_customer_sees_it_once_and_
             assert command.notification_id in provider.shown
         else:
             assert delivery.error in {"uncertain", "refused"}
+            # What nobody was asked for is in doubt for nobody, whatever cut it off.
+            assert command.notification_id in provider.asked
     for account in "abc":
         own = [f"n{offset}" for offset, (owner, _) in enumerate(history) if owner == account]
         shown = [message for message in provider.shown if message in own]

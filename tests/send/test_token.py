@@ -10,11 +10,13 @@ import pytest
 from redis.asyncio import Redis
 
 from agents.outcomes import Held
+from app.channels.wechat.channel import build_client, build_tokens
 from app.channels.wechat.client import WechatClient
 from app.channels.wechat.token import TOKEN_SECONDS, Tokens
 from app.channels.wechat.token_store import TokenRecord, TokenStore
 from app.local.valkey import Valkey
 from app.redis_store import open_redis
+from app.settings import load_settings
 from app.web.view import counted
 from streams.times import SECOND
 
@@ -49,11 +51,16 @@ class TokenEndpoint:
             self.token += "-forced"
         return httpx.Response(200, json={"access_token": self.token, "expires_in": self.lifetime_s})
 
-    def worker(self, redis: Redis) -> Tokens:
-        """Return the tokens of one worker."""
+    def worker(self, redis: Redis, *, is_ahead_s: float = 0.0) -> Tokens:
+        """Return the tokens of one worker, whose clock may be ahead."""
         http = httpx.AsyncClient(transport=httpx.MockTransport(self))
         client = WechatClient(http, "https://wechat.test", "wx-1", "SECRET")
-        return Tokens(client, TokenStore(redis, "wx-1"), now=self.now, random=lambda: 0.0)
+        return Tokens(
+            client,
+            TokenStore(redis, "wx-1"),
+            now=lambda: self.now() + int(is_ahead_s * SECOND),
+            random=lambda: 0.0,
+        )
 
 
 async def test_twenty_workers_starting_at_once_make_one_token_request(redis: Redis) -> None:
@@ -79,6 +86,12 @@ async def test_a_token_is_renewed_by_one_of_them_in_its_last_five_minutes(redis:
     await until(workers, "token-2", endpoint)
     assert endpoint.requests == [False, False]
     await end(*workers)
+
+
+async def replaced(worker: Tokens, token: str) -> str | Held:
+    """Return what is given out once WeChat refused a token."""
+    worker.refuse(token)
+    return await worker.get()
 
 
 async def end(*workers: Tokens) -> None:
@@ -120,8 +133,8 @@ async def test_a_refused_token_is_replaced_once_for_all(redis: Redis) -> None:
     workers = [endpoint.worker(redis) for _ in range(5)]
     await asyncio.gather(*[worker.get() for worker in workers])
     endpoint.token = "token-2"
-    replaced = [worker.replace("token-1") for worker in workers for _ in range(10)]
-    assert set(await asyncio.gather(*replaced)) == {"token-2"}
+    asked = [replaced(worker, "token-1") for worker in workers for _ in range(10)]
+    assert set(await asyncio.gather(*asked)) == {"token-2"}
     assert endpoint.requests == [False, False]
 
 
@@ -129,7 +142,7 @@ async def test_a_token_that_is_refused_and_given_out_again_is_forced_once(redis:
     endpoint = TokenEndpoint()
     worker = endpoint.worker(redis)
     await worker.get()
-    assert await worker.replace("token-1") == "token-1-forced"
+    assert await replaced(worker, "token-1") == "token-1-forced"
     assert endpoint.requests == [False, False, True]
 
 
@@ -139,7 +152,7 @@ async def test_forcing_is_limited_for_all_workers_together_and_then_the_channel_
     endpoint = TokenEndpoint(is_forcing_useful=False)
     workers = [endpoint.worker(redis) for _ in range(3)]
     await asyncio.gather(*[worker.get() for worker in workers])
-    outcomes = [await worker.replace("token-1") for worker in workers]
+    outcomes = [await replaced(worker, "token-1") for worker in workers]
     assert all(isinstance(outcome, Held) for outcome in outcomes)
     assert endpoint.requests.count(True) == 1
 
@@ -261,3 +274,96 @@ async def test_a_cancelled_asker_leaves_the_renewal_to_the_others(redis: Redis) 
     await asyncio.gather(asking, return_exceptions=True)
     assert await asyncio.wait_for(worker.get(), 1) == "token-1"
     assert endpoint.requests == [False]
+
+
+@pytest.mark.parametrize("is_ahead_s", [3600.0, 86_400.0])
+async def test_a_worker_whose_clock_is_ahead_holds_nobody_up(
+    redis: Redis, is_ahead_s: float
+) -> None:
+    endpoint = TokenEndpoint(failure={"errcode": 89507, "errmsg": "refused"})
+    ahead = await endpoint.worker(redis, is_ahead_s=is_ahead_s).get()
+    assert ahead == Held("token: refused", 3600, 89507)
+    healthy = endpoint.worker(redis)
+    assert await healthy.get() == Held("token: refused", 3600, 89507)
+    # What it wrote itself it heeds, a whole minute.
+    assert isinstance(await healthy.get(), Held)
+    assert len(endpoint.requests) == 2
+    endpoint.failure = None
+    endpoint.seconds = 61
+    assert await healthy.get() == "token-1"
+
+
+async def test_a_clock_that_is_a_little_ahead_is_no_reason_to_ask(redis: Redis) -> None:
+    endpoint = TokenEndpoint(failure={"errcode": 40164, "errmsg": "address"})
+    assert isinstance(await endpoint.worker(redis, is_ahead_s=2.0).get(), Held)
+    held = await endpoint.worker(redis).get()
+    assert isinstance(held, Held)
+    assert held.for_s == pytest.approx(62, abs=0.1)
+    assert len(endpoint.requests) == 1
+
+
+async def test_a_clock_that_is_set_back_holds_up_neither_asking_nor_renewing(redis: Redis) -> None:
+    endpoint = TokenEndpoint(failure={"errcode": -1, "errmsg": "busy"}, seconds=86_400.0)
+    worker = endpoint.worker(redis)
+    assert isinstance(await worker.get(), Held)
+    endpoint.seconds, endpoint.failure = 0.0, None
+    assert await worker.get() == "token-1"
+    # The same where another worker was renewing, and this one was to look again a second later.
+    store = TokenStore(redis, "wx-1")
+    endpoint.seconds = 7000.0
+    assert await store.lock("another")
+    assert await settled(worker) == "token-1"
+    await store.unlock("another")
+    endpoint.seconds, endpoint.token = 6950.0, "token-2"
+    assert await settled(worker) == "token-2"
+
+
+async def test_the_operators_rows_count_for_the_token_too(redis: Redis) -> None:
+    endpoint = TokenEndpoint(failure={"errcode": 40164, "errmsg": "address"})
+    settings = load_settings(
+        wechat_app_id="wx-1", wechat_app_secret="SECRET", wechat_rules="40164=hold:7"
+    )
+    async with httpx.AsyncClient(transport=httpx.MockTransport(endpoint)) as http:
+        tokens = build_tokens(settings, build_client(settings, http), redis)
+        held = await tokens.get()
+    assert held == Held("token: address", pytest.approx(7, abs=0.1), 40164)
+
+
+async def test_a_token_without_a_life_is_none(redis: Redis) -> None:
+    # Else it would be asked for again at once, and for ever.
+    endpoint = TokenEndpoint(lifetime_s=0)
+    worker = endpoint.worker(redis)
+    for _ in range(3):
+        assert isinstance(await worker.get(), Held)
+    assert len(endpoint.requests) == 1
+
+
+async def test_a_token_refused_while_it_was_being_renewed_is_not_given_out_again(
+    redis: Redis,
+) -> None:
+    endpoint = TokenEndpoint()
+    worker = endpoint.worker(redis)
+    await worker.get()
+    endpoint.seconds, endpoint.takes_s = 6950, 0.2
+    assert await worker.get() == "token-1"  # and in the background it is asked for
+    async with asyncio.timeout(5):
+        while len(endpoint.requests) < 2:
+            assert await worker.get() == "token-1"
+            await asyncio.sleep(0.01)
+    worker.refuse("token-1")
+    asking = asyncio.create_task(worker.get())
+    while not asking.done():
+        assert worker.current is None
+        await asyncio.sleep(0.01)
+    assert await asking == worker.current == "token-1-forced"
+
+
+async def test_a_token_that_could_not_be_replaced_is_tried_again_after_the_hold(
+    redis: Redis,
+) -> None:
+    endpoint = TokenEndpoint(is_forcing_useful=False)
+    worker = endpoint.worker(redis)
+    await worker.get()
+    assert isinstance(await replaced(worker, "token-1"), Held)
+    # WeChat's own trouble may be over, and it still gives out that one.
+    assert await worker.get() == "token-1"

@@ -126,20 +126,26 @@ class WechatChannel:
         """Count the message; return how many seconds it must wait for its recipient's sake."""
         return self._recipient_pace.pause_s(message.recipient)
 
-    async def send(self, message: Message, *, is_repeat: bool) -> Outcome:
-        """Send once. Where WeChat refuses the token, renew it and send again: nothing was taken."""
-        await self._pace.wait()
-        token = await self._tokens.get()
-        if not isinstance(token, str):
-            return token
-        result = await self._send_with(token, message, is_repeat=is_repeat)
-        if isinstance(result, StaleToken):
-            token = await self._tokens.replace(token)
+    async def ready(self, message: Message) -> Held | None:
+        """Wait for a token and for a place in the pace; or return why there is no token."""
+        while True:
+            token = await self._tokens.get()
             if not isinstance(token, str):
                 return token
-            result = await self._send_with(token, message, is_repeat=is_repeat)
+            await self._pace.wait()
+            # Meanwhile it may have ended, or been refused to another message.
+            if self._tokens.current is not None:
+                return None
+
+    async def send(self, message: Message, *, is_repeat: bool) -> Outcome:
+        """Send once. Where WeChat refuses the token nothing was taken, and `ready` renews it."""
+        token = self._tokens.current
+        if token is None:
+            return Held("token: it has just ended", REFUSED_TOKEN_HOLD_SECONDS, is_stale=True)
+        result = await self._send_with(token, message, is_repeat=is_repeat)
         if isinstance(result, StaleToken):
-            return Held(result.error, REFUSED_TOKEN_HOLD_SECONDS, result.error_code)
+            self._tokens.refuse(token)
+            return Held(result.error, REFUSED_TOKEN_HOLD_SECONDS, result.error_code, is_stale=True)
         return result
 
     async def _send_with(
@@ -224,9 +230,16 @@ def build_client(settings: "Settings", http: httpx.AsyncClient) -> WechatClient:
     )
 
 
-def build_tokens(client: WechatClient, redis: Redis, *, asks_at_once: bool = False) -> Tokens:
-    """Return the account's token, shared through Redis."""
-    return Tokens(client, TokenStore(redis, client.app_id), asks_at_once=asks_at_once)
+def build_tokens(
+    settings: "Settings", client: WechatClient, redis: Redis, *, asks_at_once: bool = False
+) -> Tokens:
+    """Return the token of the settings' official account, shared through Redis."""
+    return Tokens(
+        client,
+        TokenStore(redis, client.app_id),
+        rules=parse_rules(settings.wechat_rules),
+        asks_at_once=asks_at_once,
+    )
 
 
 def build_wechat(settings: "Settings", redis: Redis, http: httpx.AsyncClient) -> WechatChannel:
@@ -234,7 +247,7 @@ def build_wechat(settings: "Settings", redis: Redis, http: httpx.AsyncClient) ->
     client = build_client(settings, http)
     return WechatChannel(
         client,
-        build_tokens(client, redis),
+        build_tokens(settings, client, redis),
         Receipts(redis, settings.group),
         Subscriptions(redis, settings.group),
         Rests(redis, settings.group),

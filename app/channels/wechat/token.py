@@ -7,7 +7,7 @@ that none asks needlessly. While Redis is away each worker uses the last token t
 import asyncio
 import random as random_module
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TypeGuard
 
 from prometheus_client import Gauge
@@ -16,7 +16,7 @@ from agents.channel import StoreAwayError
 from agents.clock import Clock, wall_clock
 from agents.outcomes import Held
 from app.channels.wechat.client import WechatClient
-from app.channels.wechat.outcomes import token_outcome
+from app.channels.wechat.outcomes import RULES, Rule, token_outcome
 from app.channels.wechat.token_store import LOCK_SECONDS, TokenRecord, TokenStore, Trouble
 from app.http import Answer, NoAnswer
 from streams.times import SECOND
@@ -35,6 +35,8 @@ REFUSED_HOLD_SECONDS = 60.0
 # The first pause between two failed requests, of all workers together.
 FIRST_PAUSE_SECONDS = 1.0
 MOST_PAUSE_SECONDS = 60.0
+# By so much workers' clocks may differ before a pause that another one chose is no longer believed.
+CLOCKS_APART_SECONDS = 15.0
 
 
 class Tokens:
@@ -45,8 +47,8 @@ class Tokens:
     2. Else a valid token in Redis is used.
     3. Else the worker takes the lock, looks again, and asks WeChat. It writes the new token only
        if Redis still has the one that it read before.
-    4. If WeChat returns the very token that it refuses, one renewal is forced, within Tencent's
-       limits for all workers together; else the channel is held.
+    4. A token that WeChat refuses is none any more. If WeChat returns the very same, one renewal is
+       forced, within Tencent's limits for all workers together; else the channel is held.
     5. If WeChat returns none, nobody asks again for a growing time. If no valid token is left
        either, the channel is held for that time.
     """
@@ -56,22 +58,27 @@ class Tokens:
         client: WechatClient,
         store: TokenStore,
         *,
+        rules: Mapping[int, Rule] = RULES,
         now: Clock = wall_clock,
         random: Callable[[], float] = random_module.random,
         asks_at_once: bool = False,
     ) -> None:
-        """`now` returns instants; `random` (0 to 1) spreads renewals over time.
+        """`rules`: the table of codes. `now` returns instants; `random` (0 to 1) spreads renewals
+        over time.
 
         `asks_at_once`: don't wait after a failure, for people who have just repaired something.
         """
         self._client = client
         self._store = store
+        self._rules = rules
         self._now = now
         self._random = random
         self._asks_at_once = asks_at_once
         self._early = int((EARLY_SECONDS - random() * EARLY_SPREAD_SECONDS) * SECOND)
         self._owner = secrets.token_hex(16)
         self._known: TokenRecord | None = None
+        self._refused: str | None = None
+        """What WeChat refused, until a renewal knew of that."""
         self._trouble: Trouble | None = None
         self.renewal: asyncio.Task[str | Held] | None = None
         """The last renewal; it may be under way."""
@@ -80,47 +87,57 @@ class Tokens:
         TOKEN_SECONDS.set_function(self._remaining_s)
         TOKEN_AGE_SECONDS.set_function(self._age_s)
 
-    async def get(self) -> str | Held:
-        """Return a token that should be valid, or why there is none."""
+    @property
+    def current(self) -> str | None:
+        """The known token, while it should be valid; None: `get` says what there is."""
         known = self._known
-        if known is None or known.expires_at <= self._now():
-            return await self._renewed(refused=None)
-        if self._is_ending(known) and self._is_time_to_ask():
-            self._begin(refused=None)
+        if known is None or known.token == self._refused or known.expires_at <= self._now():
+            return None
         return known.token
 
-    async def replace(self, refused: str) -> str | Held:
-        """Return a token other than the one that WeChat refused, or why there is none."""
+    async def get(self) -> str | Held:
+        """Return a token that should be valid, or why there is none."""
+        token = self.current
+        if token is None:
+            return await self._renewed()
+        if self._known is not None and self._is_ending(self._known) and self._is_time_to_ask():
+            self._begin()
+        return token
+
+    def refuse(self, token: str) -> None:
+        """Note that WeChat refused a token: `get` returns another one, or why there is none."""
         known = self._known
-        if known is not None and known.token == refused:
-            self._known = known = None
-        if known is not None and known.expires_at > self._now():
-            # It was replaced already, while this caller's request was under way.
-            return known.token
-        return await self._renewed(refused)
+        # Else it was replaced while the caller's request was under way.
+        if known is None or known.token == token:
+            self._known, self._refused = None, token
 
     def _is_time_to_ask(self) -> bool:
         """May this worker ask now? Not while one asks already, or in a pause after a failure."""
         is_asking = self.renewal is not None and not self.renewal.done()
-        pause_until = self._trouble.until if self._trouble is not None else 0
-        return not is_asking and self._now() >= max(pause_until, self._look_at)
+        is_looking = self._is_before(self._look_at, LOOK_SECONDS)
+        return not (is_asking or is_looking or self._must_wait(self._trouble))
 
-    def _begin(self, refused: str | None) -> asyncio.Task[str | Held]:
+    def _is_before(self, instant: int, most_s: float) -> bool:
+        """Is it before an instant that was `most_s` seconds away at most when it was chosen? Where
+        it is further away clocks disagree, another worker's and ours or ours and itself."""
+        return 0 < instant - self._now() <= most_s * SECOND
+
+    def _begin(self) -> asyncio.Task[str | Held]:
         # In a task of its own: a caller that waits for it may be cancelled, the others not.
-        self.renewal = asyncio.create_task(self._renew(refused))
+        self.renewal = asyncio.create_task(self._renew(self._refused))
         return self.renewal
 
-    async def _renewed(self, refused: str | None) -> str | Held:
+    async def _renewed(self) -> str | Held:
         """Wait for the renewal under way, or start one and wait for it."""
         while True:
             renewal = self.renewal
             if renewal is None or renewal.done():
                 if self._must_wait(self._trouble):
                     return self._held(self._trouble)
-                renewal = self._begin(refused)
+                renewal = self._begin()
             token = await asyncio.shield(renewal)
             # A renewal that began before this token was refused may return the same token.
-            if token != refused or refused is None:
+            if token != self._refused:
                 return token
 
     def _remaining_s(self) -> float:
@@ -141,7 +158,9 @@ class Tokens:
         return record.token
 
     def _must_wait(self, trouble: Trouble | None) -> TypeGuard[Trouble]:
-        return trouble is not None and self._now() < trouble.until and not self._asks_at_once
+        if trouble is None or self._asks_at_once:
+            return False
+        return self._is_before(trouble.until, MOST_PAUSE_SECONDS + CLOCKS_APART_SECONDS)
 
     def _held(self, trouble: Trouble) -> Held:
         left_s = max(0, trouble.held_until - self._now()) / SECOND
@@ -163,6 +182,14 @@ class Tokens:
 
     async def _renew(self, refused: str | None) -> str | Held:
         try:
+            return await self._renew_any(refused)
+        finally:
+            # What could be done about it was done. The next one takes what WeChat gives out.
+            if self._refused == refused:
+                self._refused = None
+
+    async def _renew_any(self, refused: str | None) -> str | Held:
+        try:
             return await self._renew_shared(refused)
         except StoreAwayError:
             known = self._known
@@ -178,7 +205,8 @@ class Tokens:
 
     async def _renew_shared(self, refused: str | None) -> str | Held:
         """Use the token that another worker shared, or renew it and share it."""
-        deadline = self._now() + LOCK_SECONDS * SECOND
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + LOCK_SECONDS
         while True:
             shared = await self._store.read()
             if _is_good(shared, refused) and not self._is_ending(shared):
@@ -192,7 +220,7 @@ class Tokens:
                 # Another worker is renewing it; until then it is valid.
                 self._look_at = self._now() + int(LOOK_SECONDS * SECOND)
                 return self._adopt(shared)
-            if self._now() > deadline:
+            if loop.time() > deadline:
                 return self._held(self._fail(Held("token: nobody renewed it", 0.0), 0))
             await asyncio.sleep(POLL_SECONDS)
 
@@ -227,7 +255,9 @@ class Tokens:
     async def _fetch(self, generation: int, *, force_refresh: bool) -> TokenRecord | Held:
         issued_at = self._now()
         answer = await self._client.get_token(force_refresh=force_refresh)
-        return _read_token(answer, issued_at, generation) or token_outcome(answer, issued_at)
+        return _read_token(answer, issued_at, generation) or token_outcome(
+            answer, issued_at, self._rules
+        )
 
 
 def _is_good(record: TokenRecord | None, refused: str | None) -> TypeGuard[TokenRecord]:
@@ -243,5 +273,7 @@ def _read_token(answer: Answer | NoAnswer, issued_at: int, generation: int) -> T
         return None
     token, lifetime_s = answer.body.get("access_token"), answer.body.get("expires_in")
     if not isinstance(token, str) or not token or not isinstance(lifetime_s, int):
+        return None
+    if lifetime_s <= 0:  # else it would be asked for again at once, and for ever
         return None
     return TokenRecord(token, issued_at, issued_at + lifetime_s * SECOND, generation)
