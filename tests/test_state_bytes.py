@@ -35,11 +35,11 @@ SAMPLES: dict[str, tuple[Table[Any], Any, str]] = {
             Run(2, "c1", 7, 8),
             5,
             Batch(9, 1, 7, 8, bytearray(b"\x01")),
-            Balance(4, (20, 21)),
+            Balance(4, (20, 21), ((5, 9),)),
             "AB",
             5000,
         ),
-        "63969402a263310708059509010708c401019204921415a24142cd1388",
+        "63969402a263310708059509010708c40101930492141591920509a24142cd1388",
     ),
     "BATCHES": (
         state_tables.BATCHES,
@@ -121,7 +121,9 @@ def test_a_tally_from_before_it_held_copies_is_read_as_one_without() -> None:
     read = state_tables.TALLIES.decode(
         bytes.fromhex("949402a263310708059509010708c401019204921415")
     )
-    assert read == replace(SAMPLES["TALLIES"][1], intent_classes=None, threshold=None)
+    balance = Balance(4, (20, 21))
+    without = {"balance": balance, "intent_classes": None, "threshold": None}
+    assert read == replace(SAMPLES["TALLIES"][1], **without)
 
 
 def test_all_tables_are_pinned_and_none_shares_its_prefix() -> None:
