@@ -98,11 +98,12 @@ def instant_of_command(said: ToldCommand) -> int:
 class _Times(msgspec.Struct, gc=False):
     """The fields of records that say when something happened."""
 
-    ended_at: str | None = None
-    completed_at: str | None = None
-    at: str | None = None
-    published_at: str | None = None
-    occurred_at: str | None = None
+    # Each is of some records only; in others it is a field that nobody knows.
+    ended_at: Any = None
+    completed_at: Any = None
+    at: Any = None
+    published_at: Any = None
+    occurred_at: Any = None
 
 
 _decode_times = msgspec.json.Decoder(_Times).decode
@@ -110,7 +111,11 @@ _decode_times = msgspec.json.Decoder(_Times).decode
 
 def own_instants(value: bytes | None) -> Iterator[int]:
     """Yield the instants at which what a record tells happened; none where it is invalid."""
-    with suppress(msgspec.MsgspecError, ValueError, RecursionError):
-        for text in msgspec.structs.astuple(_decode_times(value or b"")):
-            if text is not None:
+    try:
+        said = msgspec.structs.astuple(_decode_times(value or b""))
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return
+    for text in said:
+        if isinstance(text, str):
+            with suppress(ValueError):
                 yield parse_instant(text)

@@ -120,7 +120,10 @@ def _received(pipe: Any, stop: threading.Event) -> Iterator[Slice]:
                 got = pipe.recv()
             except (EOFError, OSError):
                 got = CommandError("a process of the replay ended: run it again with --jobs 1")
-            waiting.put(got)
+            while not stop.is_set():  # whoever takes may have been interrupted
+                with suppress(queue.Full):
+                    waiting.put(got, timeout=INTERRUPTED_WITHIN_SECONDS)
+                    break
             if got is None or isinstance(got, CommandError):
                 return
 

@@ -270,6 +270,8 @@ def settings_and_mistakes() -> tuple[Settings, list[str]]:
             # With the defaults, others may be wrong that need what was given.
             mistakes += [] if usual else _lines(error)
             wrong = {str(details["loc"][0]) for details in error.errors(include_url=False)}
+            if wrong <= usual.keys():  # a default is wrong here: its directory is a file
+                return Settings.model_construct(**usual), mistakes
             for name in wrong | {"kafka_security_protocol"}:
                 usual[name] = Settings.model_fields[name].default
 

@@ -5,17 +5,19 @@ Whatever happens it says so in one line, and leaves no half file.
 
 import errno
 import functools
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from app.analysis.jobs import slices_of
+from app.analysis.jobs import _MOST_WAITING, _received, slices_of
 from app.analysis.partition_logs import Logs
 from app.analysis.refold import Question
 from app.analysis.variants import Variant
@@ -197,3 +199,18 @@ def test_an_unexpected_error_in_a_process_is_said_as_it_is(
     with pytest.raises(CommandError, match=r"^TypeError: a column of another type \(unexpected;"):
         list(slices)
     assert capfd.readouterr().err == ""
+
+
+def test_whoever_takes_no_more_leaves_no_thread() -> None:
+    """Interrupted in a notebook, which goes on."""
+    ours, theirs = multiprocessing.Pipe()
+    for _ in range(2 * _MOST_WAITING):
+        theirs.send([1])
+    stop = threading.Event()
+    received = _received(ours, stop)
+    next(received)
+    (thread,) = {one for one in threading.enumerate() if "receive" in one.name}
+    stop.set()
+    received.close()
+    thread.join(10.0)
+    assert not thread.is_alive()

@@ -13,6 +13,7 @@ import polars as pl
 import pytest
 
 from app.analysis import replay
+from app.analysis.commands import own_instants
 from app.errors import SettingsError
 from tests.analysis.week import MONDAY, TUESDAY, Event, week, write_export
 from tests.cli.test_commands import dialwatch
@@ -289,6 +290,13 @@ def test_a_range_beside_or_between_the_commands_is_empty_and_one_far_off_is_a_mi
         ("--since", "2015-01-01", "--until", "2016-01-01", "--jobs", "2"),
     ):
         assert asked(*far_off, code=1) == 0
+
+
+def test_a_field_that_a_record_doesnt_have_hides_no_time_of_it() -> None:
+    at = "2019-01-30T12:00:00+08:00"
+    said = {"ended_at": at, "at": 7, "published_at": {}, "occurred_at": "x"}
+    assert list(own_instants(json.dumps(said).encode())) == [1_548_820_800_000_000]
+    assert list(own_instants(b"[]")) == list(own_instants(None)) == []
 
 
 def test_files_that_are_broken_or_of_another_topic_are_named(history: Path, tmp_path: Path) -> None:

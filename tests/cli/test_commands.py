@@ -144,6 +144,20 @@ def test_wrong_variables_and_wrong_flags_are_reported_together(
         assert len([line for line in lines if name in line]) == 1, name
 
 
+@pytest.mark.parametrize("name", ["data", "console-data"])
+@pytest.mark.parametrize("command", ["lag", "nosuch", "lag --bogus"])
+def test_a_default_that_is_wrong_here_is_told_like_what_is_given(
+    command: str, name: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).touch()
+    ended = dialwatch(*command.split(), directory=tmp_path, variables={"DIALWATCH_GROUP": "a b"})
+    assert (ended.returncode, ended.stdout) == (2, "")
+    lines = ended.stderr.splitlines()
+    assert len([line for line in lines if "DATADIR: " in line]) == 1
+    assert len([line for line in lines if "GROUP: " in line]) == 1
+    assert len(lines) == (2 if command == "lag" else 3)
+
+
 def test_no_kafka_is_one_line_that_says_what_to_do(tmp_path: Path) -> None:
     ended = dialwatch(
         "topics",
