@@ -44,6 +44,8 @@ MOST_PAUSE_SECONDS = 30.0
 _LONGEST_PAUSE_SECONDS = 4500.0
 # An attempt that another worker made so long after now was made by another clock: when, is unknown.
 CLOCKS_APART_SECONDS = 5.0
+# A word that took so long came too late: the message's place is over, and others have theirs.
+_LATE_SECONDS = 0.1
 # How often one message alone may put the channel on hold, or be told what anybody may be told.
 MOST_TRIES_ALONE = 5
 # The same where nothing says how often: about eight minutes.
@@ -84,6 +86,8 @@ class Job:
     """An attempt was written down in this life."""
     is_sending: bool = False
     """The provider may have it any moment: worth waiting for."""
+    was_late: bool = False
+    """The last attempt was taken back, because its word came too late."""
     was_stale: bool = False
     """The last attempt was made with what was no longer good."""
     is_revoked: bool = False
@@ -223,9 +227,9 @@ class Settler:
             if job.is_revoked:
                 raise RevokedError
             job.is_sending = False
-            left_s = self._doubt_left_s(job)
-            if left_s is not None and left_s <= 0:
+            if self._is_doubt_over(job):
                 return Refused(UNCERTAIN)
+            left_s = self._doubt_left_s(job)
             try:
                 # Around the attempt too: the store or the pace may make it wait until it is late.
                 async with asyncio.timeout(left_s) as limit:
@@ -307,6 +311,11 @@ class Settler:
             job.doubted_at = now - max(age_s, 0.0)
         return limit_s - max(age_s, now - job.doubted_at)
 
+    def _is_doubt_over(self, job: Job) -> bool:
+        """Is a repeat no longer safe?"""
+        left_s = self._doubt_left_s(job)
+        return left_s is not None and left_s <= 0
+
     async def _attempt(self, job: Job, message: Message) -> tuple[Entry | None, Outcome | None]:
         """Try once, and write down before and after it what a successor has to know.
 
@@ -315,7 +324,8 @@ class Settler:
         """
         notification_id, entry, is_first = job.command.notification_id, job.entry, not job.is_known
         attempts, doubt_since = entry.attempts, entry.doubt_since
-        is_late = False
+        clock = asyncio.get_running_loop().time
+        is_late, ready_at = False, clock()
 
         def undo() -> None:
             entry.attempts, entry.doubt_since = attempts, doubt_since
@@ -325,7 +335,7 @@ class Settler:
             entry.not_before = entry.pause_s = None
             if doubt_since is None:
                 entry.doubt_since = self._now()
-                job.doubted_at = asyncio.get_running_loop().time()
+                job.doubted_at = clock()
             job.is_sending = True
             try:
                 return await self._ledger.write(notification_id, entry, is_first=is_first, bar=bar)
@@ -334,17 +344,24 @@ class Settler:
                 raise
 
         async def take_back() -> Entry | Bar | None:
-            # The store was away, however long: it is no longer this one's turn. And whether it
-            # heard of the attempt is unknown.
+            # The store was away or slow: it is no longer this one's turn. And whether it heard of
+            # the attempt may be unknown.
             nonlocal is_late
             is_late = True
             undo()
             return await self._ledger.write(notification_id, entry, is_first=is_first)
 
+        if self._is_doubt_over(job):  # the machine may have slept while this one waited
+            return None, Refused(UNCERTAIN)
         # What this life has put in doubt must be sent again as it was.
         bar = None if job.has_begun and doubt_since is not None else message.bar
         with LEDGER_SECONDS.time():
             standing = await self._ask(begin, late=take_back)
+        was_slow = clock() - ready_at > _LATE_SECONDS
+        # (Twice in a row would be for ever, where the store is always slow.)
+        if standing is None and was_slow and not (is_late or job.was_late):
+            standing = await self._ask(take_back)
+        job.was_late = is_late
         job.is_known = True
         if isinstance(standing, Bar):
             undo()
@@ -354,6 +371,8 @@ class Settler:
             return self._learn(job, standing) if is_first else standing, None
         if is_late:
             return None, None
+        if doubt_since is not None and self._is_doubt_over(job):
+            return None, Refused(UNCERTAIN)
         job.has_begun = True
         outcome = await self._channel.send(message, is_repeat=doubt_since is not None)
         # The worst moment: the provider has it, and nobody else knows.

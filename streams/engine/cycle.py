@@ -56,9 +56,10 @@ MAX_CYCLE_RECORDS = 200_000
 MAX_CYCLE_KEYS = 20_000
 MAX_CYCLE_OUTPUTS = 20_000
 MAX_CYCLE_BYTES = 16 << 20
-# Of the begun and unfinished records of one outbox partition. 20,000 usual ones have a fourth of
-# it, but other systems' commands may be megabytes long.
-MAX_OUTBOX_BYTES = 64 << 20
+# Of the begun and unfinished records of all outbox partitions, which share it. 20,000 usual ones
+# have 16 MiB, but other systems' commands may be megabytes long.
+MAX_OUTBOX_BYTES = 512 << 20
+LEAST_OUTBOX_BYTES, MOST_OUTBOX_BYTES = 4 << 20, 64 << 20
 # Emitted by a bulk source in one cycle, of one partition: what is dispatched next goes through
 # the same queue as the alerts, and while there are any each cycle is to be short.
 BULK_OUTPUTS = 2_000
@@ -168,6 +169,8 @@ class Cycle:
         self._windows = {
             tp: Window(states[tp.partition], tp.topic, positions[tp]) for tp in outboxes
         }
+        share = MAX_OUTBOX_BYTES // max(len(outboxes), 1)
+        self._most_outbox_bytes = min(max(share, LEAST_OUTBOX_BYTES), MOST_OUTBOX_BYTES)
         self._read_first = dict(read_first)
         self._reading = reading
         self._topic_ids = topic_ids
@@ -188,6 +191,8 @@ class Cycle:
         self._given: asyncio.Future[None] | None = None
         """Done when the chunk given last is folded."""
         self._is_closing = False
+        self._is_stopping = False
+        """Is nothing more to be folded?"""
         self._known_partitions: dict[tuple[str, bytes], int] = {}
         for tp, outbox in outboxes.items():
             outbox.on_assigned(tp.partition)
@@ -218,7 +223,7 @@ class Cycle:
             tp
             for tp, outbox in self._outboxes.items()
             if outbox.pending(tp.partition) < outbox.max_pending
-            and self._windows[tp].bytes < MAX_OUTBOX_BYTES
+            and self._windows[tp].bytes < self._most_outbox_bytes
         )
         return wanted
 
@@ -314,7 +319,7 @@ class Cycle:
     async def _fold_next(self) -> bool:
         """Fold one chunk of the source whose turn it is. Return whether there was one."""
         transaction = self._transaction
-        if transaction is not None and transaction.is_full:
+        if self._is_stopping or (transaction is not None and transaction.is_full):
             return False
         turns, first = self._turns, self._turn
         for turn in range(first, first + len(turns)):
@@ -556,14 +561,19 @@ class Cycle:
         return is_settled
 
     async def commit_rest(self, within_s: float) -> None:
-        """Commit everything that is folded, and the offsets past the markers that were read, before
-        a planned stop: it may be long."""
-        if self._commit is not None:
-            await asyncio.wait([self._commit], timeout=within_s)
+        """Fold no more, and commit everything that is folded and the offsets past the markers that
+        were read, before a planned stop: it may be long."""
+        self._is_stopping = True
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + within_s
         if not await self._is_whole(within_s):
             return
-        # (No await since the check: no chunk is half folded.)
-        if self._is_closing or self._commit is not None:
+        while self._commit is not None:  # and then the one with what was folded meanwhile
+            if clock() >= deadline:
+                return
+            await asyncio.wait([self._commit], timeout=deadline - clock())
+        # (No await since the check: no commit has begun.)
+        if self._is_closing:
             return
         self._pass_markers()
         if self._transaction is not None:

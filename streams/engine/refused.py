@@ -39,14 +39,23 @@ def without(
     kept: dict[Destination, list[ProducerRecord]] = {
         destination: list(pairs) for destination, pairs in records.items()
     }
-    outputs: list[Output] = []
+    elsewhere: list[tuple[Destination, ProducerRecord]] = []
     for (topic, partition), places in refused.refused.items():
         pairs = kept[topic, partition]
         for number in sorted(places, reverse=True):
             key, value, headers = pairs.pop(number)
             reason = type(refused.error).__name__
             limit = longest.get(topic)
-            outputs += instead(RefusedRecord(topic, partition, key, value, headers, reason, limit))
-    for output in outputs:
-        kept.setdefault(place(output), []).append((output.key, output.value, output.headers))
+            in_its_place: list[ProducerRecord] = []
+            for output in instead(
+                RefusedRecord(topic, partition, key, value, headers, reason, limit)
+            ):
+                record = output.key, output.value, output.headers
+                if place(output) == (topic, partition):
+                    in_its_place.append(record)
+                else:
+                    elsewhere.append((place(output), record))
+            pairs[number:number] = in_its_place  # not behind what came after it
+    for destination, record in elsewhere:
+        kept.setdefault(destination, []).append(record)
     return {destination: pairs for destination, pairs in kept.items() if pairs}

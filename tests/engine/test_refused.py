@@ -7,11 +7,14 @@ from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaProducer
+from aiokafka.errors import MessageSizeTooLargeError
 
 from agents.dead_letters import dead_letter, own_headers
 from agents.dispatch import origin_of
 from agents.replacements import instead_of
-from streams.engine.refused import RefusedRecord
+from streams.engine.refused import RefusedRecord, without
+from streams.engine.types import Output
+from streams.kafka.producer import RefusedRecordsError
 from streams.topics import Topics
 from tests.installation import Installation, Published
 from tests.samples import account, recharge
@@ -158,6 +161,25 @@ def test_a_command_too_long_with_its_headers_goes_on_without_what_nobody_knows_a
         said["dialwatch.truncated"]
     ]
     assert own_headers(cut.headers) == [("trace", b"7")]
+
+
+def test_what_is_written_in_a_records_place_stays_before_those_behind_it() -> None:
+    here, there = ("outbox", 0), ("letters", 0)
+    records: dict[Any, Any] = {here: [(b"k", b"1", []), (b"k", b"2", []), (b"k", b"3", [])]}
+
+    def instead(refused: RefusedRecord) -> list[Output]:
+        value = refused.value or b""
+        return [
+            Output("outbox", 0, b"k", value + b"a"), Output("letters", 0, b"k", value),
+            Output("outbox", 0, b"k", value + b"b"),
+        ]  # fmt: skip
+
+    kept = without(
+        records, RefusedRecordsError({here: [0, 1]}, MessageSizeTooLargeError()),
+        instead=instead, longest={}, place=lambda output: (output.topic, output.partition or 0),
+    )  # fmt: skip
+    assert [value for _, value, _ in kept[here]] == [b"1a", b"1b", b"2a", b"2b", b"3"]
+    assert {value for _, value, _ in kept[there]} == {b"1", b"2"}
 
 
 @pytest.mark.parametrize(

@@ -262,10 +262,26 @@ async def test_a_stop_commits_the_offsets_past_what_was_read_and_counts_for_noth
     assert alone.producer.offsets == {ACCOUNTS: 7, CALLS: 12, OUTBOX: 3}
 
 
+async def test_a_stop_under_load_commits_what_is_folded_and_the_offsets_past_markers() -> None:
+    alone = Alone()
+    await alone.run()
+    alone.producer.may_commit.clear()
+    alone.feed(b"a")
+    await eventually(lambda: alone.producer.begun == 1, "committing")
+    alone.feed(b"b", first=1)  # folded on top of it
+    await eventually(lambda: alone.folded == [b"a", b"b"], "folded")
+    alone.reading.positions = {ACCOUNTS: 7, OUTBOX: 3}
+    stopping = asyncio.create_task(alone.engine.stop())
+    await asyncio.sleep(0.05)
+    alone.producer.may_commit.set()
+    await stopping
+    assert alone.producer.offsets == {CALLS: 2, ACCOUNTS: 7, OUTBOX: 3}
+
+
 async def test_an_outbox_partition_with_many_bytes_unfinished_is_not_read_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(cycle_module, "MAX_OUTBOX_BYTES", 1000)
+    monkeypatch.setattr(cycle_module, "MOST_OUTBOX_BYTES", 1000)
     alone = Alone()
     await alone.run()
     records: list[Any] = [Read(number, 1, b"k", b"x" * 600) for number in (0, 1)]

@@ -81,6 +81,17 @@ def test_a_doubt_ends_in_time_when_the_machine_slept() -> None:
     assert world.deliveries()[0].error == "uncertain"
 
 
+def test_a_doubt_ends_in_time_when_the_machine_slept_in_a_pause() -> None:
+    async def answer(message: Message, is_repeat: bool) -> Outcome:
+        if is_repeat:
+            asyncio.get_running_loop().call_later(0.5, setattr, world, "is_ahead_s", 3600.0)
+        return Unclear("ReadTimeout")
+
+    world = World(FakeChannel(answer))
+    assert moments_of_n1(world) == [0, 1]
+    assert world.deliveries()[0].error == "uncertain"
+
+
 @pytest.mark.parametrize(("is_ahead_s", "is_repeated"), [(3600, False), (6, False), (2, True)])
 def test_a_doubt_of_a_clock_ahead_began_nobody_knows_when(
     is_ahead_s: int, is_repeated: bool

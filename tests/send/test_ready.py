@@ -2,12 +2,14 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import msgspec
 import pytest
 
 from agents.channel import Entry, Message
 from agents.outcomes import Held, Outcome, Sent, Unclear
+from app.channels.wechat.pace import Pace
 from tests.send.fakes import FakeChannel, MemoryLedger, World, notification
 from tests.virtual_time import run_virtually
 
@@ -131,6 +133,37 @@ def test_who_waited_for_the_store_gets_ready_anew_and_is_not_in_doubt_meanwhile(
     (delivery,) = world.deliveries()
     assert (delivery.status, delivery.attempts) == ("sent", 1)
     assert [is_repeat for _, _, is_repeat in world.channel.attempts] == [False]
+
+
+@pytest.mark.parametrize("slow_s", [0.2, 2.5])
+def test_who_got_a_slow_answer_of_the_store_gets_ready_anew(slow_s: float) -> None:
+    """Redis isn't away, it only answers late: once, or always."""
+
+    class Ledger(MemoryLedger):
+        async def write(self, *given: Any, **more: Any) -> Any:
+            now = asyncio.get_running_loop().time()
+            if slow_s < 1 or 10 <= now < 10 + slow_s:
+                await asyncio.sleep(slow_s if slow_s < 1 else 10 + slow_s - now)
+            return await super().write(*given, **more)
+
+    pace = Pace(50)
+
+    async def ready(message: Message) -> None:
+        await pace.wait()
+
+    world = World(FakeChannel(get_ready=ready), Ledger(), most_at_once=64)
+
+    async def main() -> None:
+        world.take(*[notification(f"n{n}", f"a{n}") for n in range(900)])
+        await world.done()
+
+    run_virtually(main())
+    assert {(one.status, one.attempts) for one in world.deliveries()} == {("sent", 1)}
+    moments = sorted(at for at, _, _ in world.channel.attempts)
+    assert len(moments) == 900
+    most = max(sum(at <= one < at + 1 for one in moments) for at in moments)
+    if slow_s > 1:  # what was asked in the last tenth of a second has its place still
+        assert most <= 50 + 6
 
 
 def test_revocation_is_immediate_for_who_waits_for_the_store() -> None:
