@@ -48,6 +48,7 @@ class Pages:
             "number": _number,
             "when": _when,
             "pretty": _pretty,
+            "shown": _shown,
             "spoken": _spoken,
             "ranges": ranges,
         }
@@ -130,6 +131,11 @@ def _when(text: str | None) -> Markup | str:
 def _spoken(sentence: str) -> str:
     """Return a sentence with its times written as the page writes times."""
     return _TIME.sub(r"\1 \2", sentence)
+
+
+def _shown(name: str) -> str:
+    """Return an id; one that nobody could see, as JSON. An id may be empty, or blanks."""
+    return name if name.strip() else json.dumps(name)
 
 
 def _pretty(value: Any) -> str:
