@@ -12,10 +12,12 @@ from typing import Any, NamedTuple
 
 from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment
 
+from app.kafka.admin import ClusterAdmin
 from app.operations.installation import Installation
 from streams.engine.outbox import UNFINISHED
-from streams.engine.positions import POSITIONS
+from streams.engine.positions import POSITIONS, Position, is_another
 from streams.engine.types import TP
+from streams.kafka.log_reader import topic_ids
 from streams.kafka.log_scan import (
     BEGINNING,
     END,
@@ -63,17 +65,17 @@ def outboxes(topics: Topics) -> tuple[str, ...]:
 
 async def group_lag(installation: Installation) -> dict[str, Any]:
     """Return members and lag of the group, as `dialwatch lag` prints them."""
-    group, logs = installation.settings.group, installation.logs
+    group, admin, logs = installation.settings.group, installation.admin, installation.logs
     names = [name for name in read_topics(installation.topics) if name in installation.counts]
     tps = [tp for name in names for tp in installation.partitions(name)]
     members, offsets, begins, ends = await asyncio.gather(
-        installation.admin.members(group),
-        installation.admin.committed_offsets(group),
+        admin.members(group),
+        admin.committed_offsets(group),
         logs.offsets(tps, BEGINNING),
         logs.offsets(tps, END),
     )
     unknown = [tp for tp in tps if tp not in offsets and begins[tp] < ends[tp]]
-    known = await positions_of(logs, installation.topics.changelog, unknown) | offsets
+    known = await positions_of(admin, logs, installation.topics.changelog, unknown) | offsets
     behind = await asyncio.gather(
         *(_behind(installation, tp, max(known.get(tp, 0), begins[tp]), ends[tp]) for tp in tps)
     )
@@ -106,15 +108,29 @@ async def group_lag(installation: Installation) -> dict[str, Any]:
     }
 
 
-async def positions_of(logs: LogScan, changelog: str, tps: Iterable[TP]) -> dict[TP, int]:
+async def positions_of(
+    admin: ClusterAdmin, logs: LogScan, changelog: str, tps: Iterable[TP]
+) -> dict[TP, int]:
     """Return from which offsets on a worker reads partitions of which the group has no committed
-    offset (any more), as the state says; without those of which it says nothing."""
+    offset (any more), as the state says; without those of which it says nothing, and those of
+    topics that were made anew since."""
+    said = await said_positions(logs, changelog, tps)
+    ids = await topic_ids(admin.client, {tp.topic for tp in said}) if said else {}
+    return {
+        tp: known.offset
+        for tp, known in said.items()
+        if not is_another(known.topic_id, ids.get(tp.topic, b""))
+    }
+
+
+async def said_positions(logs: LogScan, changelog: str, tps: Iterable[TP]) -> dict[TP, Position]:
+    """Return the state's positions as they are, perhaps of topics that are gone."""
     keys: dict[TP, dict[bytes, TP]] = {}
     for tp in tps:
         key = POSITIONS.prefix + tp.topic.encode()
         keys.setdefault(TP(changelog, tp.partition), {})[key] = tp
     count = (await logs.partition_counts()).get(changelog, 0) if keys else 0
-    found: dict[TP, int] = {}
+    found: dict[TP, Position] = {}
 
     async def read(log: TP, left: dict[bytes, TP]) -> None:
         begins, ends = await logs.offsets([log], BEGINNING), await logs.offsets([log], END)
@@ -122,7 +138,7 @@ async def positions_of(logs: LogScan, changelog: str, tps: Iterable[TP]) -> dict
             for record in records:
                 tp = left.pop(record.key, None)
                 if tp is not None and record.value is not None:
-                    found[tp] = POSITIONS.decode(record.value).offset
+                    found[tp] = POSITIONS.decode(record.value)
             if not left:
                 return
 
