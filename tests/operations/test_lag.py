@@ -3,12 +3,13 @@
 import asyncio
 import re
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaProducer
+from aiokafka.client import AIOKafkaClient
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
 from app.operations.installation import Installation as Connected
@@ -16,7 +17,7 @@ from app.operations.installation import open_installation
 from app.operations.lag import Behind, behind_of, group_lag
 from streams.engine.outbox import UNFINISHED, _Unfinished
 from streams.engine.types import TP
-from streams.kafka.log_scan import BEGINNING, END, batch_at, records_of
+from streams.kafka.log_scan import BEGINNING, END, LogScan, Wanted, batch_at, records_of
 from tests.installation import Installation, Published
 from tests.samples import call
 
@@ -140,6 +141,28 @@ async def test_what_is_looked_for_is_found_in_any_batch_compressed_or_not(
         # Batches without the text are left out unless they can't be looked into.
         assert await values(connected, tp, (b"None-17",)) == everything
         assert set(await values(connected, tp, (b"nowhere",))) == set(everything[50:])
+
+
+@pytest.mark.parametrize(("wanted", "most"), [((), 50_000), ((b"x",), 500_000)])
+async def test_where_all_records_are_wanted_few_are_held_at_once(
+    wanted: tuple[bytes, ...], most: int
+) -> None:
+    windows: list[tuple[int, int]] = []
+
+    class Empty(LogScan):
+        async def scan(
+            self, tp: TP, begin: int, end: int, wanted: Collection[Wanted] = ()
+        ) -> AsyncIterator[list[Any]]:
+            windows.append((begin, end))
+            return
+            yield
+
+    async for _ in Empty(AIOKafkaClient()).scan_back(TP("t", 0), 5, 3_000_000, wanted):
+        raise AssertionError
+    assert max(end - begin for begin, end in windows) == most
+    assert [windows[0][1], *(begin for begin, _ in windows)] == [
+        *(end for _, end in windows), 5
+    ]  # fmt: skip
 
 
 async def test_offsets_are_found_by_time(installation: Installation) -> None:

@@ -9,7 +9,13 @@ from typing import Any
 import pytest
 
 from agents.settle import UNCERTAIN
-from app.operations.deliveries import DeliveryFilter, find_deliveries, is_known, look_for
+from app.operations.deliveries import (
+    DeliveryFilter,
+    _commands_of,
+    find_deliveries,
+    is_known,
+    look_for,
+)
 from app.operations.explain import explain_account
 from app.operations.installation import Installation as Connected
 from app.operations.installation import open_installation
@@ -19,6 +25,7 @@ from streams.records import Delivery, encode
 from streams.topics import partition_of
 from tests.installation import PARTITIONS, Installation, Published
 from tests.operations.letters import actions, bury, command, ended, letter, order
+from tests.operations.test_lag import writing
 from tests.samples import account, recharge
 
 pytestmark = pytest.mark.broker
@@ -134,6 +141,30 @@ async def test_where_there_never_were_fewer_partitions_an_account_s_home_alone_i
     await installation.publish([_delivery("new", AT)])
     async with watched(installation) as (connected, _):
         assert len(await look_for(connected, wanted)) == 6
+
+
+async def test_commands_that_lie_elsewhere_are_searched_for_by_bytes_a_few_partitions_at_a_time(
+    installation: Installation,
+) -> None:
+    await installation.add_partitions(MORE)
+    ids = {f"n{number}": f"account-{number}" for number in range(20)}
+    others = {f"x{number}": f"account-{number % 20}" for number in range(200)}
+    for records in (ids, others):
+        async with writing(installation) as plain:  # a batch for each: few are unpacked with it
+            for one, name in records.items():
+                elsewhere = (partition_of(name.encode(), MORE) + 1) % MORE
+                await plain.send_and_wait(
+                    installation.topics.notifications,
+                    command(one, name), key=name.encode(), partition=elsewhere,
+                )  # fmt: skip
+    await installation.publish(_delivery(one, AT, name) for one, name in ids.items())
+    async with watched(installation) as (connected, logs):
+        found = await look_for(connected, DeliveryFilter())
+        logs.unpacked = logs.most_at_once = 0
+        commands = await _commands_of(connected, found)
+    assert set(commands) == set(ids)
+    assert logs.unpacked <= 2 * len(ids)
+    assert logs.most_at_once <= 4
 
 
 async def test_a_command_s_end_is_known_wherever_its_delivery_lies(
