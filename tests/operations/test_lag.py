@@ -3,8 +3,9 @@
 import asyncio
 import re
 import struct
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Iterable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,8 +15,9 @@ from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
 from app.operations.installation import Installation as Connected
 from app.operations.installation import open_installation
-from app.operations.lag import Behind, behind_of, group_lag
+from app.operations.lag import Behind, behind_of, group_lag, positions_of
 from streams.engine.outbox import UNFINISHED, _Unfinished
+from streams.engine.positions import POSITIONS, Position
 from streams.engine.types import TP
 from streams.kafka.log_scan import BEGINNING, END, LogScan, Wanted, batch_at, records_of
 from tests.installation import Installation, Published
@@ -57,6 +59,12 @@ async def settles(connected: Connected, tp: TP, begin: int, expected: int) -> No
         await asyncio.sleep(0.05)
     assert found.records == expected
     assert (found.since is None) == (expected == 0)
+
+
+async def is_open(connected: Connected, tp: TP) -> bool:
+    """Is a transaction open in a log?"""
+    (piece,) = [one async for one in connected.logs.pieces(tp, 0, is_committed=False)]
+    return piece.stable_end < piece.end
 
 
 async def values(connected: Connected, tp: TP, wanted: tuple[bytes, ...] = ()) -> list[bytes]:
@@ -107,6 +115,9 @@ async def test_markers_and_aborted_records_are_no_lag_and_an_open_transaction_is
         await settles(connected, tp, 0, 7)
         assert await values(connected, tp) == [b"0", b"1", b"2", b"3"]  # not beyond what is open
         await one.commit_transaction()
+        async with asyncio.timeout(30):
+            while await is_open(connected, tp):  # noqa: ASYNC110 (Kafka tells nobody)
+                await asyncio.sleep(0.05)
         await settles(connected, tp, 8, 3)
         assert await values(connected, tp) == [b"0", b"1", b"2", b"3", b"4", b"5", b"6"]
 
@@ -234,3 +245,57 @@ async def test_what_an_outbox_finished_out_of_order_is_no_lag(installation: Inst
         (row,) = [row for row in rows if (row["topic"], row["partition"]) == outbox]
         assert row["lag"] == 4  # 2, 5, and behind these 6 and 7
         assert row["seconds_behind"] > 0
+
+
+async def test_a_position_that_lies_far_back_is_not_looked_for_when_the_answer_must_be_quick(
+    installation: Installation,
+) -> None:
+    topics = installation.topics
+    calls, changelog = TP(topics.calls, 3), TP(topics.changelog, 3)
+    key = POSITIONS.prefix + calls.topic.encode()
+    async with (
+        open_installation(installation.settings()) as connected,
+        writing(installation) as plain,
+    ):
+        await put(plain, calls, *(b"%d" % n for n in range(5)))
+        said = POSITIONS.encode(Position(3))
+        await plain.send_and_wait(changelog.topic, said, key=key, partition=3)
+        await put(plain, changelog, *(b"moved" for _ in range(9)))
+
+        async def lag(**given: int) -> int:
+            rows = (await group_lag(connected, **given))["partitions"]
+            (row,) = [row for row in rows if (row["topic"], row["partition"]) == calls]
+            return int(row["lag"])
+
+        assert await lag() == 2
+        assert [await lag(most_back=10), await lag(most_back=9)] == [2, 5]
+        where = connected.admin, connected.logs, changelog.topic, [calls]
+        assert await positions_of(*where) == {calls: 3}  # however far back
+
+
+async def test_what_lag_searches_of_a_changelog_without_positions_is_bounded(
+    installation: Installation,
+) -> None:
+    topics = installation.topics
+    searched: list[tuple[int, int]] = []
+
+    class Long(LogScan):
+        """Of a changelog that is long."""
+
+        async def offsets(self, tps: Iterable[TP], at: int) -> dict[TP, int]:
+            tps = list(tps)
+            if at == END and {tp.topic for tp in tps} == {topics.changelog}:
+                return dict.fromkeys(tps, 3_000_000)
+            return await super().offsets(tps, at)
+
+        async def scan_back(
+            self, tp: TP, begin: int, end: int, wanted: Collection[Wanted] = ()
+        ) -> AsyncIterator[list[Any]]:
+            searched.append((begin, end))
+            return
+            yield
+
+    await installation.publish([call("acme", 1)])
+    async with open_installation(installation.settings()) as connected:
+        await group_lag(replace(connected, logs=Long(connected.admin.client)))
+    assert searched == [(2_900_000, 3_000_000)]
