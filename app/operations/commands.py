@@ -2,6 +2,7 @@
 among millions by its id. Nothing else that a command says."""
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -47,10 +48,11 @@ def read_command(key: bytes | None, value: bytes | None) -> ShownCommand:
         return msgspec.convert(decode_notification(key, value), ShownCommand, from_attributes=True)
 
 
-def bytes_of_id(notification_id: str) -> tuple[Wanted, ...]:
-    """Return what a record with this id contains, however its writer escapes texts: of others,
-    records match too."""
-    return inside(notification_id), _ESCAPED
+def bytes_of_ids(notification_ids: Iterable[str]) -> tuple[Wanted, ...]:
+    """Return what a record with one of these ids contains, however its writer escapes texts: of
+    others, records match too."""
+    ids = b"|".join(re.escape(inside(one)) for one in notification_ids)
+    return re.compile(rb'"notification_id"\s*:\s*"(?:%b)"' % ids), _ESCAPED
 
 
 def inside(text: str) -> bytes:

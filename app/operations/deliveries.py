@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from app.operations.commands import ShownCommand, bytes_of_id, inside, read_command
+from app.operations.commands import ShownCommand, bytes_of_ids, inside, read_command
 from app.operations.installation import Installation
 from streams.engine.types import TP
 from streams.kafka.log_scan import BEGINNING, END, Wanted
@@ -29,7 +29,14 @@ _EARLIER = 60 * SECOND
 _LATER = DAY
 # How long before its delivery a command may have been written: for longer no sender remembers it.
 _COMMAND_BEFORE = 8 * DAY
-_FEW = 8
+# Of an account, a partition that isn't its home is searched as a whole only where the first records
+# of a longer range show that others lay there too before there were more partitions.
+_SEARCHED_ANYWAY = 100_000
+_SHOWING = 10_000
+# More ids than these cost more to search for than unpacking all records.
+_MOST_SEARCHED = 200
+# How many partitions are searched for commands at the same time: each holds what it unpacked.
+_AT_ONCE = 4
 
 
 @dataclass(frozen=True)
@@ -101,7 +108,8 @@ async def look_for(
     installation: Installation, wanted: DeliveryFilter, *, most_back: int | None = None
 ) -> list[Found]:
     """Return the wanted deliveries, newest first. `most_back`: how many offsets of each partition
-    to search, from its end; None: all."""
+    to search, from its end; None: all. Of an account: as many of its home, and as many of all
+    others together."""
     topic = installation.topics.deliveries
     tps = installation.partitions(topic)
     found: list[Found] = []
@@ -112,6 +120,8 @@ async def look_for(
         found = await _look_in(installation, [home], wanted, most_back)
         if len(found) == wanted.limit:
             wanted = replace(wanted, since=parse_instant(found[-1].delivery.at))
+        if most_back is not None and tps:
+            most_back //= len(tps)
     found += await _look_in(installation, tps, wanted, most_back)
     return _newest_first(found)[: wanted.limit]
 
@@ -130,6 +140,23 @@ async def _look_in(
     return _newest_first(one for part in parts for one in part)
 
 
+async def _may_hold(
+    installation: Installation, tp: TP, begin: int, end: int, wanted: DeliveryFilter
+) -> bool:
+    """May a partition hold what is wanted? Most installations never got more partitions: then an
+    account's deliveries are in its home alone, and the other logs needn't be read."""
+    if wanted.account is None or end - begin <= _SEARCHED_ANYWAY:
+        return True
+    if tp == installation.partition(tp.topic, wanted.account.encode()):
+        return True
+    # What lay there before comes first.
+    async for records in installation.logs.scan(tp, begin, min(end, begin + _SHOWING)):
+        for record in records:
+            if record.key is not None and installation.partition(tp.topic, record.key) != tp:
+                return True
+    return False
+
+
 def _newest_first(found: Iterable[Found]) -> list[Found]:
     return sorted(found, key=lambda one: (parse_instant(one.delivery.at), one.place), reverse=True)
 
@@ -143,7 +170,7 @@ async def is_known(installation: Installation, notification_id: str) -> bool:
     begins, ends = await logs.offsets(tps, BEGINNING), await logs.offsets(tps, END)
 
     async def holds(tp: TP) -> bool:
-        wanted = bytes_of_id(notification_id)
+        wanted = bytes_of_ids([notification_id])
         async for records in logs.scan_back(tp, begins[tp], ends[tp], wanted):
             for record in records:
                 command = _command(record)
@@ -158,6 +185,8 @@ async def _newest(
     installation: Installation, tp: TP, begin: int, end: int, wanted: DeliveryFilter
 ) -> list[Found]:
     found: list[Found] = []
+    if not await _may_hold(installation, tp, begin, end, wanted):
+        return found
     async for records in installation.logs.scan_back(tp, begin, end, wanted.bytes()):
         for record in records:
             delivery = _delivery(record.value)
@@ -185,10 +214,16 @@ async def _commands_of(
         if one.key is not None:
             homes.setdefault(installation.partition(topic, one.key), []).append(one)
 
+    at_once = asyncio.Semaphore(_AT_ONCE)
+
+    async def look(tp: TP, some: list[Found]) -> None:
+        async with at_once:
+            left = [one for one in some if one.delivery.notification_id not in commands]
+            if left:
+                await _commands_in(installation, tp, left, commands)
+
     async def look_in(places: dict[TP, list[Found]]) -> None:
-        await asyncio.gather(
-            *(_commands_in(installation, tp, some, commands) for tp, some in places.items())
-        )
+        await asyncio.gather(*(look(tp, some) for tp, some in places.items()))
 
     await look_in(homes)
     left = [one for one in found if one.delivery.notification_id not in commands]
@@ -200,8 +235,8 @@ async def _commands_of(
 async def _commands_in(
     installation: Installation, tp: TP, found: list[Found], commands: dict[str, ShownCommand]
 ) -> None:
-    """Add the commands of deliveries that are in one partition to `commands`. Those that are there
-    already, or come meanwhile, aren't looked for."""
+    """Add the commands of deliveries that are in one partition to `commands`. Those that come
+    meanwhile aren't looked for."""
     logs = installation.logs
     ids = {one.delivery.notification_id for one in found}
     keys = {one.key for one in found}
@@ -212,11 +247,11 @@ async def _commands_in(
     # what comes behind its record counts as well.
     if ends == await logs.offsets([tp], _timestamp(time.time_ns() // 1000, _LATER, END)):
         ends = await logs.offsets([tp], END)
-    wanted: set[Wanted] = set()
-    if len(ids) <= _FEW:
-        wanted.update(*map(bytes_of_id, ids))
+    wanted: tuple[Wanted, ...] = ()
+    if len(ids) <= _MOST_SEARCHED:
+        wanted = bytes_of_ids(ids)
     elif len(keys) == 1:
-        wanted.update(key for key in keys if key)
+        wanted = tuple(key for key in keys if key)
     async for records in logs.scan_back(tp, begins[tp], ends[tp], wanted):
         for record in records:
             if record.key not in keys:

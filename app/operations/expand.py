@@ -33,7 +33,7 @@ from app.errors import CommandError
 from app.kafka.admin import ClusterAdmin, open_admin
 from app.local.worker import WorkerProcess
 from app.operations.installation import CONNECT_SECONDS, Installation
-from app.operations.lag import group_lag, positions_of
+from app.operations.lag import group_lag, positions_of, read_topics, said_positions
 from app.operations.moved import MOVED, has_moved, trail_of
 from app.operations.transactional_producer import (
     FENCED,
@@ -45,8 +45,17 @@ from app.operations.transactional_producer import (
 from app.settings import PREFIX, Settings
 from streams.engine import fault_points
 from streams.engine.outbox import UNFINISHED
-from streams.engine.positions import ORIGIN, POSITIONS, Position
+from streams.engine.positions import (
+    ORIGIN,
+    POSITIONS,
+    Gap,
+    Missing,
+    Position,
+    is_another,
+    tell,
+)
 from streams.engine.types import TP, Header
+from streams.kafka.log_reader import topic_ids
 from streams.kafka.log_scan import BEGINNING, END, LogScan
 from streams.kafka.producer import learn
 from streams.topics import Topics, partition_of
@@ -92,6 +101,7 @@ async def plan(settings: Settings, wanted: int) -> Plan:
     async with _open(settings) as (admin, logs):
         counts = await logs.partition_counts()
         expansion = _expansion(settings.topics, counts, wanted)
+        await _check_logs(settings, admin, logs, counts, expansion)
         topics = {name: counts[name] for name in _all(settings.topics) if name in counts}
         return Plan(
             expansion,
@@ -115,6 +125,7 @@ async def expand(settings: Settings, wanted: int, say: Callable[[str], None]) ->
                 f"{len(members)} workers of group {settings.group} run: stop them and all "
                 "publishers, then run this again"
             )
+        await _check_logs(settings, admin, logs, counts, expansion)
         if not expansion.is_begun:
             say("folding and sending what is unread")
             await _drain(settings, admin, logs, counts, expansion)
@@ -158,6 +169,41 @@ def _expansion(topics: Topics, counts: Mapping[str, int], wanted: int) -> Expans
             "was begun"
         )
     return Expansion(old, wanted, is_begun=len(found) > 1)
+
+
+async def _check_logs(
+    settings: Settings,
+    admin: ClusterAdmin,
+    logs: LogScan,
+    counts: Mapping[str, int],
+    expansion: Expansion,
+) -> None:
+    """Raise CommandError where the group goes on behind a log's end, or in a topic that was made
+    anew: no worker starts then, and what is left to read isn't known."""
+    topics, group = settings.topics, settings.group
+    names = [name for name in read_topics(topics) if name in counts]
+    tps = [TP(name, number) for name in names for number in range(expansion.old)]
+    offsets = await admin.committed_offsets(group)
+    said = await said_positions(logs, topics.changelog, [tp for tp in tps if tp not in offsets])
+    ids = await topic_ids(admin.client, names)
+    begins, ends = await logs.offsets(tps, BEGINNING), await logs.offsets(tps, END)
+    gaps = []
+    for tp in tps:
+        known = said.get(tp, Position(offsets.get(tp, 0)))
+        is_anew = is_another(known.topic_id, ids.get(tp.topic, b""))
+        if is_anew or known.offset > ends[tp]:
+            what = Missing.MADE_ANEW if is_anew else Missing.CUT_SHORT
+            gaps.append(Gap(what, tp, known.offset, begins[tp], ends[tp]))
+    if gaps:
+        raise CommandError(
+            tell(
+                gaps,
+                group=group,
+                changelog=topics.changelog,
+                read_first=[topics.accounts],
+                brokers=settings.kafka_bootstrap_servers,
+            )
+        )
 
 
 async def _unread(
@@ -365,7 +411,7 @@ class _Mover:
         that each is folded once, from its copy."""
         known = await self._admin.committed_offsets(self._settings.group)
         if here not in known:  # they expired: what the state has folded must not come again
-            known |= await positions_of(self._logs, self._topics.changelog, [here])
+            known |= await positions_of(self._admin, self._logs, self._topics.changelog, [here])
         begin = known.get(here, 0)
         move, last, strays = _Move([], {}), begin, False
         async for record in self._read(here, begin):

@@ -12,10 +12,12 @@ from typing import Any, NamedTuple
 
 from aiokafka.coordinator.protocol import ConsumerProtocolMemberAssignment
 
+from app.kafka.admin import ClusterAdmin
 from app.operations.installation import Installation
 from streams.engine.outbox import UNFINISHED
-from streams.engine.positions import POSITIONS
+from streams.engine.positions import POSITIONS, Position, is_another
 from streams.engine.types import TP
+from streams.kafka.log_reader import topic_ids
 from streams.kafka.log_scan import (
     BEGINNING,
     END,
@@ -29,8 +31,8 @@ from streams.topics import Topics
 
 # Where the lag is larger than this, offsets are counted instead of records.
 _MOST_COUNTED = 200_000
-# How far back to look for the last record of what an outbox has not finished: a new one is written
-# with each message that ends.
+# How far back in a changelog to look for what an outbox has not finished, of which a new record is
+# written with each message that ends, and for positions, which are written with each commit.
 _MOST_BACK = 100_000
 WORKER_CLIENT = "dialwatch-"
 """What a worker's client id begins with; its own id follows."""
@@ -61,19 +63,24 @@ def outboxes(topics: Topics) -> tuple[str, ...]:
     )
 
 
-async def group_lag(installation: Installation) -> dict[str, Any]:
-    """Return members and lag of the group, as `dialwatch lag` prints them."""
-    group, logs = installation.settings.group, installation.logs
+async def group_lag(installation: Installation, *, most_back: int = _MOST_BACK) -> dict[str, Any]:
+    """Return members and lag of the group, as `dialwatch lag` prints them.
+
+    `most_back`: how far back to look for positions that the group's offsets lack, in each changelog
+    partition. Where none is found, all that the log holds counts: the answer must be quick.
+    """
+    group, admin, logs = installation.settings.group, installation.admin, installation.logs
     names = [name for name in read_topics(installation.topics) if name in installation.counts]
     tps = [tp for name in names for tp in installation.partitions(name)]
     members, offsets, begins, ends = await asyncio.gather(
-        installation.admin.members(group),
-        installation.admin.committed_offsets(group),
+        admin.members(group),
+        admin.committed_offsets(group),
         logs.offsets(tps, BEGINNING),
         logs.offsets(tps, END),
     )
     unknown = [tp for tp in tps if tp not in offsets and begins[tp] < ends[tp]]
-    known = await positions_of(logs, installation.topics.changelog, unknown) | offsets
+    changelog = installation.topics.changelog
+    known = await positions_of(admin, logs, changelog, unknown, most_back=most_back) | offsets
     behind = await asyncio.gather(
         *(_behind(installation, tp, max(known.get(tp, 0), begins[tp]), ends[tp]) for tp in tps)
     )
@@ -106,23 +113,46 @@ async def group_lag(installation: Installation) -> dict[str, Any]:
     }
 
 
-async def positions_of(logs: LogScan, changelog: str, tps: Iterable[TP]) -> dict[TP, int]:
+async def positions_of(
+    admin: ClusterAdmin,
+    logs: LogScan,
+    changelog: str,
+    tps: Iterable[TP],
+    *,
+    most_back: int | None = None,
+) -> dict[TP, int]:
     """Return from which offsets on a worker reads partitions of which the group has no committed
-    offset (any more), as the state says; without those of which it says nothing."""
+    offset (any more), as the state says; without those of which it says nothing, and those of
+    topics that were made anew since. `most_back`: see `said_positions`."""
+    said = await said_positions(logs, changelog, tps, most_back=most_back)
+    ids = await topic_ids(admin.client, {tp.topic for tp in said}) if said else {}
+    return {
+        tp: known.offset
+        for tp, known in said.items()
+        if not is_another(known.topic_id, ids.get(tp.topic, b""))
+    }
+
+
+async def said_positions(
+    logs: LogScan, changelog: str, tps: Iterable[TP], *, most_back: int | None = None
+) -> dict[TP, Position]:
+    """Return the state's positions as they are, perhaps of topics that are gone. `most_back`: how
+    many offsets of each changelog partition to search, from its end; None: all."""
     keys: dict[TP, dict[bytes, TP]] = {}
     for tp in tps:
         key = POSITIONS.prefix + tp.topic.encode()
         keys.setdefault(TP(changelog, tp.partition), {})[key] = tp
     count = (await logs.partition_counts()).get(changelog, 0) if keys else 0
-    found: dict[TP, int] = {}
+    found: dict[TP, Position] = {}
 
     async def read(log: TP, left: dict[bytes, TP]) -> None:
         begins, ends = await logs.offsets([log], BEGINNING), await logs.offsets([log], END)
-        async for records in logs.scan_back(log, begins[log], ends[log], tuple(left)):
+        begin = begins[log] if most_back is None else max(begins[log], ends[log] - most_back)
+        async for records in logs.scan_back(log, begin, ends[log], tuple(left)):
             for record in records:
                 tp = left.pop(record.key, None)
                 if tp is not None and record.value is not None:
-                    found[tp] = POSITIONS.decode(record.value).offset
+                    found[tp] = POSITIONS.decode(record.value)
             if not left:
                 return
 

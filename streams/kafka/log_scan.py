@@ -48,6 +48,8 @@ _PATIENCE_SECONDS = 10.0
 _COMMITTED, _UNCOMMITTED = 1, 0
 _FIRST_WINDOW = 2_000
 _MOST_WINDOW = 500_000
+# Where all records are wanted, a window's are in memory at once.
+_MOST_UNSEARCHED = 50_000
 
 # baseOffset, batchLength, partitionLeaderEpoch, magic, crc, attributes, lastOffsetDelta,
 # firstTimestamp, maxTimestamp, producerId, producerEpoch, baseSequence, recordsCount
@@ -159,14 +161,14 @@ class LogScan:
         self, tp: TP, begin: int, end: int, wanted: Collection[Wanted] = ()
     ) -> AsyncIterator[list[Any]]:
         """Yield the same, newest first: reads windows of growing size, each from its end."""
-        window = _FIRST_WINDOW
+        window, most = _FIRST_WINDOW, _MOST_WINDOW if wanted else _MOST_UNSEARCHED
         while end > begin:
             start = max(begin, end - window)
             found = [record async for some in self.scan(tp, start, end, wanted) for record in some]
             found.reverse()
             if found:
                 yield found
-            end, window = start, min(window * 4, _MOST_WINDOW)
+            end, window = start, min(window * 4, most)
 
     async def pieces(self, tp: TP, begin: int, *, is_committed: bool) -> AsyncIterator[Piece]:
         """Yield the raw log from an offset to its present end, piece by piece. `is_committed`: only

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from aiokafka.errors import InvalidTimestampError
 
-from app.operations.commands import bytes_of_id, read_command
+from app.operations.commands import bytes_of_ids, read_command
 from app.operations.deliveries import DeliveryFilter, find_deliveries, is_known
 from app.operations.installation import open_installation
 from streams.records import Delivery, encode
@@ -41,7 +41,7 @@ DEEP = b'{"x":' + b"[" * 50_000 + b"]" * 50_000 + b',"notification_id":"half"}'
 def test_whatever_it_is_written_like_it_is_looked_into(notification_id: str) -> None:
     value = IDS[notification_id] % REST
     assert read_command(b"acme", value).notification_id == notification_id
-    wanted = bytes_of_id(notification_id)
+    wanted = bytes_of_ids(["first", notification_id])
     assert any(text in value if isinstance(text, bytes) else text.search(value) for text in wanted)
     other = rb'{"notification_id":"other","title":"\u4f59\n\"\\"}'
     assert not any(re.search(re.escape(w) if isinstance(w, bytes) else w, other) for w in wanted)

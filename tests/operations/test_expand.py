@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 
 from streams.engine.outbox import UNFINISHED
+from streams.engine.positions import POSITIONS, Position
+from streams.engine.types import TP
 from streams.topics import partition_of
 from tables import state_tables
 from tables.state_tables import owner_of
@@ -249,6 +251,37 @@ def test_what_is_not_sent_yet_stops_it_before_anything_changes(
     refused = expand(small, tmp_path, "--execute")
     assert refused.returncode == 1
     assert "are not sent yet" in refused.stderr.splitlines()[-1]
+    assert f"{small.topics.changelog}\t{OLD}\t{NEW}" in expand(small, tmp_path).stdout
+
+
+@pytest.mark.broker
+def test_a_log_that_ends_before_what_was_read_stops_it_before_anything_changes(
+    small: Installation, tmp_path: Path
+) -> None:
+    calls = small.topics.calls
+    key = POSITIONS.prefix + calls.encode()
+    here = TP(calls, partition_of(key, OLD))
+    of_another = POSITIONS.encode(Position(1_000, bytes(range(16))))
+    asyncio.run(small.publish_named(small.topics.changelog, key, of_another))
+
+    def refused(*arguments: str) -> str:
+        ended = expand(small, tmp_path, *arguments)
+        assert ended.returncode == 1
+        (line,) = ended.stderr.splitlines()
+        assert "--reset-offsets" in line
+        return str(line)
+
+    assert f"{calls} was deleted or made anew" in refused("--execute")  # also while it is empty
+    asyncio.run(
+        small.publish(failed("x", index)._replace(partition=here.partition) for index in range(3))
+    )
+    asked = dialwatch("lag", directory=tmp_path, variables=small.variables)
+    rows = json.loads(asked.stdout)["partitions"]
+    assert {row["topic"]: row["lag"] for row in rows if row["lag"]} == {calls: 3}
+    assert f"{calls} was deleted or made anew" in refused()
+    asyncio.run(kafka_admin.reset_offsets(small, {here: 10}))
+    assert f"{calls}-{here.partition}: group goes on at offset 10" in refused("--execute")
+    asyncio.run(kafka_admin.reset_offsets(small, {here: 0}))
     assert f"{small.topics.changelog}\t{OLD}\t{NEW}" in expand(small, tmp_path).stdout
 
 

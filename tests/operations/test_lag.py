@@ -3,20 +3,23 @@
 import asyncio
 import re
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection, Iterable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaProducer
+from aiokafka.client import AIOKafkaClient
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
 from app.operations.installation import Installation as Connected
 from app.operations.installation import open_installation
-from app.operations.lag import Behind, behind_of, group_lag
+from app.operations.lag import Behind, behind_of, group_lag, positions_of
 from streams.engine.outbox import UNFINISHED, _Unfinished
+from streams.engine.positions import POSITIONS, Position
 from streams.engine.types import TP
-from streams.kafka.log_scan import BEGINNING, END, batch_at, records_of
+from streams.kafka.log_scan import BEGINNING, END, LogScan, Wanted, batch_at, records_of
 from tests.installation import Installation, Published
 from tests.samples import call
 
@@ -56,6 +59,12 @@ async def settles(connected: Connected, tp: TP, begin: int, expected: int) -> No
         await asyncio.sleep(0.05)
     assert found.records == expected
     assert (found.since is None) == (expected == 0)
+
+
+async def is_open(connected: Connected, tp: TP) -> bool:
+    """Is a transaction open in a log?"""
+    (piece,) = [one async for one in connected.logs.pieces(tp, 0, is_committed=False)]
+    return piece.stable_end < piece.end
 
 
 async def values(connected: Connected, tp: TP, wanted: tuple[bytes, ...] = ()) -> list[bytes]:
@@ -106,6 +115,9 @@ async def test_markers_and_aborted_records_are_no_lag_and_an_open_transaction_is
         await settles(connected, tp, 0, 7)
         assert await values(connected, tp) == [b"0", b"1", b"2", b"3"]  # not beyond what is open
         await one.commit_transaction()
+        async with asyncio.timeout(30):
+            while await is_open(connected, tp):  # noqa: ASYNC110 (Kafka tells nobody)
+                await asyncio.sleep(0.05)
         await settles(connected, tp, 8, 3)
         assert await values(connected, tp) == [b"0", b"1", b"2", b"3", b"4", b"5", b"6"]
 
@@ -140,6 +152,28 @@ async def test_what_is_looked_for_is_found_in_any_batch_compressed_or_not(
         # Batches without the text are left out unless they can't be looked into.
         assert await values(connected, tp, (b"None-17",)) == everything
         assert set(await values(connected, tp, (b"nowhere",))) == set(everything[50:])
+
+
+@pytest.mark.parametrize(("wanted", "most"), [((), 50_000), ((b"x",), 500_000)])
+async def test_where_all_records_are_wanted_few_are_held_at_once(
+    wanted: tuple[bytes, ...], most: int
+) -> None:
+    windows: list[tuple[int, int]] = []
+
+    class Empty(LogScan):
+        async def scan(
+            self, tp: TP, begin: int, end: int, wanted: Collection[Wanted] = ()
+        ) -> AsyncIterator[list[Any]]:
+            windows.append((begin, end))
+            return
+            yield
+
+    async for _ in Empty(AIOKafkaClient()).scan_back(TP("t", 0), 5, 3_000_000, wanted):
+        raise AssertionError
+    assert max(end - begin for begin, end in windows) == most
+    assert [windows[0][1], *(begin for begin, _ in windows)] == [
+        *(end for _, end in windows), 5
+    ]  # fmt: skip
 
 
 async def test_offsets_are_found_by_time(installation: Installation) -> None:
@@ -211,3 +245,57 @@ async def test_what_an_outbox_finished_out_of_order_is_no_lag(installation: Inst
         (row,) = [row for row in rows if (row["topic"], row["partition"]) == outbox]
         assert row["lag"] == 4  # 2, 5, and behind these 6 and 7
         assert row["seconds_behind"] > 0
+
+
+async def test_a_position_that_lies_far_back_is_not_looked_for_when_the_answer_must_be_quick(
+    installation: Installation,
+) -> None:
+    topics = installation.topics
+    calls, changelog = TP(topics.calls, 3), TP(topics.changelog, 3)
+    key = POSITIONS.prefix + calls.topic.encode()
+    async with (
+        open_installation(installation.settings()) as connected,
+        writing(installation) as plain,
+    ):
+        await put(plain, calls, *(b"%d" % n for n in range(5)))
+        said = POSITIONS.encode(Position(3))
+        await plain.send_and_wait(changelog.topic, said, key=key, partition=3)
+        await put(plain, changelog, *(b"moved" for _ in range(9)))
+
+        async def lag(**given: int) -> int:
+            rows = (await group_lag(connected, **given))["partitions"]
+            (row,) = [row for row in rows if (row["topic"], row["partition"]) == calls]
+            return int(row["lag"])
+
+        assert await lag() == 2
+        assert [await lag(most_back=10), await lag(most_back=9)] == [2, 5]
+        where = connected.admin, connected.logs, changelog.topic, [calls]
+        assert await positions_of(*where) == {calls: 3}  # however far back
+
+
+async def test_what_lag_searches_of_a_changelog_without_positions_is_bounded(
+    installation: Installation,
+) -> None:
+    topics = installation.topics
+    searched: list[tuple[int, int]] = []
+
+    class Long(LogScan):
+        """Of a changelog that is long."""
+
+        async def offsets(self, tps: Iterable[TP], at: int) -> dict[TP, int]:
+            tps = list(tps)
+            if at == END and {tp.topic for tp in tps} == {topics.changelog}:
+                return dict.fromkeys(tps, 3_000_000)
+            return await super().offsets(tps, at)
+
+        async def scan_back(
+            self, tp: TP, begin: int, end: int, wanted: Collection[Wanted] = ()
+        ) -> AsyncIterator[list[Any]]:
+            searched.append((begin, end))
+            return
+            yield
+
+    await installation.publish([call("acme", 1)])
+    async with open_installation(installation.settings()) as connected:
+        await group_lag(replace(connected, logs=Long(connected.admin.client)))
+    assert searched == [(2_900_000, 3_000_000)]

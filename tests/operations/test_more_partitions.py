@@ -1,17 +1,31 @@
 """What lies where its key doesn't belong any more, or has no key, is found all the same."""
 
+from collections import Counter
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from agents.settle import UNCERTAIN
-from app.operations.deliveries import DeliveryFilter, find_deliveries, is_known
+from app.operations.deliveries import (
+    DeliveryFilter,
+    _commands_of,
+    find_deliveries,
+    is_known,
+    look_for,
+)
 from app.operations.explain import explain_account
+from app.operations.installation import Installation as Connected
 from app.operations.installation import open_installation
+from streams.engine.types import TP
+from streams.kafka.log_scan import LogScan, Wanted
 from streams.records import Delivery, encode
 from streams.topics import partition_of
 from tests.installation import PARTITIONS, Installation, Published
 from tests.operations.letters import actions, bury, command, ended, letter, order
+from tests.operations.test_lag import writing
 from tests.samples import account, recharge
 
 pytestmark = pytest.mark.broker
@@ -62,6 +76,95 @@ async def test_of_a_full_list_the_rest_is_looked_for_only_where_it_may_be_newer(
     )
     found = await deliveries(installation, account="acme", limit=2)
     assert [row["notification_id"] for row in found] == ["latest", "n2"]
+
+
+class Watched(LogScan):
+    """Counts what is searched backwards: offsets by partition, records that were unpacked, and how
+    many partitions at once."""
+
+    def __init__(self, client: Any) -> None:
+        super().__init__(client)
+        self.offsets_by: Counter[tuple[str, int]] = Counter()
+        self.unpacked = self.now = self.most_at_once = 0
+
+    async def scan_back(
+        self, tp: TP, begin: int, end: int, wanted: Collection[Wanted] = ()
+    ) -> AsyncIterator[list[Any]]:
+        self.offsets_by[tp] += end - begin
+        self.now += 1
+        self.most_at_once = max(self.most_at_once, self.now)
+        async for records in super().scan_back(tp, begin, end, wanted):
+            self.unpacked += len(records)
+            yield records
+        self.now -= 1
+
+
+@asynccontextmanager
+async def watched(installation: Installation) -> AsyncIterator[tuple[Connected, Watched]]:
+    async with open_installation(installation.settings()) as connected:
+        logs = Watched(connected.admin.client)
+        yield replace(connected, logs=logs), logs
+
+
+async def test_a_search_that_is_bounded_costs_at_most_twice_its_home(
+    installation: Installation,
+) -> None:
+    one = _delivery("n", AT)
+    await installation.publish(
+        one._replace(partition=number) for number in range(PARTITIONS) for _ in range(20)
+    )
+    async with watched(installation) as (connected, logs):
+        found = await look_for(connected, DeliveryFilter(account="acme"), most_back=12)
+    home = partition_of(b"acme", PARTITIONS)
+    assert Counter(one.place[0] for one in found) == {
+        number: 12 if number == home else 12 // (PARTITIONS - 1) for number in range(PARTITIONS)
+    }
+    assert logs.offsets_by.total() == 24
+
+
+async def test_where_there_never_were_fewer_partitions_an_account_s_home_alone_is_searched(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.operations.deliveries._SEARCHED_ANYWAY", 3)
+    names = {partition_of(name.encode(), PARTITIONS): name for name in map(str, range(100))}
+    await installation.publish(
+        _delivery(f"{name}-{number}", AT, name)
+        for name in ("acme", *names.values())
+        for number in range(5)
+    )
+    wanted = DeliveryFilter(account="acme")
+    async with watched(installation) as (connected, logs):
+        assert len(await look_for(connected, wanted)) == 5
+    home = partition_of(b"acme", PARTITIONS)
+    assert set(logs.offsets_by) == {(installation.topics.deliveries, home)}
+    await installation.add_partitions(MORE)
+    await installation.publish([_delivery("new", AT)])
+    async with watched(installation) as (connected, _):
+        assert len(await look_for(connected, wanted)) == 6
+
+
+async def test_commands_that_lie_elsewhere_are_searched_for_by_bytes_a_few_partitions_at_a_time(
+    installation: Installation,
+) -> None:
+    await installation.add_partitions(MORE)
+    ids = {f"n{number}": f"account-{number}" for number in range(20)}
+    others = {f"x{number}": f"account-{number % 20}" for number in range(200)}
+    for records in (ids, others):
+        async with writing(installation) as plain:  # a batch for each: few are unpacked with it
+            for one, name in records.items():
+                elsewhere = (partition_of(name.encode(), MORE) + 1) % MORE
+                await plain.send_and_wait(
+                    installation.topics.notifications,
+                    command(one, name), key=name.encode(), partition=elsewhere,
+                )  # fmt: skip
+    await installation.publish(_delivery(one, AT, name) for one, name in ids.items())
+    async with watched(installation) as (connected, logs):
+        found = await look_for(connected, DeliveryFilter())
+        logs.unpacked = logs.most_at_once = 0
+        commands = await _commands_of(connected, found)
+    assert set(commands) == set(ids)
+    assert logs.unpacked <= 2 * len(ids)
+    assert logs.most_at_once <= 4
 
 
 async def test_a_command_s_end_is_known_wherever_its_delivery_lies(
@@ -136,6 +239,6 @@ async def test_a_command_without_a_key_has_its_title_and_its_end(
     assert actions(await order(installation)) == {name: "redrive"}
 
 
-def _delivery(notification_id: str, at: str) -> Published:
-    value = encode(Delivery(notification_id, "sms", "acme", "low_balance", "sent", 1, at))
-    return Published("deliveries", "acme", value)
+def _delivery(notification_id: str, at: str, account_id: str = "acme") -> Published:
+    value = encode(Delivery(notification_id, "sms", account_id, "low_balance", "sent", 1, at))
+    return Published("deliveries", account_id, value)
