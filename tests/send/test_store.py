@@ -12,6 +12,7 @@ from agents.channel import Entry, LaterWord, StoreAwayError
 from app.channels.wechat.receipts import Receipts
 from app.errors import CommandError
 from app.ledger import RedisLedger
+from app.local.service import free_port
 from app.local.valkey import Valkey
 from app.redis_check import examine_redis, refuse_cluster, refuse_cluster_when_it_answers
 from app.redis_store import MOST_CONNECTIONS, open_redis
@@ -89,10 +90,16 @@ async def test_after_a_failover_behind_its_name_the_new_primary_is_used_at_once(
         server.close()
 
 
+def as_a_cluster() -> tuple[str, ...]:
+    """Return the flags. The port of the cluster's bus is by default one of those that the system
+    gives out to connections."""
+    return "--cluster-enabled", "yes", "--cluster-port", str(free_port())
+
+
 async def test_a_cluster_is_refused_at_the_start_and_never_breaks_after_a_message(
     tmp_path: Path,
 ) -> None:
-    with running(tmp_path, "--cluster-enabled", "yes") as server:
+    with running(tmp_path, *as_a_cluster()) as server:
         async with client(server.redis_url) as redis:
             with pytest.raises(CommandError, match="it is a cluster") as refused:
                 await refuse_cluster(redis)
@@ -109,7 +116,7 @@ async def test_a_cluster_is_refused_at_the_start_and_never_breaks_after_a_messag
 async def test_a_cluster_that_was_away_at_the_start_is_refused_when_it_answers(
     tmp_path: Path,
 ) -> None:
-    with running(tmp_path, "--cluster-enabled", "yes") as server:
+    with running(tmp_path, *as_a_cluster()) as server:
         async with client(server.redis_url) as redis:
             server.kill()
             with pytest.raises(StoreAwayError):
