@@ -374,6 +374,7 @@ class Settler:
         if doubt_since is not None and self._is_doubt_over(job):
             return None, Refused(UNCERTAIN)
         job.has_begun = True
+        outcome: Outcome | None
         outcome = await self._channel.send(message, is_repeat=doubt_since is not None)
         # The worst moment: the provider has it, and nobody else knows.
         fault_points.passing(fault_points.DURING_SEND)
@@ -382,9 +383,7 @@ class Settler:
         match outcome:
             case Held() if job.was_stale and not was_stale:
                 undo()
-                faster = await self._ask(lambda: self._ledger.write(notification_id, entry))
-                assert not isinstance(faster, Bar)  # noqa: S101 - none was named
-                return faster, None
+                outcome = None  # it goes again at once
             case Held():
                 undo()
                 job.held += 1
