@@ -115,7 +115,7 @@ async def test_partitions_that_come_while_it_runs_are_read_too(
     installation: Installation, tmp_path: Path
 ) -> None:
     settings, topics = installation.settings(console_datadir=tmp_path), installation.topics
-    indexer, lookups = Indexer(settings, look_again_s=0.2), KafkaLookups(settings, look_again_s=0.2)
+    indexer, lookups = Indexer(settings, look_again_s=0.2), KafkaLookups(settings, look_again_s=0.0)
     queries = Queries(settings)
 
     def indexed() -> list[int]:
