@@ -186,10 +186,15 @@ class FileLogs:
         self._topics = topics
         self._files = find_files(directory)
         self._manifest = read_manifest(directory)
-        there = sorted({topic for topic, _ in self._files})
-        if needed is not None and needed not in there:
+        self._there = {topic for topic, _ in self._files}
+        """The contract names of the topics that were exported. One without any record has no file,
+        but the manifest names it."""
+        if self._manifest is not None:
+            self._there |= self._manifest.topics.keys()
+        if needed is not None and needed not in self._there:
+            there = ", ".join(sorted(self._there)) or "nothing"
             raise CommandError(
-                f"{directory} holds no export of {needed} ({', '.join(there) or 'nothing'}): "
+                f"{directory} holds no export of {needed} ({there}): "
                 f"`dialwatch export {needed} … --to {directory}` makes one"
             )
         self._reading: dict[TP, Iterator[tuple[list[Any], list[int]]]] = {}
@@ -208,6 +213,9 @@ class FileLogs:
         for topic in CO_PARTITIONED:
             counts[topic.value] = most
         return {self._topics.name(topic): counts[topic.value] for topic in ContractTopic}
+
+    def has(self, topic: str) -> bool:
+        return self._contract_name(topic) in self._there
 
     def begin(self, logs: Iterable[PartitionLog]) -> int:
         self._reading.clear()

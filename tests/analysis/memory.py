@@ -38,6 +38,9 @@ class MemoryLogs:
     def counts(self) -> dict[str, int]:
         return {topic.value: PARTITIONS for topic in ContractTopic}
 
+    def has(self, topic: str) -> bool:
+        return topic in self.counts()
+
     def begin(self, logs: Iterable[PartitionLog]) -> int:
         for log in logs:
             self._next[log.tp] = 0
