@@ -44,6 +44,8 @@ _INPUTS = (
     ContractTopic.TICKS,
     ContractTopic.ANNOUNCEMENTS,
 )
+# The topics whose headers are read: whose command one is, and that an expansion moved an account.
+_WITH_HEADERS = (ContractTopic.NOTIFICATIONS, ContractTopic.ACCOUNTS)
 # The topics of which each partition has records in an installation that works.
 _EVERYWHERE = (ContractTopic.CALL_RECORDS, ContractTopic.TICKS)
 
@@ -226,7 +228,7 @@ class FileLogs:
             files = self._files.get((topic, log.tp.partition), [])
             log.is_ended = not files
             if files:
-                has_headers = topic == ContractTopic.NOTIFICATIONS
+                has_headers = topic in _WITH_HEADERS
                 known = self._known(topic, log.tp.partition)
                 days = known.days if known else {}
                 self._reading[log.tp] = _chunks(files, days, topic, log.tp.partition, has_headers)
