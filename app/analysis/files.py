@@ -33,7 +33,7 @@ from streams.topics import CO_PARTITIONED, ContractTopic, Topics
 
 MANIFEST = "export.json"
 FileFormat = Literal["parquet", "jsonl"]
-_PATH = re.compile(r"([a-z-]+)/(\d+)/(\d{4,}-\d\d-\d\d|-\d+)\.(parquet|jsonl)")
+_PATH = re.compile(r"([a-z-]+)/(\d+)/(\d{4,}-\d\d-\d\d|-\d+)\.(parquet|jsonl)", re.ASCII)
 _COLUMNS = ("topic", "partition", "offset", "timestamp", "key", "value")
 _MOST_LINES = 10_000
 _MOST_OFFSETS = 1 << 20

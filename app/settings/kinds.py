@@ -20,7 +20,8 @@ _TOPIC_NAME_LENGTH = 249
 _LONGEST_INTERNAL = len("-wechat-bulk-outbox")
 _LONGEST_CONTRACT = len("inbox-messages")
 _HOST = re.compile(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+(?:%[\w.-]+)?\]")
-_TIME_OF_DAY = re.compile(r"([01]\d|2[0-3]):([0-5]\d)")
+_TIME_OF_DAY = re.compile(r"([01]\d|2[0-3]):([0-5]\d)", re.ASCII)
+_NUMBER = re.compile(r"-?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 _FIELD_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 # The characters that may follow "Bearer " in an HTTP header.
 _BEARER_TOKEN = re.compile(r"[\x21-\x7e]+")
@@ -59,6 +60,12 @@ def _brokers(value: str) -> str:
     if not brokers:
         raise ValueError("must name at least one broker as host:port")
     return ",".join(brokers)
+
+
+def is_number(text: str) -> bool:
+    """Is a text a number as people write it, in ASCII? Python, and what parses for it, takes others
+    too: 1_0 for 10."""
+    return _NUMBER.fullmatch(text) is not None
 
 
 def _is_port(text: str) -> bool:
@@ -120,7 +127,7 @@ def _redis_url(value: str) -> str:
     if "#" in value:
         raise ValueError("must write '#' in a password as %23")
     parts = urlsplit(_url(value, ("redis", "rediss", "unix")))
-    if parts.scheme != "unix" and not re.fullmatch(r"/?\d*", parts.path):
+    if parts.scheme != "unix" and not re.fullmatch(r"/?[0-9]*", parts.path):
         raise ValueError("must end in the number of a database")
     for name in parse_qs(parts.query, keep_blank_values=True):
         if not _REDIS_OPTION.fullmatch(name):

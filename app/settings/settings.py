@@ -141,6 +141,14 @@ class Settings(BaseModel):
             raise ValueError(value.reason)
         return value
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _refuse_odd_number(cls, value: object, info: ValidationInfo) -> object:
+        kind = cls.model_fields[str(info.field_name)].annotation
+        if kind in {int, float} and isinstance(value, str) and not kinds.is_number(value.strip()):
+            raise ValueError("must be a whole number" if kind is int else "must be a number")
+        return value
+
     @field_validator("kafka_sasl_mechanism", "kafka_sasl_username", "kafka_sasl_password")
     @classmethod
     def _need_with_sasl(cls, value: object, info: ValidationInfo) -> object:
