@@ -11,7 +11,8 @@ import base64
 import binascii
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from heapq import merge
 from itertools import islice
 from operator import ge
@@ -202,6 +203,8 @@ class FileLogs:
         self._reading: dict[TP, Iterator[tuple[list[Any], list[int]]]] = {}
         self._begun: set[str] = set()
         """The contract names of the topics that were read."""
+        self._spans: dict[Path, tuple[int, int]] = {}
+        """The first and last offset of each file that was checked: a topic may be read again."""
 
     def counts(self) -> dict[str, int]:
         """See `Logs`."""
@@ -231,9 +234,17 @@ class FileLogs:
                 has_headers = topic in _WITH_HEADERS
                 known = self._known(topic, log.tp.partition)
                 days = known.days if known else {}
-                self._reading[log.tp] = _chunks(files, days, topic, log.tp.partition, has_headers)
+                span_of = partial(self._span, days)
+                self._reading[log.tp] = _chunks(
+                    files, span_of, topic, log.tp.partition, has_headers
+                )
                 records += sum(day.records for day in days.values())
         return records
+
+    def _span(self, days: dict[str, DayFile], file: Path) -> tuple[int, int]:
+        if file not in self._spans:
+            self._spans[file] = check_whole(file, days.get(file.stem))
+        return self._spans[file]
 
     def fill(self, hungry: list[PartitionLog]) -> None:
         for log in hungry:
@@ -337,11 +348,15 @@ class FileLogs:
 
 
 def _chunks(
-    files: list[Path], days: dict[str, DayFile], topic: str, partition: int, has_headers: bool
+    files: list[Path],
+    span_of: Callable[[Path], tuple[int, int]],
+    topic: str,
+    partition: int,
+    has_headers: bool,
 ) -> Iterator[tuple[list[Any], list[int]]]:
     """Yield a partition's records in lists, in the order of offsets, each with its timestamps.
-    `days`: what the manifest says of the files."""
-    spans = sorted((*check_whole(file, days.get(file.stem)), file) for file in files)
+    `span_of`: returns a file's first and last offset."""
+    spans = sorted((*span_of(file), file) for file in files)
     across: list[Path] = []
     end = -1
     groups: list[list[Path]] = []
