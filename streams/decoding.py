@@ -17,6 +17,7 @@ from streams.records import Account, Announcement, Call, Notification, Recharge,
 from streams.times import HOUR, SECOND, parse_instant, parse_money
 
 _MAX_MEMO = 50_000
+_LONGEST_MEMO = 64  # characters: a time may have a million digits behind the second
 
 # The longest texts, in bytes of UTF-8: so that whatever is made of a valid record has room for it.
 _ID, _PERSON, _LINE_OF_TEXT, _TEXT, _LONG_TEXT = 512, 128, 2_048, 65_536, 524_288
@@ -81,6 +82,8 @@ class Parsed(dict[str, int]):
 
     def __missing__(self, text: str) -> int:
         number = self._parse(text)
+        if len(text) > _LONGEST_MEMO:
+            return number
         if len(self) >= _MAX_MEMO:
             self.clear()
         self[text] = number
