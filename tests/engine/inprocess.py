@@ -80,7 +80,7 @@ class InProcess:
 async def eventually(
     is_so: Callable[[], bool | Awaitable[bool]],
     what: str,
-    within_s: float = 30.0,
+    within_s: float = 60.0,
     every_s: float = 0.05,
 ) -> None:
     """Wait until `is_so` returns true; fail after `within_s` seconds with `what` in the text."""
