@@ -115,7 +115,7 @@ async def test_an_agent_that_ends_by_itself_stops_the_worker() -> None:
     give: Any = declared.engine.sources[calls].give
     await give(a_chunk())
     agent.channel.queue._throw(broken)
-    await eventually(lambda: declared.crashes == [broken], "the engine has it", 5)
+    await eventually(lambda: declared.crashes == [broken], "the engine has it")
     agent.cancel()  # as Faust's manager does first
     await agent.stop()
     declared.close()
@@ -171,7 +171,7 @@ async def test_faust_drops_an_event_while_the_flow_is_suspended() -> None:
 
     await stock.start()
     await channel.send(value=b"seen")
-    await eventually(lambda: seen == [b"seen"], "the first is read", 5)
+    await eventually(lambda: seen == [b"seen"], "the first is read")
     await channel.send(value=b"lost")
     app.flow_control.suspend()
     await asyncio.sleep(0.1)
