@@ -17,7 +17,7 @@ from tests.engine.declared import Declared
 from tests.engine.inprocess import InProcess, eventually
 from tests.engine.test_cycle import NUMBERS, remembering
 from tests.engine.test_cycle import Engine as CycleAlone
-from tests.installation import Installation
+from tests.installation import PATIENCE_SECONDS, Installation
 from tests.kafka_admin import offsets
 from tests.samples import call
 
@@ -300,6 +300,6 @@ async def test_a_fold_that_raises_stops_the_worker_and_commits_nothing_of_it(
 
 
 async def topics_of(installation: Installation) -> set[str]:
-    async with open_admin(installation.settings(), timeout_s=10) as admin:
+    async with open_admin(installation.settings(), timeout_s=PATIENCE_SECONDS) as admin:
         standing = await admin.partition_counts()
     return {name for name in standing if name.startswith(installation.name)}

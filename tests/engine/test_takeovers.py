@@ -472,7 +472,7 @@ async def test_a_tick_that_waits_for_a_marker_is_folded_when_the_marker_was_read
 
     reading.unread.clear()  # no record came
     cycle.look_again()
-    await eventually(lambda: len(folded) == 1, "folded")
+    await eventually(lambda: len(folded) == 1, "folded", every_s=0.002)
     running.cancel()
 
 
