@@ -4,9 +4,9 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition, errors
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic, RecordsToDelete
-from aiokafka.errors import InvalidTimestampError, MessageSizeTooLargeError, for_code
+from aiokafka.errors import for_code
 from aiokafka.protocol.admin import DeleteGroupsRequest
 from aiokafka.structs import OffsetAndMetadata
 
@@ -139,9 +139,9 @@ async def take_at_most(installation: Installation, topic: str, most: int) -> Non
     async def is_too_long(partition: int) -> bool:
         try:
             await producer.send_and_wait(topic, long, partition=partition, timestamp_ms=ahead_ms)
-        except InvalidTimestampError:
+        except errors.InvalidTimestampError:
             return False
-        except MessageSizeTooLargeError:
+        except errors.MessageSizeTooLargeError:
             return True
         raise AssertionError(f"{topic} took a record from next week")
 
