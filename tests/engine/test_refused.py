@@ -1,6 +1,7 @@
 """What can't be written costs one record, never the group: on a real Kafka, with a real worker."""
 
 import asyncio
+import contextlib
 import json
 from datetime import timedelta, timezone
 from typing import Any
@@ -17,6 +18,8 @@ from streams.engine.refused import RefusedRecord, without
 from streams.engine.types import TP, Origin, Output
 from streams.kafka.producer import RefusedRecordsError
 from streams.topics import Topics
+from tests import kafka_admin
+from tests.engine.inprocess import eventually
 from tests.installation import Installation, Published
 from tests.samples import account, recharge
 
@@ -25,6 +28,18 @@ LIMIT = 4 << 20
 
 def headers(record: Any) -> dict[str, str]:
     return {name: said.decode() for name, said in record.headers}
+
+
+async def letters(installation: Installation) -> list[Any]:
+    """Wait for the first dead letters, which no other topic's records tell of; return them."""
+    found: list[Any] = []
+
+    async def is_there() -> bool:
+        found[:] = await installation.read("dead-letters")
+        return bool(found)
+
+    await eventually(is_there, "a dead letter")
+    return found
 
 
 def command(number: int, **fields: Any) -> Published:
@@ -56,7 +71,7 @@ async def test_an_invalid_record_that_unpacks_to_more_than_a_letter_takes_is_cut
     await producer.stop()
     await installation.publish([account("acme"), recharge("acme", "r1")])
     await installation.wait_for("inbox-messages", lambda found: len(found) == 1)
-    [letter] = await installation.read("dead-letters")
+    [letter] = await letters(installation)
     assert headers(letter)["dialwatch.truncated"] == str(len(whole))
     assert headers(letter)["dialwatch.topic"] == installation.topics.calls
     assert LIMIT - 2000 < len(letter.value) < LIMIT
@@ -71,21 +86,26 @@ async def test_a_command_that_its_outbox_does_not_take_ends_as_failed(
     outbox = installation.topics.wechat_bulk_outbox
     worker = installation.worker()
     # A worker sets it right when it starts: somebody lowered it under a running one.
-    await installation.configure(outbox, {"max.message.bytes": "2000"})
-    await asyncio.sleep(3.0)  # a busy broker takes its time
+    await kafka_admin.take_at_most(installation, outbox, 2000)
     await installation.publish([command(1, content="x" * 3000), command(2)])
     done = await installation.wait_for("deliveries", lambda found: len(found) == 2)
     assert {one["notification_id"]: one["status"] for one in done} == {
         "n1": "failed",
         "n2": "skipped",  # nothing is set up to send with
     }
-    [letter] = await installation.read("dead-letters")
+    [letter] = await letters(installation)
     assert json.loads(letter.value)["notification_id"] == "n1"
     said = headers(letter)
     assert said["dialwatch.topic"] == installation.topics.notifications
     assert (said["dialwatch.partition"], said["dialwatch.offset"]) == ("0", "0")
     assert "doesn't take it (MessageSizeTooLargeError)" in said["dialwatch.reason"]
-    assert worker.is_serving()
+
+    async def is_serving() -> bool:
+        with contextlib.suppress(OSError):
+            return await asyncio.to_thread(worker.is_serving)
+        return False
+
+    await eventually(is_serving, "the worker goes on")
 
 
 @pytest.mark.broker
