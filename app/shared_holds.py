@@ -84,16 +84,19 @@ async def share_holds(
     loop = asyncio.get_running_loop()
     shared: list[HoldView] = []
     shared_at = 0.0
+    may_be_there = False
     try:
         while True:
             views = merged(holds())
             if views != shared or (views and loop.time() - shared_at >= REFRESH_SECONDS):
+                # What is written may be there also where the answer is not awaited or never comes.
+                may_be_there = may_be_there or bool(views)
                 with suppress(StoreAwayError):
                     await _leave(redis, group, worker_id, views)
-                    shared, shared_at = views, loop.time()
+                    shared, shared_at, may_be_there = views, loop.time(), bool(views)
             await asyncio.sleep(look_s)
     finally:
-        if shared:
+        if may_be_there:
             with suppress(StoreAwayError):
                 await _leave(redis, group, worker_id, [])
 

@@ -48,6 +48,8 @@ REQUEST_SECONDS = 10.0
 RETRY_SECONDS = 1.0
 SAY_AGAIN_SECONDS = 30.0
 VISIBLE_SECONDS = 30.0
+END_SECONDS = 1.0
+"""How long a start that nobody waits for any more may take to end by itself."""
 
 _BROKERS = variable("kafka_bootstrap_servers")
 _AWAY = (KafkaError, OSError, TimeoutError)
@@ -79,7 +81,7 @@ async def _connect(settings: Settings, timeout_s: float | None) -> AIOKafkaAdmin
         )
         with _bootstrap_complaints() as complaints:
             try:
-                await client.start()
+                await _start(client)
                 if next_word > begun:
                     log.info("Kafka is there, after %.0f s", now() - begun)
                 return client
@@ -103,6 +105,20 @@ async def _connect(settings: Settings, timeout_s: float | None) -> AIOKafkaAdmin
             )
             next_word = now() + SAY_AGAIN_SECONDS
         await asyncio.sleep(RETRY_SECONDS)
+
+
+async def _start(client: AIOKafkaAdminClient) -> None:
+    """Start it. Whoever is cancelled meanwhile waits a moment longer, because aiokafka would leave
+    the connection open by which it is asking."""
+    starting = asyncio.create_task(client.start())
+    try:
+        await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        await asyncio.wait([starting], timeout=END_SECONDS)
+        starting.cancel()
+        await asyncio.gather(starting, return_exceptions=True)
+        await client.close()
+        raise
 
 
 def _hint(protocol: str, reason: str) -> str:

@@ -7,10 +7,13 @@ from app.local.service import HOST, Service, connect
 
 
 class Valkey(Service):
-    """One Valkey server. It logs each write before it answers, so that a kill loses nothing."""
+    """One Valkey server. It logs each write before it answers, so that a kill loses nothing.
+
+    As with the local Kafka, when the log reaches the disk is the system's: a crash of the machine
+    may lose the last seconds, and no write waits for a slow disk.
+    """
 
     name = "Valkey"
-    start_seconds = 20.0
 
     @property
     def redis_url(self) -> str:
@@ -22,6 +25,7 @@ class Valkey(Service):
             *("--bind", HOST),
             *("--port", str(self.port)),
             *("--appendonly", "yes"),
+            *("--appendfsync", "no"),
             *("--save", ""),
         ]
 

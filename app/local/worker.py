@@ -18,6 +18,8 @@ class WorkerProcess(Service):
 
     name = "Worker"
     stop_seconds = 30.0
+    look_seconds = 5.0
+    """How long a look at it may take: it may be frozen."""
 
     def __init__(self, directory: Path, environment: Mapping[str, str], port: int = 0) -> None:
         """`environment`: all settings, by variable. This program's own environment and `.env` don't
@@ -55,11 +57,11 @@ class WorkerProcess(Service):
 
     def is_serving(self) -> bool:
         """Are its partitions assigned and restored?"""
-        return self.get("/ready")[0] == 200
+        return self.get("/ready", self.look_seconds)[0] == 200
 
-    def get(self, path: str) -> tuple[int, str]:
+    def get(self, path: str, within_s: float = 30.0) -> tuple[int, str]:
         """Return the status and body of one request. Raises OSError when nobody answers."""
-        connection = http.client.HTTPConnection(HOST, self.port, timeout=5.0)
+        connection = http.client.HTTPConnection(HOST, self.port, timeout=within_s)
         try:
             connection.request("GET", path)
             answer = connection.getresponse()
@@ -71,7 +73,7 @@ class WorkerProcess(Service):
 
     def partitions(self) -> dict[str, Any]:
         """Return its partitions by topic, as its web server tells them."""
-        found: dict[str, Any] = json.loads(self.get("/ready")[1])["partitions"]
+        found: dict[str, Any] = json.loads(self.get("/ready", self.look_seconds)[1])["partitions"]
         return found
 
     def wait_exit(self, within_s: float = 30.0) -> int:

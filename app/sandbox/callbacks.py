@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 
 ANSWER_SECONDS = 5.0
 TRIES = 3
+PAUSE_SECONDS = 1.0
+"""Between two tries: what is handled meanwhile is done by then, and what was away may be back."""
 MOST_AT_ONCE = 16
 
 
@@ -55,11 +57,13 @@ class CallbackDriver:
         if not self.callback.url:
             return None
         status: int | None = None
-        async with self._places:
-            for _ in range(TRIES):
+        for number in range(TRIES):
+            if number:
+                await asyncio.sleep(PAUSE_SECONDS)
+            async with self._places:
                 status, text = await self.post(*self.request(said))
-                if status == 200 and text in {"success", ""}:
-                    return status
+            if status == 200 and text in {"success", ""}:
+                return status
         self.refused += 1
         return status
 

@@ -16,7 +16,7 @@ import pytest
 from app.local.console import ConsoleProcess
 from app.sandbox.run import running_sandbox
 from tests.describe.answers import CONSOLE, check_described
-from tests.installation import Installation, Published
+from tests.installation import PATIENCE_SECONDS, Installation, Published
 from tests.samples import account, announcement, call, recharge
 
 ODD = 'a/b "c\'d" <script>🙂'
@@ -99,7 +99,7 @@ def escaped(name: str) -> str:
 def watched(
     kafka: str, redis_url: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Watched]:
-    """Everything told has ended, and nothing more happens."""
+    """Everything told has ended and is indexed, and nothing more happens."""
     made = Installation(kafka, redis_url, tmp_path_factory.mktemp("watched"))
     made.variables["DIALWATCH_RUN_LENGTH"] = "50"
     with ExitStack() as running:
@@ -111,6 +111,9 @@ def watched(
         console = made.console(**environment)
         asyncio.run(_tell(made))
         assert worker.pid
+        # It is ready once it has read all that the topics hold.
+        console.stop()
+        console.start()
         yield Watched(made, console)
 
 
@@ -131,5 +134,6 @@ async def _tell(made: Installation) -> None:
 
     notifications = await made.wait_for("notifications", is_all_noticed)
     await made.wait_for("deliveries", lambda found: has_all_ended(notifications, found))
-    while len(await made.read("dead-letters")) < 3:  # noqa: ASYNC110 (Kafka tells nobody)
-        await asyncio.sleep(0.2)
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while len(await made.read("dead-letters")) < 3:  # noqa: ASYNC110 (Kafka tells nobody)
+            await asyncio.sleep(0.2)

@@ -15,13 +15,14 @@ from app.operations.installation import open_installation
 from app.operations.letters import LetterFilter, find_letters
 from app.operations.state import account_state, line_state
 from tests.console.conftest import HTML, LINES, ODD, OPENID, PHONE, RUBBISH, Watched, escaped
+from tests.installation import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.broker
 
 
 def until(watched: Watched, path: str, is_so: Any) -> Any:
     """Ask until an answer is as it must be; the index follows Kafka by a moment."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while not is_so(found := watched.json(path)):
         assert time.monotonic() < deadline, found
         time.sleep(0.1)
@@ -167,7 +168,12 @@ async def test_dead_letters_are_those_of_the_command_and_whole_one_by_one(
 
 
 def test_the_overview_counts_what_was_delivered(watched: Watched) -> None:
-    said = watched.json("/overview")
+    # Kafka is asked for the lag, for some seconds at most, and what it said is kept for a while.
+    said = until(
+        watched,
+        "/overview",
+        lambda said: said["workers"] and said["lag"] and not any(one["lag"] for one in said["lag"]),
+    )
     everything = watched.json("/deliveries?limit=1000")["items"]
     for span in ("hour", "day"):
         assert sum(one["count"] for one in said["counts"][span]) == len(everything)
@@ -175,7 +181,6 @@ def test_the_overview_counts_what_was_delivered(watched: Watched) -> None:
     assert [one["partitions"] for one in said["workers"]] == [
         {topic: [0, 1, 2, 3] for topic in said["workers"][0]["partitions"]}
     ]
-    assert {one["lag"] for one in said["lag"]} == {0}
     assert said["dead_letters"]["waiting"] == 3
 
 

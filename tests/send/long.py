@@ -185,7 +185,7 @@ async def _wait_for_words(
     """Wait for WeChat's words on messages, where each is to get one and its answer arrived."""
     if faults.get("callback_share", 1.0) < 1.0:
         return
-    for _ in range(100):
+    for _ in range(600):
         if sum(len(told) > 1 for told in books.deliveries.values()) == notifications:
             return
         await asyncio.sleep(0.1)

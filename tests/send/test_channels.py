@@ -32,6 +32,7 @@ from app.channels.wechat.token import Tokens
 from app.channels.wechat.token_store import TokenStore
 from app.http import open_http
 from streams.records import Account
+from tests.installation import PATIENCE_SECONDS
 from tests.send.fakes import attempt, notification
 
 SECRET, TOKEN = "the-secret-of-the-account", "the-token-in-force"
@@ -165,24 +166,24 @@ async def test_the_text_travels_as_it_is(channel: SendingChannel, provider: Prov
 async def test_a_provider_that_says_nothing_leaves_the_attempt_unclear(
     channel: SendingChannel, provider: Provider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    message = prepared(channel)
+    assert await channel.ready(message) is None  # it has its token
     monkeypatch.setattr(app_http, "WHOLE_SECONDS", 0.2)
 
     async def drip(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse()
         await response.prepare(request)
-        for _ in range(50):
+        while True:
             await response.write(b" ")
             await asyncio.sleep(0.05)
-        return response
 
     async def hang(request: web.Request) -> web.StreamResponse:
-        await asyncio.sleep(1)
+        await asyncio.sleep(3600)
         return web.Response()
 
-    message = prepared(channel)
     for answer in (drip, hang):
         provider.answer = answer
-        outcome = await asyncio.wait_for(attempt(channel, message), 2)
+        outcome = await asyncio.wait_for(attempt(channel, message), PATIENCE_SECONDS)
         assert isinstance(outcome, Unclear)
 
 
@@ -202,7 +203,7 @@ async def test_a_cancelled_attempt_ends_at_once_and_costs_no_connection(
     channel: SendingChannel, provider: Provider
 ) -> None:
     async def hang(request: web.Request) -> web.StreamResponse:
-        await asyncio.sleep(5)
+        await asyncio.sleep(3600)
         return web.Response()
 
     message = prepared(channel)
@@ -214,10 +215,13 @@ async def test_a_cancelled_attempt_ends_at_once_and_costs_no_connection(
         await asyncio.sleep(0.2)
         for one in attempts:
             one.cancel()
-        ended = await asyncio.wait_for(asyncio.gather(*attempts, return_exceptions=True), 1)
+        # Before the silence itself ends them.
+        ended = await asyncio.wait_for(
+            asyncio.gather(*attempts, return_exceptions=True), app_http.READ_SECONDS - 1
+        )
         assert all(isinstance(one, asyncio.CancelledError) for one in ended)
     provider.answers(200, '{"errcode":0,"msgid":1}')
-    outcome = await asyncio.wait_for(attempt(channel, message, is_repeat=True), 2)
+    outcome = await asyncio.wait_for(attempt(channel, message, is_repeat=True), PATIENCE_SECONDS)
     assert isinstance(outcome, Sent)
 
 

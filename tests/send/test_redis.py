@@ -26,7 +26,7 @@ async def test_the_ledger_forgets_after_the_topics_do(redis: Redis) -> None:
     for write in (ledger.write, ledger.finish):
         await write("n1", entry)
         assert KEPT_SECONDS >= 7 * 86400
-        assert KEPT_SECONDS - 5 <= await redis.ttl("g:ledger:n1") <= KEPT_SECONDS
+        assert KEPT_SECONDS - 60 <= await redis.ttl("g:ledger:n1") <= KEPT_SECONDS
 
 
 async def test_two_installations_on_one_redis_know_nothing_of_each_other(redis: Redis) -> None:

@@ -25,7 +25,7 @@ async def reads(redis: Redis) -> int:
     return int((await redis.info("stats"))["total_reads_processed"])
 
 
-@pytest.mark.parametrize(("at_once", "most"), [(1, 2.0), (MESSAGES, 0.5)])
+@pytest.mark.parametrize(("at_once", "most"), [(1, 2.5), (MESSAGES, 0.5)])
 async def test_a_message_costs_redis_two_round_trips_and_many_share_one(
     at_once: int, most: float, redis: Redis
 ) -> None:

@@ -12,6 +12,7 @@ from agents.outcomes import Held
 from app.local.valkey import Valkey
 from app.redis_store import open_redis
 from app.shared_holds import KEPT_SECONDS, read_holds, share_holds
+from tests.installation import PATIENCE_SECONDS
 from tests.send.fakes import SHANGHAI, World, notification
 from tests.send.test_send import answering
 from tests.virtual_time import run_virtually
@@ -25,7 +26,7 @@ def hold(reason: str, *, since: int = 1, until: int = 9) -> HoldView:
 
 async def until(question: Callable[[], Awaitable[object]]) -> None:
     """Ask until the answer is yes."""
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while not await question():  # noqa: ASYNC110 (Redis tells nobody)
             await asyncio.sleep(0.01)
 
@@ -42,6 +43,23 @@ async def test_what_a_worker_holds_is_read_by_whoever_asks_and_ends_with_it(redi
     assert await read_holds(redis, "another") == []
     # A worker that is killed takes nothing back: its holds end by themselves.
     assert 0 < await redis.ttl("g:holds:w1") <= KEPT_SECONDS
+    working.cancel()
+    await asyncio.gather(working, return_exceptions=True)
+    assert await read_holds(redis, "g") == []
+
+
+async def test_a_worker_that_ends_while_it_writes_takes_that_back_too(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = redis.eval
+
+    async def write_and_hang(*given: object) -> None:
+        await write(*given)  # type: ignore[arg-type,misc]
+        await asyncio.sleep(3600)
+
+    monkeypatch.setattr(redis, "eval", write_and_hang)
+    working = asyncio.create_task(share_holds(redis, "g", "w1", lambda: [hold("45009")]))
+    assert await shared(redis) == [hold("45009")]
     working.cancel()
     await asyncio.gather(working, return_exceptions=True)
     assert await read_holds(redis, "g") == []

@@ -16,6 +16,7 @@ from app.local.service import free_port
 from app.local.valkey import Valkey
 from app.redis_check import examine_redis, refuse_cluster, refuse_cluster_when_it_answers
 from app.redis_store import MOST_CONNECTIONS, open_redis
+from tests.installation import PATIENCE_SECONDS
 
 
 class OtherValkey(Valkey):
@@ -106,7 +107,7 @@ async def test_a_cluster_is_refused_at_the_start_and_never_breaks_after_a_messag
             assert "DIALWATCH_REDIS_URL" in str(refused.value)
             assert (await examine_redis(redis))[0][0] == "fail"
             await redis.execute_command("CLUSTER", "ADDSLOTSRANGE", "0", "16383")  # type: ignore[no-untyped-call]
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENCE_SECONDS):
                 while (await redis.cluster("INFO"))["cluster_state"] != "ok":  # type: ignore[no-untyped-call]  # noqa: ASYNC110
                     await asyncio.sleep(0.05)
             with pytest.raises(StoreAwayError, match="it is a cluster"):
@@ -125,7 +126,7 @@ async def test_a_cluster_that_was_away_at_the_start_is_refused_when_it_answers(
             await asyncio.sleep(0.2)
             server.start()
             with pytest.raises(CommandError, match="it is a cluster"):
-                await asyncio.wait_for(waiting, 10)
+                await asyncio.wait_for(waiting, PATIENCE_SECONDS)
 
 
 @pytest.mark.parametrize(

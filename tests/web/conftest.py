@@ -1,12 +1,20 @@
-"""A real browser for the page: Debian's chromium, or whatever Chromium is on the PATH."""
+"""A worker that may never be ready, and a real browser for the page: Debian's chromium, or
+whatever Chromium is on the PATH."""
 
+import asyncio
 import os
 import shutil
+import time
 from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, Page, async_playwright
+from playwright.async_api import Browser, Page, async_playwright, expect
+
+from app.local.worker import WorkerProcess
+from tests.installation import PATIENCE_SECONDS
+
+expect.set_options(timeout=PATIENCE_SECONDS * 1000)
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 
@@ -34,3 +42,15 @@ async def page(browser: Browser) -> AsyncIterator[Page]:
     yield tab
     await tab.close()
     assert wrong == []
+
+
+async def answering(worker: WorkerProcess) -> None:
+    """Wait until it answers: it may have no Kafka and never be ready."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            assert worker.get("/health")[0] == 200
+            return
+        except OSError:
+            assert time.monotonic() < deadline, worker.last_words()
+            await asyncio.sleep(0.1)

@@ -9,6 +9,7 @@ from playwright.async_api import Browser, Page, expect
 from app.local.worker import WorkerProcess
 from tests.installation import Installation
 from tests.samples import account, call
+from tests.web.conftest import answering
 
 pytestmark = [pytest.mark.browser, pytest.mark.broker]
 
@@ -41,7 +42,7 @@ async def test_the_page_shows_how_the_worker_is_and_renews_itself(
     assert "acme" not in content
 
     await installation.publish([call("acme", index) for index in range(100, 150)])
-    await expect(calls).to_contain_text("151", timeout=15_000)
+    await expect(calls).to_contain_text("151")
 
 
 async def test_the_refresh_can_be_paused_and_goes_on_where_it_was(
@@ -51,7 +52,7 @@ async def test_the_refresh_can_be_paused_and_goes_on_where_it_was(
     await page.locator("#defaults summary").click()
     shown = page.locator("time")
     before = await shown.inner_text()
-    await expect(shown).not_to_have_text(before, timeout=10_000)
+    await expect(shown).not_to_have_text(before)
     await expect(page.locator("#defaults")).to_have_attribute("open", "")
 
     await page.get_by_role("button", name="Pause").click()
@@ -62,7 +63,7 @@ async def test_the_refresh_can_be_paused_and_goes_on_where_it_was(
     await page.reload()
     await expect(page.locator("#refresh")).to_have_text("paused")
     await page.get_by_role("button", name="Go on").click()
-    await expect(shown).not_to_have_text(paused, timeout=10_000)
+    await expect(shown).not_to_have_text(paused)
 
 
 async def test_a_worker_that_is_gone_leaves_what_was_seen_and_says_so(
@@ -72,7 +73,7 @@ async def test_a_worker_that_is_gone_leaves_what_was_seen_and_says_so(
     await page.goto(worker.url)
     worker.terminate()
     assert worker.wait_exit() == 0
-    await expect(page.locator("#refresh")).to_contain_text("doesn't answer", timeout=15_000)
+    await expect(page.locator("#refresh")).to_contain_text("doesn't answer")
     await expect(page.locator("#noticed")).to_contain_text("unreachable_run")
     await page.close()
 
@@ -132,12 +133,7 @@ async def test_before_kafka_is_there_the_page_says_what_it_waits_for(
     )
     worker.launch()
     try:
-        for _ in range(100):
-            try:
-                worker.get("/health")
-                break
-            except OSError:
-                await page.wait_for_timeout(100)
+        await answering(worker)
         await page.goto(worker.url)
         await expect(page.locator("dl.strip")).to_contain_text("waiting for Kafka at 127.0.0.1:1")
         await expect(page).to_have_title("not ready · dialwatch · dialwatch")

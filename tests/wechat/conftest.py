@@ -17,15 +17,17 @@ from tests.describe.answers import WORKER, check_described
 
 @dataclass
 class Recorder:
-    """Keeps what is published; fails as often as it is told to."""
+    """Keeps what is published; fails, or doesn't answer, as long as it is told to."""
 
     records: list[tuple[str, bytes | None, bytes]] = field(default_factory=list)
     error: Exception | None = None
-    takes_s: float = 0.0
+    answers: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self.answers.set()
 
     async def publish(self, topic: str, key: bytes | None, value: bytes) -> None:
-        if self.takes_s:
-            await asyncio.sleep(self.takes_s)
+        await self.answers.wait()
         if self.error is not None:
             raise self.error
         self.records.append((topic, key, value))
