@@ -89,7 +89,7 @@ class AccountsAgent:
             passed = clocks.fold(state, tick, record.timestamp)
             if passed is None:
                 continue
-            sweep(state, self._rules, tick, passed)
+            sweep(state, self._rules, passed)
             for due in reminders.on_tick(state, self._rules, tick):
                 tell(polled, self._topics, due, polled.tp.partition, cause=record.offset)
                 if polled.room() <= 0:

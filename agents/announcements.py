@@ -19,7 +19,7 @@ from streams.decoding import decode_announcement
 from streams.engine.state import State
 from streams.engine.types import Chunk, Output
 from streams.records import Announcement
-from streams.times import parse_instant
+from streams.times import format_instant, parse_instant
 from streams.topics import Topics
 from tables import texts
 from tables.state_tables import ANNOUNCED, CLOCKS, CUSTOMERS, Announced, PartitionClock
@@ -60,8 +60,14 @@ class AnnouncementsAgent:
         for record, announcement in readable(polled, topics, zone, decode_announcement):
             if announcement.is_for_everyone:
                 cause = cause_of(polled.tp, record.offset)
-                # It comes back after each portion: half a megabyte of content needn't.
-                short = replace(announcement, content=texts.shortened(announcement.content))
+                # It comes back after each portion: half a megabyte of content needn't, nor a time
+                # with as many digits.
+                published = parse_instant(announcement.published_at)
+                short = replace(
+                    announcement,
+                    content=texts.shortened(announcement.content),
+                    published_at=format_instant(published, zone),
+                )
                 copy = _encode(_FanOut(short, cause=cause))
                 for partition in range(self._topics.partitions):
                     polled.emit(Output(self._topics.fan_outs, partition, record.key, copy))

@@ -22,7 +22,7 @@ from streams.topics import Topics
 from tables import balances, batches, interests, runs, texts
 from tables.accounts import batch_of, on_complete, page_of
 from tables.batches import NEW, PAGE_BITS, REPEATED
-from tables.clocks import latest_tick
+from tables.clocks import clock_of
 from tables.customers import chosen_channels, wishes
 from tables.lines import LineCall, LineSegment
 from tables.state_tables import CUSTOMERS, TALLIES
@@ -54,7 +54,8 @@ class CallsAgent:
         state, rules, topics, parsed = polled.state, self._rules, self._topics, self._parsed
         on_counted = self._on_counted
         length, window, retention = rules.run_length, rules.run_window, rules.batch_retention
-        here, clock = polled.tp.partition, latest_tick(state)
+        here, clock = polled.tp.partition, clock_of(state)
+        tick, mark = clock
         keys = dict.fromkeys(record.key for record in polled.records if record.key is not None)
         known = state.get_many(TALLIES, keys)
         tallies: dict[bytes, Tally | None] = dict(zip(keys, known, strict=True))
@@ -74,7 +75,7 @@ class CallsAgent:
             if tally.intent_classes is None:
                 tally.intent_classes, tally.threshold = wishes(state.read(CUSTOMERS, key))
             batch = tally.batch
-            if batch is None or tally.submitted != submitted or clock > batch.tick:
+            if batch is None or tally.submitted != submitted or mark > batch.tick:
                 size = call.batch_size
                 batch = batch_of(state, key, tally, submitted, size, clock, retention)
             if batch.size != call.batch_size:
@@ -84,7 +85,7 @@ class CallsAgent:
 
             index = call.batch_index
             page = None if index < PAGE_BITS else page_of(state, key, submitted, batch, index)
-            seen = batches.fold(batch, page, index, ended, clock)
+            seen = batches.fold(batch, page, index, ended, mark)
             if seen is not NEW:
                 if seen is REPEATED:
                     continue
@@ -95,14 +96,14 @@ class CallsAgent:
                 tell(polled, topics, done, here, cause=record.offset)
 
             if on_counted is not None:
-                on_counted(state, key, call, ended, clock)
+                on_counted(state, key, call, ended, tick)
             result, run = call.result, tally.run
             if result != "F":
                 if run.count:
                     runs.end(run)
             else:
-                if clock > run.tick:
-                    runs.go_on(run, clock, rules.run_retention)
+                if tick > run.tick:
+                    runs.go_on(run, tick, rules.run_retention)
                 reached = runs.fold(run, call.call_id, ended, length, window)
                 if reached is not None:
                     customer = state.peek(CUSTOMERS, key)

@@ -10,8 +10,8 @@ from datetime import tzinfo
 
 from agents import metrics
 from agents.telling import readable
-from streams.decoding import decode_notification
-from streams.engine.types import Chunk, Header, Output, Record
+from streams.decoding import cause_as_it_came, decode_notification
+from streams.engine.types import Chunk, Header, Origin, Output, Record
 from streams.records import Delivery, InboxMessage, Notification, encode
 from streams.times import format_moment
 from streams.topics import Topics
@@ -37,9 +37,11 @@ class DispatchAgent:
             if command.scenario != _BULK:
                 polled.hurry()
             if command.channel == "inbox":
-                message, delivery = _delivered(command, at)
-                polled.emit(Output(inbox_messages, None, record.key, encode(message)))
-                polled.emit(Output(deliveries, None, record.key, encode(delivery)))
+                message, delivery = _delivered(command, record.value, at)
+                told = Output(deliveries, None, record.key, encode(delivery))
+                origin = Origin(polled.tp, record, told)
+                polled.emit(Output(inbox_messages, None, record.key, encode(message), [], origin))
+                polled.emit(told)
                 delivered += 1
             else:
                 polled.emit(
@@ -62,8 +64,11 @@ class DispatchAgent:
         return self._topics.sms_bulk_outbox if is_bulk else self._topics.sms_outbox
 
 
-def _delivered(command: Notification, at: str) -> tuple[InboxMessage, Delivery]:
-    """Return what the inbox shows, and that it does. `at`: this moment, see `format_moment`."""
+def _delivered(
+    command: Notification, value: bytes | None, at: str
+) -> tuple[InboxMessage, Delivery]:
+    """Return what the inbox shows, and that it does. `value`: the command's bytes; `at`: this
+    moment, see `format_moment`."""
     notification_id, scenario = command.notification_id, command.scenario
     # Only wechat may have none: a valid command's key is its account.
     account_id = command.account_id or ""
@@ -75,7 +80,7 @@ def _delivered(command: Notification, at: str) -> tuple[InboxMessage, Delivery]:
             command.title,
             command.content,
             command.page,
-            command.cause,
+            cause_as_it_came(value, command),
             command.occurred_at,
         ),
         Delivery(notification_id, "inbox", account_id, scenario, "sent", 1, at),

@@ -1,17 +1,19 @@
 """What is written in place of a record that Kafka refuses for good: its topic lacks it, we don't.
 
 A command that is too long for its outbox goes on without what nobody knows of it; one that can't go
-on ends as failed, and in the dead letters; a dead letter that is too long is cut.
+on, and one whose inbox message can't be written, ends as failed, and in the dead letters; a dead
+letter that is too long is cut.
 """
 
 import logging
 from collections.abc import Callable, Sequence
 from datetime import tzinfo
 
+from agents import metrics
 from agents.clock import wall_clock
 from agents.dead_letters import TRUNCATED, attempts_of, dead_letter, own_headers
 from agents.dispatch import origin_of
-from streams.decoding import InvalidRecordError, decode_notification
+from streams.decoding import InvalidRecordError, cause_as_it_came, decode_notification
 from streams.engine.refused import RefusedRecord
 from streams.engine.types import Header, Output
 from streams.records import Delivery, Notification, encode
@@ -45,14 +47,18 @@ def instead_of(topics: Topics, zone: tzinfo) -> Callable[[RefusedRecord], list[O
         log.error("%s refuses a record: %s", refused.topic, refused.reason)
         at = format_moment(wall_clock(), zone)
         outputs = [_letter(topics, refused, at)]
-        if refused.topic in outboxes:
-            try:
-                command = decode_notification(refused.key, refused.value)
-            except InvalidRecordError:
-                return outputs
-            failed = _failed(command, refused, at)
-            outputs.append(Output(topics.deliveries, None, refused.key, encode(failed)))
-        return outputs
+        if refused.origin is not None:
+            key, value = refused.origin.record.key, refused.origin.record.value
+        elif refused.topic in outboxes:
+            key, value = refused.key, refused.value
+        else:
+            return outputs
+        try:
+            command = decode_notification(key, value)
+        except InvalidRecordError:
+            return outputs
+        failed = _failed(command, refused, at)
+        return [*outputs, Output(topics.deliveries, None, key, encode(failed))]
 
     return instead
 
@@ -64,9 +70,11 @@ def _without_the_unknown(refused: RefusedRecord) -> Output | None:
     if refused.reason not in _TOO_LONG or any(name == TRUNCATED for name, _ in own):
         return None
     try:
-        value = encode(decode_notification(refused.key, refused.value))
+        command = decode_notification(refused.key, refused.value)
     except InvalidRecordError:
         return None
+    command.cause = cause_as_it_came(refused.value, command)
+    value = encode(command)
     # What says how often it was a letter stays the last of its own.
     before_last = len(own) - bool(attempts_of(own[-1:]))
     headers = list(refused.headers)
@@ -78,15 +86,20 @@ def _without_the_unknown(refused: RefusedRecord) -> Output | None:
 
 
 def _letter(topics: Topics, refused: RefusedRecord, at: str) -> Output:
-    own, origin = origin_of(refused.headers)
-    topic, partition, offset = origin or (refused.topic, refused.partition, _NO_OFFSET)
+    key, value = refused.key, refused.value
+    if refused.origin is not None:
+        (topic, partition), record, _ = refused.origin
+        offset, key, value, own = record.offset, record.key, record.value, list(record.headers)
+    else:
+        own, where = origin_of(refused.headers)
+        topic, partition, offset = where or (refused.topic, refused.partition, _NO_OFFSET)
     return dead_letter(
         topics.dead_letters,
         topic=topic,
         partition=partition,
         offset=offset,
-        key=refused.key,
-        value=refused.value,
+        key=key,
+        value=value,
         reason=f"value: {refused.topic} doesn't take it ({refused.reason})",
         at=at,
         headers=own,
@@ -94,6 +107,7 @@ def _letter(topics: Topics, refused: RefusedRecord, at: str) -> Output:
 
 
 def _failed(command: Notification, refused: RefusedRecord, at: str) -> Delivery:
+    metrics.DELIVERIES.labels(command.channel, "failed", "").inc()
     return Delivery(
         notification_id=command.notification_id,
         channel=command.channel,

@@ -14,6 +14,7 @@ from streams.engine.state import State, Table
 from streams.times import HOUR
 from tables import runs
 from tables.accounts import Remains, forget_batch_if_over, forget_what_is_over, seen_by_a_tick
+from tables.clocks import clock_of
 from tables.line_accounts import forget_line
 from tables.state_tables import BATCHES, LINES, TALLIES
 
@@ -30,25 +31,26 @@ class _Round:
     size: int
 
 
-def sweep(state: State, rules: Rules, tick: int, passed: int) -> None:
-    """Delete what is over at this tick among the next keys. `passed`: microseconds since the tick
-    before."""
+def sweep(state: State, rules: Rules, passed: int) -> None:
+    """Delete what is over at the latest tick among the next keys. `passed`: microseconds since the
+    tick before."""
     now: _Round | None = state.derived.get(_ROUND)
     if now is None or not now.waiting:
         waiting = [(table, key) for table in _SWEPT for key in state.keys(table)]
         now = state.derived[_ROUND] = _Round(waiting, len(waiting))
+    clock = clock_of(state)
     share = -(-now.size * min(passed, HOUR) // HOUR)
     remains = Remains()
     for _ in range(min(share, _MOST_KEYS, len(now.waiting))):
         table, key = now.waiting.pop()
         if table is TALLIES:
             forget_what_is_over(
-                state, key, tick, rules.batch_retention, rules.run_retention, remains
+                state, key, clock, rules.batch_retention, rules.run_retention, remains
             )
         elif table is BATCHES:
-            forget_batch_if_over(state, key, tick, rules.batch_retention, remains)
+            forget_batch_if_over(state, key, clock, rules.batch_retention, remains)
         else:
-            _look_at_line(state, rules, key, tick)
+            _look_at_line(state, rules, key, clock.tick)
     remains.forget(state)
 
 

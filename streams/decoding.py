@@ -17,6 +17,7 @@ from streams.records import Account, Announcement, Call, Notification, Recharge,
 from streams.times import HOUR, SECOND, parse_instant, parse_money
 
 _MAX_MEMO = 50_000
+_LONGEST_MEMO = 64  # characters: a time may have a million digits behind the second
 
 # The longest texts, in bytes of UTF-8: so that whatever is made of a valid record has room for it.
 _ID, _PERSON, _LINE_OF_TEXT, _TEXT, _LONG_TEXT = 512, 128, 2_048, 65_536, 524_288
@@ -69,6 +70,12 @@ class _ForeignNotification(Notification, omit_defaults=True, gc=False):
     cause: dict[str, Any] | UnsetType | None = UNSET  # type: ignore[assignment]
 
 
+class _Cause(msgspec.Struct, gc=False):
+    """A command's cause as its bytes."""
+
+    cause: msgspec.Raw
+
+
 class Parsed(dict[str, int]):
     """A bounded cache, text → number: the calls of a batch share a time, and seconds repeat.
 
@@ -81,6 +88,8 @@ class Parsed(dict[str, int]):
 
     def __missing__(self, text: str) -> int:
         number = self._parse(text)
+        if len(text) > _LONGEST_MEMO:
+            return number
         if len(self) >= _MAX_MEMO:
             self.clear()
         self[text] = number
@@ -130,7 +139,19 @@ _recharge_decoder = msgspec.json.Decoder(Recharge)
 _announcement_decoder = msgspec.json.Decoder(Announcement)
 _account_decoder = msgspec.json.Decoder(Account)
 _tick_decoder = msgspec.json.Decoder(Tick)
-_notification_decoder = msgspec.json.Decoder(_ForeignNotification)
+
+
+def _float(number: str) -> float:
+    """Return a number of a command's `cause`. msgspec itself takes 14 µs for one such as 1e300:
+    a command full of them would keep a worker busy for longer than its session lasts."""
+    parsed = float(number)
+    if math.isinf(parsed):
+        raise ValueError("number out of range")
+    return parsed
+
+
+_notification_decoder = msgspec.json.Decoder(_ForeignNotification, float_hook=_float)
+_cause_decoder = msgspec.json.Decoder(_Cause)
 
 _occurred = Parsed(parse_instant)
 """All commands of one alert, or of one announcement, have the same time."""
@@ -376,6 +397,17 @@ def decode_notification(key: bytes | None, value: bytes | None) -> Notification:
         raise InvalidRecordError("notification_id: is not ASCII")
     _fill_what_is_left_out(command)
     return command
+
+
+def cause_as_it_came(value: bytes | None, command: Notification) -> Any:
+    """Return the `cause` of a valid command for another record. A long one is encoded as it stands
+    in the `value`: from Python's numbers it could become some times as long."""
+    if value is None or len(value) <= _TEXT:
+        return command.cause
+    try:
+        return _cause_decoder.decode(value).cause
+    except msgspec.DecodeError:  # a case for `_decode_slowly`
+        return command.cause
 
 
 def _fill_what_is_left_out(command: _ForeignNotification) -> None:

@@ -25,6 +25,7 @@ Status = Literal["sent", "delivered", "undelivered", "skipped", "failed"]
 
 SCENARIOS: tuple[Scenario, ...] = get_args(Scenario)
 CHANNELS: tuple[Channel, ...] = get_args(Channel)
+INTENT_CLASSES: tuple[IntentClass, ...] = get_args(IntentClass)
 
 # Far above any real batch size, and an exact number in every JSON reader.
 _MAX_BATCH_SIZE = 2**53

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from streams.engine.state import State
 from tables import batches, recharges, runs
 from tables.balances import Balance
-from tables.batches import Batch, Page, Parked, batch_key, page_key
+from tables.batches import Batch, Clock, Page, Parked, batch_key, page_key
 from tables.customers import Customer, wishes
 from tables.recharges import Recharges
 from tables.runs import Run
@@ -94,11 +94,11 @@ def batch_of(
     tally: Tally,
     submitted: int,
     size: int,
-    clock: int,
+    clock: Clock,
     retention: int,
 ) -> Batch:
     """Return the batch that a call of an account names, a new one (of `size`) where none is
-    remembered. `clock`: the latest tick; `retention`: in microseconds."""
+    remembered. `retention`: in microseconds."""
     if tally.batch is not None and tally.submitted == submitted:
         if batches.is_forgotten(tally.batch, clock, retention):
             _forget_pages_now(state, batch_key(key, submitted), tally.batch)
@@ -152,7 +152,7 @@ def forget_tally(state: State, key: bytes, remains: Remains) -> None:
 def forget_what_is_over(
     state: State,
     key: bytes,
-    clock: int,
+    clock: Clock,
     batch_retention: int,
     run_retention: int,
     remains: Remains,
@@ -165,8 +165,8 @@ def forget_what_is_over(
     left = Tally(
         balance=tally.balance, intent_classes=tally.intent_classes, threshold=tally.threshold
     )
-    if not runs.is_forgotten(tally.run, clock, run_retention):
-        left.run = seen_by_a_tick(tally.run, clock)
+    if not runs.is_forgotten(tally.run, clock.tick, run_retention):
+        left.run = seen_by_a_tick(tally.run, clock.tick)
     if tally.batch is not None:
         if batches.is_forgotten(tally.batch, clock, batch_retention):
             _forget_pages(state, batch_key(key, tally.submitted), tally.batch, remains)
@@ -180,7 +180,7 @@ def forget_what_is_over(
 
 
 def forget_batch_if_over(
-    state: State, full: bytes, clock: int, retention: int, remains: Remains
+    state: State, full: bytes, clock: Clock, retention: int, remains: Remains
 ) -> None:
     """Forget a parked batch, by its key, that is over. `retention`: in microseconds."""
     batch = state.read(BATCHES, full)

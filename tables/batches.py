@@ -33,8 +33,18 @@ class Batch(Struct, array_like=True, gc=False):
     last: int = 0
     """Latest instant at which a call of it ended."""
     tick: int = 0
-    """The clock's last tick when a call of it was counted."""
+    """The clock's mark when a call of it was counted."""
     bits: bytearray = bytearray()
+
+
+class Clock(NamedTuple):
+    """How far a partition's ticks have come."""
+
+    tick: int = 0
+    """The latest, as an instant, 0: none."""
+    mark: int = 0
+    """Grows with every tick, also with one that is equal to the latest: a greater mark says that a
+    tick has come since. It is the tick itself, but for some microseconds after equal ones."""
 
 
 class Page(Struct, array_like=True):
@@ -111,17 +121,17 @@ def page_key(account: bytes, submitted: int, page: int) -> bytes:
     return account + _pack_page(submitted, page)
 
 
-def is_forgotten(batch: Batch, clock: int, retention: int) -> bool:
-    """Has a tick found the batch's last call longer ago than the retention?
+def is_forgotten(batch: Batch, clock: Clock, retention: int) -> bool:
+    """Has a tick found the batch's last call longer ago than the retention (in microseconds)?
 
     The tick must have come after the batch's last change: a tick that passed before can't have
-    found it. (All in microseconds.)
+    found it.
     """
-    return clock > batch.tick and clock - batch.last > retention
+    return clock.mark > batch.tick and clock.tick - batch.last > retention
 
 
-def fold(batch: Batch, page: Page | None, index: int, ended: int, clock: int) -> Seen:
-    """Mark one index. `page`: the index's page, None where it is the first."""
+def fold(batch: Batch, page: Page | None, index: int, ended: int, mark: int) -> Seen:
+    """Mark one index. `page`: the index's page, None where it is the first; `mark`: the clock's."""
     seen = batch.seen
     if seen == batch.size:
         return REPEATED  # a complete batch needs no bits
@@ -137,8 +147,8 @@ def fold(batch: Batch, page: Page | None, index: int, ended: int, clock: int) ->
         return REPEATED
     bits[byte] = marked | bit
     batch.seen = seen = seen + 1
-    if batch.tick != clock:  # setting a field costs three times as much as reading it
-        batch.tick = clock
+    if batch.tick != mark:  # setting a field costs three times as much as reading it
+        batch.tick = mark
     if ended > batch.last:  # noqa: PLR1730  # max() would double the rule's cost
         batch.last = ended
     if seen < batch.size:

@@ -2,6 +2,7 @@
 
 from streams.engine.state import State
 from streams.times import DAY
+from tables.batches import Clock
 from tables.state_tables import CLOCKS, PartitionClock
 
 _MILLISECOND = 1_000
@@ -12,6 +13,12 @@ def latest_tick(state: State) -> int:
     """Return the latest tick a partition has seen, 0: none."""
     clock = state.peek(CLOCKS, b"")
     return 0 if clock is None else clock.tick
+
+
+def clock_of(state: State) -> Clock:
+    """Return how far a partition's ticks have come."""
+    clock = state.peek(CLOCKS, b"")
+    return Clock() if clock is None else Clock(clock.tick, clock.tick + clock.repeats)
 
 
 def is_ahead(tick: int, timestamp: int) -> bool:
@@ -28,9 +35,11 @@ def fold(state: State, tick: int, timestamp: int) -> int | None:
     """
     clock = state.get(CLOCKS, b"") or PartitionClock()
     if not clock.is_checked and is_ahead(clock.tick, timestamp):
-        clock.tick = 0
+        clock.tick = clock.repeats = 0
     if tick < clock.tick:
         return None
+    mark = max(tick, clock.tick + clock.repeats + 1)
     passed, clock.tick, clock.is_checked = tick - clock.tick, tick, True
+    clock.repeats = mark - tick
     state.put(CLOCKS, b"", clock)
     return passed

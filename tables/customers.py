@@ -4,11 +4,12 @@ from datetime import time, tzinfo
 
 from msgspec import Struct
 
-from streams.records import CHANNELS, Account, Channel, Scenario
+from streams.records import CHANNELS, INTENT_CLASSES, Account, Channel, Scenario
 from streams.times import DAY, format_instant, parse_instant, parse_money
 from tables.explained import Explained, Sentence
 
-_EXPIRIES_REMEMBERED = 16
+# A record for each minute of three days: far more than anybody writes, and still a short value.
+_EXPIRIES_REMEMBERED = 4_096
 
 
 class Customer(Struct, array_like=True):
@@ -27,7 +28,7 @@ class Customer(Struct, array_like=True):
     since: int
     """Offset in `accounts` of the record that began the account."""
     told_expiries: list[int] = []
-    """Expiry instants for which the reminder was sent."""
+    """Expiry instants for which the reminder was sent, and that a tick may still come before."""
 
 
 def from_record(account: Account, offset: int, before: Customer | None) -> Customer:
@@ -50,7 +51,8 @@ def from_record(account: Account, offset: int, before: Customer | None) -> Custo
         name=account.name,
         openid=account.openid,
         phone=account.phone,
-        intent_classes="".join(account.intent_classes or ()),
+        # Named once each, as channels are: this is copied beside what every call changes.
+        intent_classes="".join(dict.fromkeys(account.intent_classes or ())),
         threshold=(
             None if account.balance_threshold is None else parse_money(account.balance_threshold)
         ),
@@ -63,7 +65,12 @@ def from_record(account: Account, offset: int, before: Customer | None) -> Custo
 
 def wishes(customer: Customer | None) -> tuple[str, int | None]:
     """Return what each call of an account is compared with: interest classes and threshold."""
-    return ("", None) if customer is None else (customer.intent_classes, customer.threshold)
+    if customer is None:
+        return "", None
+    wanted = customer.intent_classes
+    if len(wanted) > len(INTENT_CLASSES):  # remembered by 0.1.0
+        wanted = "".join(dict.fromkeys(wanted))
+    return wanted, customer.threshold
 
 
 def chosen_channels(customer: Customer | None, scenario: Scenario) -> list[Channel] | None:
@@ -91,7 +98,8 @@ def tell_expiry(customer: Customer, tick: int, notice_days: int) -> int | None:
     begins = notice_begins(customer, notice_days)
     if begins is None or customer.expires is None or not begins <= tick < customer.expires:
         return None
-    customer.told_expiries = [*customer.told_expiries, customer.expires][-_EXPIRIES_REMEMBERED:]
+    still_to_come = [one for one in customer.told_expiries if one > tick]
+    customer.told_expiries = [*still_to_come, customer.expires][-_EXPIRIES_REMEMBERED:]
     return customer.expires
 
 

@@ -11,7 +11,7 @@ from tables import batches, line_accounts, runs
 from tables.accounts import recharges_of
 from tables.balances import Balance
 from tables.batches import BatchView, Page, batch_key, page_key
-from tables.clocks import latest_tick
+from tables.clocks import clock_of, latest_tick
 from tables.customers import Customer
 from tables.lines import LineRun
 from tables.recharges import Recharges
@@ -55,7 +55,7 @@ def remembered_of(
     state: State, key: bytes, *, batch_retention: int, run_retention: int
 ) -> Remembered:
     """Return what a state holds of an account. The retentions are in microseconds."""
-    clock = latest_tick(state)
+    clock = clock_of(state)
     tally = state.peek(TALLIES, key)
     found = {} if tally is None or tally.batch is None else {tally.submitted: tally.batch}
     width = len(batch_key(key, 0))
@@ -73,9 +73,9 @@ def remembered_of(
             views.append(BatchView(submitted, batch, batches.missing(batch, page_of)))
     run = Run() if tally is None else tally.run
     return Remembered(
-        tick=clock,
+        tick=clock.tick,
         customer=state.peek(CUSTOMERS, key),
-        run=Run() if runs.is_forgotten(run, clock, run_retention) else run,
+        run=Run() if runs.is_forgotten(run, clock.tick, run_retention) else run,
         batches=views,
         balance=Balance() if tally is None else tally.balance,
         recharges=recharges_of(state, key),

@@ -25,6 +25,8 @@ class PartitionClock(Struct, array_like=True):
     created anew: announcements go to accounts that came before them by this count."""
     is_checked: bool = False
     """Was the tick compared with its record's timestamp? 0.1.0 didn't do that."""
+    repeats: int = 0
+    """Added to the tick it is the clock's mark (see `tables/batches.py`)."""
 
 
 class Announced(Struct, array_like=True):

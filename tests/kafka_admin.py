@@ -1,9 +1,10 @@
 """What operators do with Kafka's own tools, and what Kafka does by itself, for one installation."""
 
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition, errors
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic, RecordsToDelete
 from aiokafka.errors import for_code
 from aiokafka.protocol.admin import DeleteGroupsRequest
@@ -126,3 +127,27 @@ async def reset_to_current(installation: Installation, topics: list[str]) -> Non
             if offset is not None:
                 wanted[TP(topic, number)] = offset
     await reset_offsets(installation, wanted)
+
+
+async def take_at_most(installation: Installation, topic: str, most: int) -> None:
+    """Lower a topic's `max.message.bytes`; return when the logs of all its partitions go by it."""
+    await installation.configure(topic, {"max.message.bytes": str(most)})
+    # Too long, and so far ahead that it is refused in any case: the length is looked at first.
+    long, ahead_ms = b"x" * (most + 1), int((time.time() + 7 * 86_400) * 1000)
+    producer = AIOKafkaProducer(bootstrap_servers=installation.brokers)
+
+    async def is_too_long(partition: int) -> bool:
+        try:
+            await producer.send_and_wait(topic, long, partition=partition, timestamp_ms=ahead_ms)
+        except errors.InvalidTimestampError:
+            return False
+        except errors.MessageSizeTooLargeError:
+            return True
+        raise AssertionError(f"{topic} took a record from next week")
+
+    try:
+        await producer.start()
+        for number in range(installation.partitions):
+            await eventually(lambda at=number: is_too_long(at), f"{topic}-{number} goes by it")
+    finally:
+        await producer.stop()

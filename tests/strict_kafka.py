@@ -24,6 +24,8 @@ from aiokafka.protocol.types import (
 from app.local.kafka import NODE_ID, Kafka
 from app.local.service import HOST, free_port
 from streams.engine.types import TP
+from streams.kafka.transactions import describe_transaction
+from tests.engine.inprocess import eventually
 
 USER, PASSWORD = "dialwatch", "rights-and-duties"
 CLUSTER = "kafka-cluster"
@@ -255,6 +257,14 @@ async def leave_hanging(
 async def write_late(producer: AIOKafkaProducer, record: Written) -> None:
     """Write one record with a transaction that has ended already."""
     tp, manager = TopicPartition(*record.tp), producer._txn_manager
+
+    async def has_ended() -> bool:
+        # The end is answered before the markers are written, and one that comes late would end
+        # this record too.
+        known = await describe_transaction(producer.client, manager.transactional_id)
+        return known is None or not known.state.startswith("Prepare")
+
+    await eventually(has_ended, "its markers are written")
     batch = producer.create_batch()
     batch.append(key=record.key, value=record.value, timestamp=record.timestamp_ms)
     batch._set_producer_state(

@@ -41,6 +41,7 @@ class History:
         self.rng = random.Random(seed)
         self.zone = zone
         self.now = datetime(2026, 3, 26, 6, 0, tzinfo=zone)
+        self.tick = self.now
         self.serial = 0
         self.calls: list[dict[str, Any]] = []
         self.submitted: dict[str, list[tuple[str, int]]] = {name: [] for name in ACCOUNTS}
@@ -67,7 +68,12 @@ class History:
         if kind == "announcement":
             return [self.announcement()]
         if kind == "tick":
-            at = self.now + timedelta(hours=self.rng.choice([0, 0, 0, 0, -5, 30]))
+            # Also the last one again, and one that is hardly later.
+            since = timedelta(microseconds=self.rng.choice([0, 0, 1]))
+            at = self.tick + since
+            if self.rng.random() < 0.7:
+                at = self.now + timedelta(hours=self.rng.choice([0, 0, 0, 0, -5, 30]))
+            self.tick = at
             return [("ticks", None, {"at": at.isoformat()}, n) for n in range(PARTITIONS)]
         topic = self.rng.choice(["call-records", "recharges", "accounts"])
         return [(topic, name, b'{"rubbish":', place(name))]
@@ -103,12 +109,18 @@ class History:
             "submitted_at": submitted,
             "batch_size": size,
             "batch_index": self.rng.randrange(size),
-            "ended_at": (self.now - timedelta(seconds=self.rng.randrange(0, 5))).isoformat(),
+            "ended_at": (self.now - self.late()).isoformat(),
         }
         if self.rng.random() < 0.5:
             call["balance"] = f"{self.rng.randrange(0, 100)}.{self.rng.randrange(10, 100)}"
         self.calls.append(call)
         return ("call-records", name, call, place(name))
+
+    def late(self) -> timedelta:
+        """How long after its end a call is published: some are of a backlog."""
+        if self.rng.random() < 0.1:
+            return timedelta(hours=self.rng.randrange(20, 60))
+        return timedelta(seconds=self.rng.randrange(0, 5))
 
     def recharge(self, name: str) -> Event:
         self.serial += 1

@@ -83,8 +83,8 @@ SAMPLES: dict[str, tuple[Table[Any], Any, str]] = {
     ),
     "CLOCKS": (
         state_tables.CLOCKS,
-        PartitionClock(7, 3, 2, True),
-        "7494070302c3",
+        PartitionClock(7, 3, 2, True, 4),
+        "7495070302c304",
     ),
     "POSITIONS": (
         POSITIONS,
@@ -115,6 +115,11 @@ def test_the_bytes_of_a_table_are_pinned(name: str) -> None:
 
 def test_a_clock_of_0_1_0_is_read() -> None:
     assert state_tables.CLOCKS.decode(bytes.fromhex("920703")) == PartitionClock(7, 3)
+
+
+def test_a_clock_from_before_equal_ticks_were_counted_is_read() -> None:
+    read = state_tables.CLOCKS.decode(bytes.fromhex("94070302c3"))
+    assert read == PartitionClock(7, 3, 2, True)
 
 
 def test_a_tally_from_before_it_held_copies_is_read_as_one_without() -> None:

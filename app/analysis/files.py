@@ -11,7 +11,8 @@ import base64
 import binascii
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from heapq import merge
 from itertools import islice
 from operator import ge
@@ -33,7 +34,7 @@ from streams.topics import CO_PARTITIONED, ContractTopic, Topics
 
 MANIFEST = "export.json"
 FileFormat = Literal["parquet", "jsonl"]
-_PATH = re.compile(r"([a-z-]+)/(\d+)/(\d{4,}-\d\d-\d\d|-\d+)\.(parquet|jsonl)")
+_PATH = re.compile(r"([a-z-]+)/(\d+)/(\d{4,}-\d\d-\d\d|-\d+)\.(parquet|jsonl)", re.ASCII)
 _COLUMNS = ("topic", "partition", "offset", "timestamp", "key", "value")
 _MOST_LINES = 10_000
 _MOST_OFFSETS = 1 << 20
@@ -44,6 +45,8 @@ _INPUTS = (
     ContractTopic.TICKS,
     ContractTopic.ANNOUNCEMENTS,
 )
+# The topics whose headers are read: whose command one is, and that an expansion moved an account.
+_WITH_HEADERS = (ContractTopic.NOTIFICATIONS, ContractTopic.ACCOUNTS)
 # The topics of which each partition has records in an installation that works.
 _EVERYWHERE = (ContractTopic.CALL_RECORDS, ContractTopic.TICKS)
 
@@ -186,15 +189,22 @@ class FileLogs:
         self._topics = topics
         self._files = find_files(directory)
         self._manifest = read_manifest(directory)
-        there = sorted({topic for topic, _ in self._files})
-        if needed is not None and needed not in there:
+        self._there = {topic for topic, _ in self._files}
+        """The contract names of the topics that were exported. One without any record has no file,
+        but the manifest names it."""
+        if self._manifest is not None:
+            self._there |= self._manifest.topics.keys()
+        if needed is not None and needed not in self._there:
+            there = ", ".join(sorted(self._there)) or "nothing"
             raise CommandError(
-                f"{directory} holds no export of {needed} ({', '.join(there) or 'nothing'}): "
+                f"{directory} holds no export of {needed} ({there}): "
                 f"`dialwatch export {needed} … --to {directory}` makes one"
             )
         self._reading: dict[TP, Iterator[tuple[list[Any], list[int]]]] = {}
         self._begun: set[str] = set()
         """The contract names of the topics that were read."""
+        self._spans: dict[Path, tuple[int, int]] = {}
+        """The first and last offset of each file that was checked: a topic may be read again."""
 
     def counts(self) -> dict[str, int]:
         """See `Logs`."""
@@ -209,6 +219,9 @@ class FileLogs:
             counts[topic.value] = most
         return {self._topics.name(topic): counts[topic.value] for topic in ContractTopic}
 
+    def has(self, topic: str) -> bool:
+        return self._contract_name(topic) in self._there
+
     def begin(self, logs: Iterable[PartitionLog]) -> int:
         self._reading.clear()
         records = 0
@@ -218,12 +231,20 @@ class FileLogs:
             files = self._files.get((topic, log.tp.partition), [])
             log.is_ended = not files
             if files:
-                has_headers = topic == ContractTopic.NOTIFICATIONS
+                has_headers = topic in _WITH_HEADERS
                 known = self._known(topic, log.tp.partition)
                 days = known.days if known else {}
-                self._reading[log.tp] = _chunks(files, days, topic, log.tp.partition, has_headers)
+                span_of = partial(self._span, days)
+                self._reading[log.tp] = _chunks(
+                    files, span_of, topic, log.tp.partition, has_headers
+                )
                 records += sum(day.records for day in days.values())
         return records
+
+    def _span(self, days: dict[str, DayFile], file: Path) -> tuple[int, int]:
+        if file not in self._spans:
+            self._spans[file] = check_whole(file, days.get(file.stem))
+        return self._spans[file]
 
     def fill(self, hungry: list[PartitionLog]) -> None:
         for log in hungry:
@@ -327,11 +348,15 @@ class FileLogs:
 
 
 def _chunks(
-    files: list[Path], days: dict[str, DayFile], topic: str, partition: int, has_headers: bool
+    files: list[Path],
+    span_of: Callable[[Path], tuple[int, int]],
+    topic: str,
+    partition: int,
+    has_headers: bool,
 ) -> Iterator[tuple[list[Any], list[int]]]:
     """Yield a partition's records in lists, in the order of offsets, each with its timestamps.
-    `days`: what the manifest says of the files."""
-    spans = sorted((*check_whole(file, days.get(file.stem)), file) for file in files)
+    `span_of`: returns a file's first and last offset."""
+    spans = sorted((*span_of(file), file) for file in files)
     across: list[Path] = []
     end = -1
     groups: list[list[Path]] = []

@@ -14,6 +14,7 @@ from heapq import merge
 from multiprocessing import resource_tracker
 from typing import Any
 
+from app.analysis.expansion import added_partitions
 from app.analysis.loop_thread import INTERRUPTED_WITHIN_SECONDS
 from app.analysis.partition_logs import Logs
 from app.analysis.refold import Question, Slice, Watch
@@ -29,11 +30,13 @@ _MOST_WAITING = 16
 
 
 def slices_of(question: Question, reading: Logs, opening: Opening, jobs: int) -> Iterator[Slice]:
-    """Yield the slices of all partitions in order, folded by `jobs` processes. `reading`: the open
-    logs, used where `jobs` is 1. Raises CommandError."""
+    """Yield the slices of all partitions in order, folded by `jobs` processes; by one where an
+    account's records lie in several partitions, because `topics expand` added some. `reading`: the
+    open logs. Raises CommandError."""
     partitions = range(question.topics.partitions)
-    if jobs == 1:
-        yield from Watch(question, reading, partitions).slices()
+    added = added_partitions(reading, question.topics)
+    if jobs == 1 or added:
+        yield from Watch(question, reading, partitions, added=added).slices()
         return
     context = multiprocessing.get_context("spawn")
     streams = []

@@ -45,6 +45,9 @@ class KafkaLogs:
     def counts(self) -> dict[str, int]:
         return self._counts
 
+    def has(self, topic: str) -> bool:
+        return topic in self._counts
+
     def topic_ids(self, topics: Iterable[str]) -> dict[str, bytes]:
         """See `streams.kafka.log_reader.topic_ids`."""
         return dict(self._run(topic_ids(self._consumer._client, topics)))

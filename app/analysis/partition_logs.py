@@ -90,6 +90,9 @@ class Logs(Protocol):
     def counts(self) -> dict[str, int]:
         """Return how many partitions each topic has, by its real name."""
 
+    def has(self, topic: str) -> bool:
+        """Is there a topic of this real name, be it empty?"""
+
     def begin(self, logs: Iterable[PartitionLog]) -> int:
         """Read only these logs from now on, up to their present ends. Return about how many records
         that is."""

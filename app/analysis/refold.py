@@ -2,7 +2,8 @@
 
 1. `Watch` folds its partitions, each in the worker's order (`streams/engine/order.py`), in slices
    of time. For each slice it yields the results: commands, and segments of lines. Records that lie
-   in an account's partition of before `topics expand` are folded in the account's present one.
+   in an account's partition of before `topics expand` are folded in the account's present one,
+   which gets the ticks of before, too.
 2. `LineWatch` takes the slices of all partitions in order and folds the lines, whose calls come
    from several partitions.
 
@@ -11,7 +12,7 @@ in the same order, however records are read and by however many processes (`app/
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, NamedTuple
@@ -35,9 +36,6 @@ from tables.state_tables import CLOCKS, CUSTOMERS
 SLICE_MS = 1000
 # A slice is one second, but also ends after so many records of a partition.
 _SLICE_RECORDS = 4096
-# Ticks are written to all partitions at once: a partition whose ticks begin so many slices after
-# the others' was added later.
-_LATE_SLICES = 2
 ALL = -1
 """In place of a variant's number: the same for every variant."""
 
@@ -142,8 +140,10 @@ class Watch:
         partitions: Iterable[int],
         *,
         is_first: bool = True,
+        added: Mapping[int, int] | None = None,
     ) -> None:
-        """`is_first`: is this the one, of several processes, that reports invalid announcements?"""
+        """`is_first`: is this the one, of several processes, that reports invalid announcements?
+        `added`: see `added_partitions`; where there are any, `partitions` must be all."""
         self._topics = question.topics
         self._reading = reading
         self._partitions = sorted(partitions)
@@ -167,8 +167,8 @@ class Watch:
         self._everyone: defaultdict[int, list[tuple[int, bytes]]] = defaultdict(list)
         """The commands of announcements, by partition of the account."""
         self._part = _Part((0, 0), [])
-        self._late: dict[int, int] = {}
-        """The partitions that were added later, and the slice in which their ticks begin."""
+        self._added = {number: begins // SLICE_MS for number, begins in (added or {}).items()}
+        """The partitions that were added later, and the second in which their own ticks begin."""
 
     def slices(self) -> Iterator[Slice]:
         """Fold everything; yield the slices in order."""
@@ -192,7 +192,6 @@ class Watch:
         self._reading.fill([log for log in logs if log.is_hungry])
         for part in parts:
             part.look()
-        self._find_late(logs)
         while True:
             key = min(part.key for part in parts)
             if key == _END:
@@ -245,9 +244,10 @@ class Watch:
             log, records = part.take(ticks)
             if log.tp.topic == ticks:
                 self._fold_ticks(log.tp, records)
-                for late, begins in self._late.items():
-                    if key[0] < begins and log.tp.partition == self._partitions[0]:
-                        self._fold_ticks(TP(ticks, late), records)
+                if log.tp.partition == 0:
+                    for number, begins in self._added.items():
+                        if key[0] < begins:
+                            self._fold_ticks(TP(ticks, number), records)
                 part.ticks += [(one.timestamp, one.value) for one in records if one.value]
             else:
                 for home, some in self._at_home(log.tp, records):
@@ -262,17 +262,6 @@ class Watch:
             clock = self._engine.states[tp.partition].peek(CLOCKS, b"")
             if clock is not None and clock.tick:
                 self._runs.on_tick(tp.partition, clock.tick)
-
-    def _find_late(self, logs: Iterable[PartitionLog]) -> None:
-        """Find the partitions that were added later. Every log must have records or have ended."""
-        ticks = {log.tp.partition: log for log in logs if log.tp.topic == self._topics.ticks}
-        first = ticks[self._partitions[0]].at if ticks else None
-        for number, log in ticks.items():
-            # If retention has deleted a log's beginning, the partition may be an old one.
-            if first is not None and log.at is not None and log.offset == 0:
-                begins = log.at // SLICE_MS
-                if begins > first // SLICE_MS + _LATE_SLICES:
-                    self._late[number] = begins
 
     def _at_home(self, tp: TP, records: list[Any]) -> Iterable[tuple[TP, list[Any]]]:
         """Yield records grouped by the partition in whose state they are folded."""

@@ -192,10 +192,10 @@ class Replay:
     def sent(self) -> Iterator[Any]:
         """Yield the records of `notifications`. Call it after `commands`."""
         topic = self.topics.notifications
+        if not self.reading.has(topic):
+            raise CommandError(f"there is no {topic} to hold the replay against: export it too")
         logs = self._logs(topic)
         self.reading.begin(logs)
-        if not logs or (self.asked.files is not None and all(log.is_ended for log in logs)):
-            raise CommandError(f"there is no {topic} to hold the replay against: export it too")
         yield from self._records_of(logs)
 
     def _logs(self, *topics: str) -> list[PartitionLog]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from agents.rules import Rules
 from app.errors import SettingsError, all_of
+from app.settings.kinds import is_number
 from streams.engine.state import State
 from streams.records import Call, encode
 from streams.times import HOUR
@@ -95,10 +96,7 @@ def variants_of(
 
 
 def _hours(text: str) -> float | None:
-    try:
-        hours = float(text)
-    except ValueError:
-        return None
+    hours = float(text) if is_number(text) else 0.0
     return hours if 0 < hours <= 1_000_000 else None
 
 

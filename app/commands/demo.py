@@ -64,7 +64,8 @@ class Story:
     first_publish: float = 0.0
     all_folded: float = 0.0
     quiet_since: float | None = None
-    """Since when the worker has nothing left to do; None: it has, or publishing goes on."""
+    """Since when the worker has had nothing left to do, and nothing of it has come; None: it isn't
+    so, or nobody knows, or publishing goes on."""
     scenarios: Counter[tuple[str, str]] = field(default_factory=Counter)
     deliveries: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     noticed: set[str] = field(default_factory=set)
@@ -254,7 +255,7 @@ async def _play(
                     publishing.result()
                 if watching.done():
                     watching.result()
-                _look(worker, topics, story, is_all=publishing.done())
+                await _look(worker, topics, story, is_all=publishing.done())
                 bars.update(dialed, completed=min(story.published, calls))
                 bars.update(folded, completed=min(story.folded, calls))
                 bars.update(ended, completed=len(story.ended), total=len(story.noticed) or None)
@@ -315,6 +316,7 @@ async def _watch(brokers: str, topics: Topics, story: Story, phones: Phones) -> 
     await consumer.start()
     try:
         async for record in consumer:
+            story.quiet_since = None  # more may be on its way to here
             if record.topic == topics.dead_letters:
                 reason = dict(record.headers)["dialwatch.reason"].decode()
                 story.dead_letters[reason.partition(":")[0]] += 1
@@ -335,20 +337,25 @@ async def _watch(brokers: str, topics: Topics, story: Story, phones: Phones) -> 
         await consumer.stop()
 
 
-def _look(worker: WorkerProcess, topics: Topics, story: Story, *, is_all: bool) -> None:
+async def _look(worker: WorkerProcess, topics: Topics, story: Story, *, is_all: bool) -> None:
     """Ask the worker how many calls it has folded, and whether it has anything left to do."""
-    with contextlib.suppress(OSError):
-        left = 0.0
-        for name, value in _samples(worker.get("/metrics")[1]):
-            if name == f'dialwatch_records_total{{topic="{topics.calls}"}}':
-                story.folded = int(value)
-            elif name.startswith(("dialwatch_lag_records{", "dialwatch_pending_commands{")):
-                left += value
-        now = time.monotonic()
-        if not is_all or story.folded < story.published:
-            return
-        story.all_folded = story.all_folded or now
-        story.quiet_since = None if left else story.quiet_since or now
+    try:
+        # In a thread: a worker that is slow to answer must not hold up those who read and publish.
+        _, text = await asyncio.to_thread(worker.get, "/metrics")
+    except OSError:
+        story.quiet_since = None  # nobody knows
+        return
+    left = 0.0
+    for name, value in _samples(text):
+        if name == f'dialwatch_records_total{{topic="{topics.calls}"}}':
+            story.folded = int(value)
+        elif name.startswith(("dialwatch_lag_records{", "dialwatch_pending_commands{")):
+            left += value
+    now = time.monotonic()
+    if not is_all or story.folded < story.published:
+        return
+    story.all_folded = story.all_folded or now
+    story.quiet_since = None if left else story.quiet_since or now
 
 
 def _samples(text: str) -> Iterator[tuple[str, float]]:

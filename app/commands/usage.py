@@ -16,6 +16,7 @@ from typer.models import CommandFunctionType
 
 from app.errors import SettingsError
 from app.settings import settings_and_mistakes
+from app.settings.kinds import is_number
 
 Check = Callable[..., Any]
 """Called with the settings and with the arguments that are right; raises SettingsError."""
@@ -37,6 +38,9 @@ class CliCommand(TyperCommand):
         if lines:
             raise self._with_others(ctx, lines + self._wrong(ctx, given))
         try:
+            options, _, _ = self.make_parser(ctx).parse_args(list(given))
+            for param in self.get_params(ctx):
+                _check_number(ctx, param, options)
             return super().parse_args(ctx, args)
         except (TyperException, SettingsError) as first:
             raise self._with_others(ctx, self._wrong(ctx, given) or lines_of(first)) from None
@@ -83,6 +87,7 @@ class CliCommand(TyperCommand):
                 continue
             is_in_doubt = may_be_its_value and param.param_type_name == "argument"
             try:
+                _check_number(ctx, param, options)
                 _, left = param.handle_parse_result(ctx, options, left)
             except (TyperException, SettingsError) as error:
                 if not is_in_doubt and told.isdisjoint(param.opts):
@@ -125,6 +130,15 @@ class CliGroup(TyperGroup):
             return super().invoke(ctx)
         except TyperException as error:
             raise _with_variables(ctx.meta[_WRONG] + lines_of(error)) from None
+
+
+def _check_number(ctx: Any, param: Any, options: dict[str, Any]) -> None:
+    """Raise BadParameter where Typer would take for a number what people don't write as one."""
+    value = options.get(param.name)
+    kind = param.type_descriptor.annotation
+    if kind in {int, float} and isinstance(value, str) and not is_number(value):
+        what = "a whole number" if kind is int else "a number"
+        raise typer.BadParameter(f"must be {what}, and is {value!r}", ctx=ctx, param=param)
 
 
 def _take_out(given: list[str], flag: str) -> int | None:

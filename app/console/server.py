@@ -423,7 +423,7 @@ def _limit(request: web.Request, *, most: int = MOST_ROWS, usual: int = USUAL_RO
     text = _text(request, "limit")
     if text is None:
         return usual
-    if not (text.isascii() and text.isdigit() and 1 <= int(text[:13]) <= most):
+    if not (text.isascii() and text.isdigit() and len(text) <= 13 and 1 <= int(text) <= most):
         raise WrongRequestError(
             f"limit: must be a number from 1 to {most}; `before` leads to the next page, and "
             "/deliveries.csv or .jsonl gives all deliveries"

@@ -45,8 +45,8 @@ from streams.records import Delivery
 from streams.times import DAY, HOUR, format_instant, parse_instant
 from streams.topics import partition_of
 from tables import batches, line_accounts, recharges, runs
-from tables.batches import BatchView, Page
-from tables.clocks import latest_tick
+from tables.batches import BatchView, Clock, Page
+from tables.clocks import clock_of
 from tables.explained import Language
 from tables.explanations import Outside
 from tables.lines import LineRun
@@ -241,7 +241,7 @@ class Views:
         for one in found[:limit]:
             key, is_line = one.key[1:], one.key[:1] == LINES.prefix
             line = LINES.decode(one.value) if is_line else LineRun(TALLIES.decode(one.value).run)
-            if runs.is_forgotten(line.run, clocks[one.partition], retention):
+            if runs.is_forgotten(line.run, clocks[one.partition].tick, retention):
                 continue
             name = key.decode()
             said = describe_line(self._settings, name, one.partition, line)["run"]
@@ -548,17 +548,17 @@ class Views:
         return answer
 
 
-class _Clocks(dict[int, int]):
-    """Partition → its latest tick, looked up when it is first needed."""
+class _Clocks(dict[int, Clock]):
+    """Partition → how far its ticks have come, looked up when it is first needed."""
 
     def __init__(self, queries: Queries) -> None:
         super().__init__()
         self._queries = queries
 
-    def __missing__(self, partition: int) -> int:
+    def __missing__(self, partition: int) -> Clock:
         state = State(partition)
         state.restore(self._queries.values(partition, [CLOCKS.prefix]))
-        self[partition] = latest_tick(state)
+        self[partition] = clock_of(state)
         return self[partition]
 
 

@@ -16,6 +16,11 @@ def has_moved(record: Any) -> bool:
     return record.value is None and any(name == MOVED for name, _ in record.headers)
 
 
+def is_of_a_move(record: Any) -> bool:
+    """Did an expansion write a record, where it was moved from or where it was moved to?"""
+    return any(name in (MOVED, _MOVED_FROM) for name, _ in record.headers)
+
+
 def trail_of(tp: TP, record: Any) -> list[Header]:
     """Return the headers that a record has where it is moved to."""
     before = [(name, value) for name, value in record.headers if name == _MOVED_FROM]

@@ -20,6 +20,7 @@ from app.operations.letters import (
     LetterFilter,
     describe,
     letters_between,
+    parse_place,
     place_of,
     read_letter,
     read_marks,
@@ -149,7 +150,8 @@ async def _pages(installation: Installation, order: Order) -> AsyncGenerator[lis
     marks = await read_marks(installation)
     if order.letters:
         wanted = replace(order.wanted, with_handled=True)
-        for name in dict.fromkeys(order.letters):
+        # A letter may be named twice, as 0:1 and 00:1.
+        for name in {parse_place(name): name for name in order.letters}.values():
             letter = await read_letter(installation, name, marks)
             if wanted.has(letter, prefix):
                 page.append(_candidate(installation, letter))

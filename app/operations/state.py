@@ -140,7 +140,7 @@ def _customer(customer: Customer, zone: Any, *, reveal: bool) -> dict[str, Any]:
         "name": customer.name,
         "openid": shown(customer.openid, reveal=reveal),
         "phone": shown(customer.phone, reveal=reveal),
-        "intent_classes": list(customer.intent_classes),
+        "intent_classes": list(dict.fromkeys(customer.intent_classes)),
         "balance_threshold": _money(customer.threshold),
         "expires_at": _instant(customer.expires, zone),
         "channels": customer.channels,

@@ -10,7 +10,7 @@ from datetime import time
 from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Annotated
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, parse_qsl, urlencode, urlsplit
 from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
@@ -20,7 +20,8 @@ _TOPIC_NAME_LENGTH = 249
 _LONGEST_INTERNAL = len("-wechat-bulk-outbox")
 _LONGEST_CONTRACT = len("inbox-messages")
 _HOST = re.compile(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+(?:%[\w.-]+)?\]")
-_TIME_OF_DAY = re.compile(r"([01]\d|2[0-3]):([0-5]\d)")
+_TIME_OF_DAY = re.compile(r"([01]\d|2[0-3]):([0-5]\d)", re.ASCII)
+_NUMBER = re.compile(r"-?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 _FIELD_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 # The characters that may follow "Bearer " in an HTTP header.
 _BEARER_TOKEN = re.compile(r"[\x21-\x7e]+")
@@ -28,6 +29,7 @@ _CALLBACK_TOKEN = re.compile(r"[A-Za-z0-9]{3,32}")
 _REDIS_OPTION = re.compile(
     r"db|client_name|health_check_interval|protocol|username|password|socket_\w+|ssl_\w+"
 )
+_REDIS_FILES = {"ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile"}
 _AES_KEY = re.compile(r"[A-Za-z0-9+/]{43}")
 
 
@@ -59,6 +61,12 @@ def _brokers(value: str) -> str:
     if not brokers:
         raise ValueError("must name at least one broker as host:port")
     return ",".join(brokers)
+
+
+def is_number(text: str) -> bool:
+    """Is a text a number as people write it, in ASCII? Python, and what parses for it, takes others
+    too: 1_0 for 10."""
+    return _NUMBER.fullmatch(text) is not None
 
 
 def _is_port(text: str) -> bool:
@@ -120,24 +128,43 @@ def _redis_url(value: str) -> str:
     if "#" in value:
         raise ValueError("must write '#' in a password as %23")
     parts = urlsplit(_url(value, ("redis", "rediss", "unix")))
-    if parts.scheme != "unix" and not re.fullmatch(r"/?\d*", parts.path):
+    if parts.scheme != "unix" and not re.fullmatch(r"/?[0-9]*", parts.path):
         raise ValueError("must end in the number of a database")
     for name in parse_qs(parts.query, keep_blank_values=True):
         if not _REDIS_OPTION.fullmatch(name):
             raise ValueError("must have nothing but db, client_name, socket_… and ssl_… behind '?'")
-    if parts.query:
-        _try_redis_url(value)
+    if not parts.query:
+        return value
+    given = parse_qsl(parts.query, keep_blank_values=True)
+    if any(name in _REDIS_FILES and not Path(said).is_absolute() for name, said in given):
+        named = [(name, _absolute(said) if name in _REDIS_FILES else said) for name, said in given]
+        value = parts._replace(query=urlencode(named)).geturl()
+    _try_redis_url(value)
     return value
+
+
+def _absolute(path: str) -> str:
+    return str(home_expanded(path).absolute())
 
 
 def _try_redis_url(value: str) -> None:
     from app.redis_store import open_redis  # noqa: PLC0415 (slow to import, and few have such a part)
 
     try:
-        open_redis(value).connection_pool.make_connection()  # type: ignore[no-untyped-call]
+        connection = open_redis(value).connection_pool.make_connection()  # type: ignore[no-untyped-call]
     # The client's own error may contain a password.
     except Exception:
         raise ValueError("must have parts behind '?' that the Redis client takes") from None
+    context = getattr(connection, "ssl_context", None)
+    if context is None:
+        return
+    context.password = context.password or ""  # else somebody is asked for one
+    try:
+        context.get()
+    except Exception:
+        raise ValueError(
+            "must have files in ssl_ca_certs, ssl_certfile and ssl_keyfile that OpenSSL can load"
+        ) from None
 
 
 def home_expanded(value: str | Path) -> Path:
@@ -156,7 +183,9 @@ def _file(value: str) -> str:
     path = home_expanded(value)
     try:
         with path.open("rb"):
-            return str(path)
+            # A worker that `topics expand` starts runs in another directory. (Not resolved: where
+            # certificates are renewed, a link leads to the present one.)
+            return str(path.absolute())
     except OSError as error:
         raise ValueError(f"must be a file that can be read ({error.strerror})") from None
 

@@ -28,7 +28,7 @@ from pydantic_core import ErrorDetails
 
 from agents.rules import Rules
 from app.errors import SettingsError
-from app.settings import kinds
+from app.settings import kinds, tls
 from app.settings.env_file import PREFIX, read_env_file
 from app.settings.secret_files import UnusableFile, read_secret
 from streams.topics import Topics
@@ -141,6 +141,14 @@ class Settings(BaseModel):
             raise ValueError(value.reason)
         return value
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _refuse_odd_number(cls, value: object, info: ValidationInfo) -> object:
+        kind = cls.model_fields[str(info.field_name)].annotation
+        if kind in {int, float} and isinstance(value, str) and not kinds.is_number(value.strip()):
+            raise ValueError("must be a whole number" if kind is int else "must be a number")
+        return value
+
     @field_validator("kafka_sasl_mechanism", "kafka_sasl_username", "kafka_sasl_password")
     @classmethod
     def _need_with_sasl(cls, value: object, info: ValidationInfo) -> object:
@@ -149,11 +157,28 @@ class Settings(BaseModel):
             raise ValueError(f"must be set: {variable('kafka_security_protocol')} is {protocol}")
         return value
 
+    @field_validator("kafka_ssl_cafile", "kafka_ssl_certfile")
+    @classmethod
+    def _load_certificates(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and _is_tls(info.data):
+            if info.field_name == "kafka_ssl_cafile":
+                tls.trusting(value)
+            else:
+                tls.check_certificate(value)
+        return value
+
     @field_validator("kafka_ssl_keyfile")
     @classmethod
-    def _need_certificate(cls, value: object, info: ValidationInfo) -> object:
-        if value is not None and info.data.get("kafka_ssl_certfile", "") is None:
+    def _load_key(cls, value: str | None, info: ValidationInfo) -> str | None:
+        certificate = info.data.get("kafka_ssl_certfile")
+        is_certificate_wrong = "kafka_ssl_certfile" not in info.data
+        if value is not None and certificate is None and not is_certificate_wrong:
             raise ValueError(f"must come with {variable('kafka_ssl_certfile')}")
+        if _is_tls(info.data):
+            if certificate is not None:
+                tls.load_key(certificate, value)
+            elif value is not None:
+                tls.check_key(value)
         return value
 
     @field_validator("wechat_encoding_aes_key_previous")
@@ -206,7 +231,7 @@ class Settings(BaseModel):
     def kafka_client_options(self) -> dict[str, Any]:
         """Return the arguments of every aiokafka client: brokers and security.
 
-        Raises SettingsError where the files aren't certificates.
+        Raises SettingsError where a file has been changed since it was checked, and is wrong now.
         """
         options: dict[str, Any] = {
             "bootstrap_servers": self.kafka_bootstrap_servers.split(","),
@@ -224,18 +249,20 @@ class Settings(BaseModel):
     def _ssl_context(self) -> ssl.SSLContext:
         name = "kafka_ssl_cafile"
         try:
-            context = ssl.create_default_context(cafile=self.kafka_ssl_cafile)
-            name = "kafka_ssl_certfile"
+            context = tls.trusting(self.kafka_ssl_cafile)
             if self.kafka_ssl_certfile is not None:
-                # With an empty password, an encrypted key is refused and nobody is asked for one.
-                context.load_cert_chain(
-                    self.kafka_ssl_certfile, self.kafka_ssl_keyfile, password=""
-                )
-        except (OSError, ValueError):
-            raise SettingsError(
-                [f"{variable(name)}: must be PEM that OpenSSL can load, without a password"]
-            ) from None
+                name = "kafka_ssl_certfile"
+                tls.check_certificate(self.kafka_ssl_certfile)
+                name = "kafka_ssl_keyfile"
+                tls.load_key(self.kafka_ssl_certfile, self.kafka_ssl_keyfile, context)
+        except ValueError as error:
+            raise SettingsError([f"{variable(name)}: {error}"]) from None
         return context
+
+
+def _is_tls(known: Mapping[str, Any]) -> bool:
+    """Do the Kafka clients speak TLS, by the fields that are checked already?"""
+    return str(known.get("kafka_security_protocol", "")).endswith("SSL")
 
 
 def variable(name: str) -> str:

@@ -26,7 +26,7 @@ from streams.engine.outbox import Outbox, Window
 from streams.engine.positions import POSITIONS, Position
 from streams.engine.refused import Instead, without
 from streams.engine.state import State
-from streams.engine.types import TP, Chunk, Output, Reading, Record, Source, is_cancelled
+from streams.engine.types import TP, Chunk, Origin, Output, Reading, Record, Source, is_cancelled
 from streams.kafka.log_reader import check_changelogs
 from streams.kafka.producer import (
     Destination,
@@ -95,6 +95,8 @@ class _Transaction:
     """How many bytes their keys and values have."""
     offsets: dict[TP, int] = field(default_factory=dict)
     outputs: dict[Destination, list[ProducerRecord]] = field(default_factory=dict)
+    origins: list[tuple[ProducerRecord, Origin]] = field(default_factory=list)
+    """Of those outputs that name one."""
     touched: set[int] = field(default_factory=set)
     finished: set[TP] = field(default_factory=set)
     """The outbox partitions in which a record was finished."""
@@ -399,11 +401,13 @@ class Cycle:
             transaction.hurried = self._hurried
 
     def _emit(self, output: Output) -> None:
-        topic, partition, key, value, headers = output
+        topic, partition, key, value, headers, origin = output
         if partition is None:
             partition = self._partition_of(topic, key)
-        transaction = self._running()
-        transaction.outputs.setdefault((topic, partition), []).append((key, value, headers))
+        transaction, record = self._running(), (key, value, headers)
+        transaction.outputs.setdefault((topic, partition), []).append(record)
+        if origin is not None:
+            transaction.origins.append((record, origin))
         transaction.emitted += 1
         transaction.emitted_bytes += len(key or b"") + len(value or b"")
 
@@ -485,7 +489,7 @@ class Cycle:
     ) -> None:
         began = time.monotonic()
         try:
-            ends = await self._commit_what_is_taken(records, transaction.offsets, sealed)
+            ends = await self._commit_what_is_taken(records, transaction, sealed)
         except (Exception, asyncio.CancelledError) as error:
             # Whatever it is, nothing of the transaction may be kept.
             self._is_closing = True
@@ -510,7 +514,7 @@ class Cycle:
     async def _commit_what_is_taken(
         self,
         records: dict[Destination, Sequence[ProducerRecord]],
-        offsets: dict[TP, int],
+        transaction: _Transaction,
         sealed: Collection[State],
     ) -> dict[Destination, int]:
         """Commit. A record that Kafka will never accept is replaced; a value of the state can't be
@@ -521,7 +525,9 @@ class Cycle:
 
         while True:
             try:
-                return await self._producer.commit(records, offsets, self._membership, check)
+                return await self._producer.commit(
+                    records, transaction.offsets, self._membership, check
+                )
             except RefusedRecordsError as refused:
                 topics = {topic for topic, _ in refused.refused}
                 if self._instead is None or self._changelog in topics:
@@ -529,6 +535,7 @@ class Cycle:
                 records = without(
                     records,
                     refused,
+                    origins=transaction.origins,
                     instead=self._instead,
                     longest=self._producer.longest,
                     place=self._place,

@@ -46,6 +46,10 @@ _PATIENCE_SECONDS = 0.5
 """A live owner finishes its commit within this time; else it counts as dead."""
 _LONGEST_PAUSE_SECONDS = 60.0
 _LOOKS_FOR_TOPIC = 3
+_LOOKS_FOR_SHARE = 12
+"""So many looks pass before a share that is split counts as final. Where the group's leader didn't
+know all topics it shares out anew: it looks for them each second, and each of the others hears of
+the rebalance with its next heartbeat, up to 3 s later; on busy brokers all of it takes longer."""
 
 
 class PartitionsSplitError(Exception):
@@ -336,7 +340,8 @@ class Takeover:
         if split is None:
             return
         await self.reader.open([])
-        for _ in range(_LOOKS_FOR_TOPIC):
+        looks_without = 0
+        for _ in range(_LOOKS_FOR_SHARE):
             found = await self.reader.topic_ids(self._topics_needed())
             gone = [
                 topic
@@ -345,10 +350,13 @@ class Takeover:
             ]
             # A broker that just started may not know the topic yet. Or it didn't when the group's
             # leader asked: then the leader asks again, and the rebalance ends this takeover.
+            looks_without = looks_without + 1 if gone else 0
+            if looks_without == _LOOKS_FOR_TOPIC:
+                raise self.missing(
+                    [Gap(Missing.MADE_ANEW, TP(topic, 0), 0, 0, 0) for topic in gone]
+                )
             await asyncio.sleep(self._config.again_after_s)
-        if not gone:
-            raise split
-        raise self.missing([Gap(Missing.MADE_ANEW, TP(topic, 0), 0, 0, 0) for topic in gone])
+        raise split
 
     def _find_split(self, tps: Collection[TP]) -> PartitionsSplitError | None:
         numbers: dict[str, set[int]] = {topic: set() for topic in self.outboxes}

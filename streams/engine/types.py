@@ -15,6 +15,7 @@ __all__ = [
     "Chunk",
     "Crash",
     "Header",
+    "Origin",
     "Output",
     "Reading",
     "Record",
@@ -50,6 +51,17 @@ class Output(NamedTuple):
     key: bytes | None
     value: bytes | None
     headers: list[Header] = []  # noqa: RUF012  # a tuple's default, and never changed
+    origin: "Origin | None" = None
+    """What becomes a dead letter where Kafka refuses this for good; None: this record itself."""
+
+
+class Origin(NamedTuple):
+    """The whole record that an output is made of."""
+
+    tp: TP
+    record: Record
+    told: Output
+    """Emitted beside it: says that it was written, so that it goes where it isn't."""
 
 
 _UNLIMITED = 1 << 30

@@ -2,14 +2,16 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from heapq import merge
 from zoneinfo import ZoneInfo
 
 from agents.rules import Rules
+from app.analysis.jobs import slices_of
 from app.analysis.partition_logs import FileRecord, PartitionLog
 from app.analysis.refold import LineWatch, Question, Watch
 from app.analysis.variants import Variant
+from streams.engine.types import Header
 from streams.topics import ContractTopic, Topics
 from tests.test_histories import PARTITIONS, Dated
 
@@ -21,9 +23,14 @@ class MemoryLogs:
     """Hands over so many records of a log at once."""
 
     def __init__(
-        self, events: Iterable[Dated], *, at_once: int = 100, at_ms: int | None = None
+        self,
+        events: Iterable[Dated],
+        *,
+        at_once: int = 100,
+        at_ms: int | None = None,
+        headers: Mapping[int, Sequence[Header]] | None = None,
     ) -> None:
-        """`at_ms`: when all records came; None: when they happened."""
+        """`at_ms`: when all records came; None: when they happened. `headers`: of which event."""
         self._at_once = at_once
         self._records: defaultdict[tuple[str, int], list[FileRecord]] = defaultdict(list)
         self._next: dict[tuple[str, int], int] = {}
@@ -33,10 +40,14 @@ class MemoryLogs:
             at = at_ms
             if at is None:  # clocks differ: every ninth record comes with a time from before
                 at = int(happened.timestamp() * 1000) - (1700 if number % 9 == 0 else 0)
-            log.append(FileRecord(len(log), at, None if key is None else key.encode(), raw))
+            name = None if key is None else key.encode()
+            log.append(FileRecord(len(log), at, name, raw, tuple((headers or {}).get(number, ()))))
 
     def counts(self) -> dict[str, int]:
         return {topic.value: PARTITIONS for topic in ContractTopic}
+
+    def has(self, topic: str) -> bool:
+        return topic in self.counts()
 
     def begin(self, logs: Iterable[PartitionLog]) -> int:
         for log in logs:
@@ -70,14 +81,15 @@ def replayed(
     partitions, each folded apart."""
     question = Question(rules, TOPICS, tuple(variants), has_lengths=has_lengths)
     seen = LineWatch(question)
-    streams = [
-        Watch(question, logs, share, is_first=number == 0).slices()
-        for number, share in enumerate(shares)
-    ]
     told: list[list[bytes]] = [[] for _ in variants]
-    if len(streams) == 1:
-        slices = iter(streams[0])
-    else:  # one log can't be read twice at once: one share after another
+    if len(shares) == 1:
+        slices = slices_of(question, logs, lambda: logs, 1)
+    else:
+        streams = [
+            Watch(question, logs, share, is_first=number == 0).slices()
+            for number, share in enumerate(shares)
+        ]
+        # one log can't be read twice at once: one share after another
         slices = merge(*map(list, streams), key=lambda one: (one.key, one.place))
     for number, command in seen.told(slices):
         for variant, commands in enumerate(told):

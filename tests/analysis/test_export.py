@@ -14,6 +14,7 @@ from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from aiokafka.consumer import fetcher
 from aiokafka.errors import PolicyViolationError
 
+from app.analysis import replay
 from app.analysis.files import (
     DayFile,
     FileLogs,
@@ -31,7 +32,7 @@ from streams.topics import ContractTopic
 from tests.cli.test_commands import dialwatch
 from tests.installation import PARTITIONS, Installation, Published
 from tests.replay.test_replay import history
-from tests.samples import account, call
+from tests.samples import account, call, recharge
 
 TOPICS = ("call-records", "recharges", "accounts", "ticks", "announcements")
 DAY_MS = 24 * 3600 * 1000
@@ -116,6 +117,42 @@ async def test_a_replay_of_an_export_is_the_replay_of_the_topics(
     assert part.returncode == 0
     assert "no records of ticks" in part.stderr
     assert "no call-records of partitions 0" in part.stderr
+
+
+async def test_topics_without_records_were_exported_too(
+    installation: Installation, tmp_path: Path
+) -> None:
+    """An installation that has no calls yet, and whose worker has told nobody of anything."""
+    to = tmp_path / "out"
+    await installation.publish([account("acme"), recharge("acme", "r-1")])
+    made = run(installation, "export", *TOPICS, "notifications", "--to", to)
+    assert made.returncode == 0, made.stderr
+    assert not (to / "call-records").exists()
+    for arguments in (["--jobs", "2"], ["--against", "notifications"]):
+        topics = run(installation, "replay", *arguments)
+        assert topics.returncode == 0, topics.stderr
+        assert len(topics.stdout.splitlines()) == 3  # channels
+        files = run(installation, "replay", "--files", to, *arguments)
+        assert (files.returncode, files.stdout) == (0, topics.stdout), files.stderr
+        assert files.stderr == topics.stderr
+    assert "3 only_replay" in files.stderr
+    frame = await asyncio.to_thread(replay, to, settings=installation.settings())
+    assert frame["scenario"].to_list() == ["recharge_received"] * 3
+
+    # What was never exported is another thing.
+    shutil.rmtree(to)
+    run(installation, "export", *TOPICS[1:], "--to", to)
+    lacking = run(installation, "replay", "--files", to)
+    assert lacking.returncode == 1
+    there = "accounts, announcements, recharges, ticks"
+    assert f"{to} holds no export of call-records ({there})" in lacking.stderr
+    run(installation, "export", "call-records", "--to", to)
+    lacking = run(installation, "replay", "--files", to, "--against", "notifications")
+    assert lacking.returncode == 1
+    topic = installation.topics.notifications
+    assert lacking.stderr.splitlines()[-1].endswith(
+        f"there is no {topic} to hold the replay against: export it too"
+    )
 
 
 async def test_what_is_complete_isnt_written_again(

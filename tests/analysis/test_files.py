@@ -11,20 +11,24 @@ import msgspec
 import polars as pl
 import pytest
 
+from app.analysis.expansion import added_partitions
 from app.analysis.files import (
     MANIFEST,
     DayFile,
     FileFormat,
     FileLogs,
+    Header,
     Line,
     LogExport,
     Manifest,
     TopicExport,
     day_path,
+    to_text,
 )
 from app.analysis.parquet import GroupsWriter, export_schema
-from app.analysis.partition_logs import PartitionLog
+from app.analysis.partition_logs import FileRecord, PartitionLog
 from app.errors import CommandError
+from app.operations.moved import MOVED
 from streams.engine.order import FOREVER
 from streams.engine.types import TP, Source
 from streams.records import encode
@@ -261,3 +265,38 @@ def test_only_what_is_read_is_said_to_be_missing(tmp_path: Path) -> None:
     logs.begin([PartitionLog(TP("p.notifications", 0), Source("p.notifications", lambda _: None))])
     (line,) = [line for line in logs.missing() if "beginning of notifications" in line]
     assert line.endswith("what was told before it counts as only_replay")
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+@pytest.mark.parametrize("has_moved", [True, False])
+def test_an_export_tells_which_partitions_an_expansion_added(
+    tmp_path: Path, format_: FileFormat, *, has_moved: bool
+) -> None:
+    headers = [(MOVED, b"1")] if has_moved else [("trace", None)]
+    write_records(tmp_path, format_, "accounts", 0, [FileRecord(7, 0, b"k", None, tuple(headers))])
+    for partition, at in enumerate((0, 60_000)):
+        tick = FileRecord(0, at, None, b"{}")
+        write_records(tmp_path, format_, "ticks", partition, [tick])
+    found = added_partitions(FileLogs(tmp_path, TOPICS), TOPICS)
+    assert found == ({1: 60_000} if has_moved else {})
+
+
+def write_records(
+    directory: Path, format_: FileFormat, topic: str, partition: int, records: list[FileRecord]
+) -> None:
+    file = day_path(directory, topic, partition, DAYS[0], format_)
+    file.parent.mkdir(parents=True)
+    if format_ == "jsonl":
+        lines = [
+            Line(topic, partition, one.offset, one.timestamp, to_text(one.key), to_text(one.value),
+                 [Header(name, to_text(value)) for name, value in one.headers])
+            for one in records
+        ]  # fmt: skip
+        file.write_bytes(b"".join(encode(line) + b"\n" for line in lines))
+    else:
+        rows = [
+            (topic, partition, one.offset, one.timestamp, one.key, one.value,
+             [{"key": name, "value": value} for name, value in one.headers])
+            for one in records
+        ]  # fmt: skip
+        pl.DataFrame(rows, schema=export_schema(), orient="row").write_parquet(file)

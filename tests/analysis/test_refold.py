@@ -1,18 +1,24 @@
 """Replays of random histories: the same commands in the same order, whoever folds and however."""
 
+import json
 import random
 from collections import Counter
-from datetime import datetime, time
+from datetime import datetime, time, timedelta
 
 import pytest
 
 from agents.rules import Rules
 from app.analysis import refold
+from app.analysis.jobs import slices_of
+from app.analysis.partition_logs import FileRecord, Logs
+from app.analysis.refold import Question
 from app.analysis.variants import Lengths, Variant
+from app.operations.moved import MOVED, trail_of
+from streams.engine.types import TP, Header
 from streams.times import HOUR
 from streams.topics import partition_of
-from tests.analysis.memory import ZONE, MemoryLogs, replayed
-from tests.samples import call
+from tests.analysis.memory import TOPICS, ZONE, MemoryLogs, replayed
+from tests.samples import account, call
 from tests.test_histories import PARTITIONS, Dated, History
 
 RULES = Rules(
@@ -148,3 +154,92 @@ def test_lines_that_reach_in_one_second_are_told_in_one_order() -> None:
     single = replayed(MemoryLogs([*accounts, *calls], at_once=1, at_ms=0), RULES, VARIANTS[2:3])
     assert sum(b"line_error_run" in command for command in whole[0][0]) == 4  # by two channels each
     assert single[0] == whole[0]
+
+
+DAY_ONE = datetime(2026, 11, 17, 9, 30, tzinfo=ZONE)
+LATER = timedelta(seconds=15)
+NEXT_DAY = timedelta(days=1)
+OLD = PARTITIONS - 1
+"""How many partitions there were before an expansion."""
+
+
+def at_home(partition: int) -> str:
+    """Return an account of this partition, which would lie in another one of `OLD`."""
+    names = (f"a{number}" for number in range(1000))
+    return next(
+        name
+        for name in names
+        if partition_of(name.encode(), PARTITIONS) == partition
+        and partition_of(name.encode(), OLD) != partition
+    )
+
+
+def unopened() -> Logs:
+    raise AssertionError("another process would open the logs")
+
+
+def tick(partition: int, at: datetime, published: datetime | None = None) -> Dated:
+    return "ticks", None, {"at": at.isoformat()}, partition, published or at
+
+
+def expiring(name: str, partition: int) -> Dated:
+    value = account(name, expires_at=(DAY_ONE + 2 * NEXT_DAY).isoformat()).value
+    return "accounts", name, value, partition, DAY_ONE
+
+
+def moved(name: str) -> tuple[list[Dated], dict[int, list[Header]]]:
+    """Return what an expansion writes of an account, and its headers, where it comes first."""
+    home, before = (partition_of(name.encode(), count) for count in (PARTITIONS, OLD))
+    record = FileRecord(0, 0, name.encode(), b"")
+    trail = trail_of(TP("accounts", before), record)
+    tombstone = "accounts", name, None, before, DAY_ONE
+    headers = {0: [(MOVED, str(home).encode())], 1: trail}
+    return [tombstone, expiring(name, home)], headers
+
+
+def told_at(told: list[list[bytes]]) -> set[str]:
+    """Return when the account was told that it expires."""
+    commands = [json.loads(command) for command in told[0]]
+    return {one["occurred_at"] for one in commands if one["scenario"] == "account_expiring"}
+
+
+def test_a_partition_that_was_only_ticked_later_gets_no_tick_of_another() -> None:
+    """By a publisher of one's own, who first ticks some partitions and then another one."""
+    last = PARTITIONS - 1
+    second = DAY_ONE + timedelta(minutes=45)
+    events = [expiring(at_home(last), last)]
+    events += [tick(number, DAY_ONE) for number in range(last)]
+    events += [tick(last, second, DAY_ONE + LATER)]
+    whole, _ = replayed(MemoryLogs(events), RULES, VARIANTS[:1])
+    assert told_at(whole) == {second.isoformat()}
+    shares = [[number] for number in range(PARTITIONS)]
+    assert replayed(MemoryLogs(events), RULES, VARIANTS[:1], shares)[0] == whole
+    # Nor where there was an expansion, but no earlier number lacks a tick: it adds the highest.
+    name = at_home(1)
+    events, headers = moved(name)
+    events += [tick(number, DAY_ONE) for number in range(PARTITIONS) if number != 1]
+    events += [tick(1, second, DAY_ONE + LATER)]
+    whole, _ = replayed(MemoryLogs(events, headers=headers), RULES, VARIANTS[:1])
+    assert told_at(whole) == {second.isoformat()}
+
+
+@pytest.mark.parametrize("is_ticked_since", [True, False])
+def test_a_partition_that_an_expansion_added_gets_the_ticks_of_before(
+    *, is_ticked_since: bool
+) -> None:
+    name = at_home(PARTITIONS - 1)
+    home, before = (partition_of(name.encode(), count) for count in (PARTITIONS, OLD))
+    events, headers = moved(name)
+    events += [tick(number, DAY_ONE) for number in range(OLD)]
+    calls = [call(name, number, result="F").value for number in range(3)]
+    events += [("call-records", name, one, before, DAY_ONE + LATER) for one in calls[:2]]
+    events += [("call-records", name, calls[2], home, DAY_ONE + NEXT_DAY)]
+    if is_ticked_since:
+        events += [tick(number, DAY_ONE + NEXT_DAY) for number in range(PARTITIONS)]
+    whole, _ = replayed(MemoryLogs(events, headers=headers), RULES, VARIANTS[1:2])
+    assert told_at(whole) == {DAY_ONE.isoformat()}
+    assert any(b"unreachable_run" in command for command in whole[0])
+    # One process folds it, however many are asked for: the ticks are those of another partition.
+    question, logs = Question(RULES, TOPICS, (VARIANTS[2],)), MemoryLogs(events, headers=headers)
+    one, two = (list(slices_of(question, logs, unopened, jobs)) for jobs in (1, 2))
+    assert one == two

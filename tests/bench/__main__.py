@@ -8,7 +8,8 @@
 
 CPU is what the process used (user and system) from its first to its last call, by its own
 counters; the rate is calls by wall clock in the same span. The peers read the same records, made by
-`load.py` or read from a file of `topic<TAB>key<TAB>value` lines (`--records`).
+`load.py` or read from a file of `topic<TAB>key<TAB>value` lines (`--records`). `--beside TREE`: and
+another release, from its tree (`git archive RELEASE | tar --extract --directory TREE`).
 
 With `--messages` instead: what a notification costs once it is noticed; see `messages.py`.
 With `--scaling` instead: this worker beside the ceiling, from few to many accounts, and how fast a
@@ -21,7 +22,6 @@ import gc
 import json
 import logging
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -112,11 +112,18 @@ async def prefill(brokers: str, topic: str, events: list[Event]) -> None:
         await producer.stop()
 
 
-def run_dialwatch(installation: Installation, count: int, accounts: int) -> Measured:
+def run_dialwatch(
+    installation: Installation, count: int, accounts: int, tree: Path | None = None
+) -> Measured:
     """Start a worker on the prefilled topics; from the first call after all records of accounts
     (other partitions may get to their calls earlier) to the last committed one. The group's offsets
-    say when that is: each answer to a look at `/metrics` is work of the worker's too."""
-    worker = installation.worker(is_started=False)
+    say when that is: each answer to a look at `/metrics` is work of the worker's too.
+
+    `tree`: of another release, whose worker it is to be.
+    """
+    name = "dialwatch" if tree is None else f"dialwatch of {tree.name}"
+    other = {} if tree is None else {"PYTHONPATH": str(tree.absolute())}
+    worker = installation.worker(is_started=False, **other)
     worker.start()
     pid, already = worker.pid or 0, 0
     while not already or records_of(worker, installation.topics.accounts) < accounts:
@@ -128,7 +135,7 @@ def run_dialwatch(installation: Installation, count: int, accounts: int) -> Meas
     worker.stop()
     changelog = asyncio.run(log_bytes(installation))
     done = count - already
-    return Measured("dialwatch", done, seconds, usage.cpu_seconds - cpu_before, usage.peak_mb,
+    return Measured(name, done, seconds, usage.cpu_seconds - cpu_before, usage.peak_mb,
                     changelog / 1e6)  # fmt: skip
 
 
@@ -284,7 +291,8 @@ async def peer_faust(brokers: str, topic: str, count: int) -> Measured:
 
 
 def _own_peak_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    # Not getrusage: its maximum is that of the process that started this one, where it was larger.
+    return usage_of(os.getpid()).peak_mb
 
 
 async def measure_latency(installation: Installation, *, lines: bool) -> list[float]:
@@ -412,6 +420,10 @@ def compare(stack: Stack, directory: Path, load: Load, given: argparse.Namespace
     """Measure the worker and its peers on one load, round by round, and print the table."""
     results, latencies = [], {}
     for number in range(given.rounds):
+        if given.beside:
+            before = installed(stack, directory / f"{load.title}-{number}-beside", load)
+            results.append(run_dialwatch(before, len(load.calls), len(load.accounts), given.beside))
+            before.close()
         made = installed(stack, directory / f"{load.title}-{number}", load)
         results.append(run_dialwatch(made, len(load.calls), len(load.accounts)))
         if not given.no_peers:
@@ -459,6 +471,7 @@ def main() -> None:
     parser.add_argument("--records", type=Path, help="measure with these instead")
     parser.add_argument("--faust-calls", type=int, default=20_000)
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--beside", type=Path, help="the tree of another release: measured too")
     parser.add_argument("--no-peers", action="store_true")
     parser.add_argument("--no-latency", action="store_true")
     parser.add_argument("--scaling", action="store_true")

@@ -73,6 +73,14 @@ def test_every_wrong_variable_is_one_line_and_the_exit_code_is_2(tmp_path: Path)
             ("can be notifications only", "--summary", "--sms-price", "--report"),
         ),
         ("deliveries --since -1h --until -2h --limit x", ("turned round", "--limit")),
+        # Python would read each of these as a number.
+        (
+            "replay --summary --jobs 1_0 --sms-price 0_1 --window-hours 1_0 --run-length 1_0",
+            ("--jobs", "--sms-price", "--window-hours: 1_0", "--run-length: 1_0"),
+        ),
+        ("replay --jobs=+2 --window-hours 6,٢٤", ("--jobs", "--window-hours: ٢٤")),
+        ("topics expand --partitions 1_6", ("--partitions",)),
+        ("deliveries --limit 1_0", ("--limit",)),
         ("dlq show xyz", ("'xyz'",)),
         ("dlq redrive abc def 1:2 --since x", ("'abc'", "'def'", "--since")),
         ("dlq discard 0:1: --why=", ("'0:1:'", "--why")),

@@ -149,6 +149,23 @@ def test_every_variable_is_read_from_dot_env_too_and_the_environment_goes_first(
     assert "secret" not in ended.stdout + ended.stderr
 
 
+@pytest.mark.parametrize("text", ["1_0", "+10", "1 0", "٢٤", "１０", "0x10", "ten"])
+def test_what_nobody_writes_as_a_number_is_none(text: str) -> None:
+    names = ("partitions", "run_length", "tick_seconds", "wechat_rate", "web_port")
+    with pytest.raises(SettingsError) as refused:
+        load_settings(**dict.fromkeys(names, text))
+    lines = refused.value.lines
+    assert len(lines) == len(names)
+    for name, line in zip(names, lines, strict=True):
+        kind = "a number" if name == "wechat_rate" else "a whole number"
+        assert line.startswith(f"DIALWATCH_{name.upper()}: must be {kind}, for example"), line
+
+
+def test_a_number_may_have_blanks_around_it_or_a_point() -> None:
+    settings = load_settings(partitions=" 10\n", run_length="10.0", wechat_rate="1.5e2")
+    assert (settings.partitions, settings.run_length, settings.wechat_rate) == (10, 10, 150.0)
+
+
 @pytest.mark.parametrize(
     "url",
     [

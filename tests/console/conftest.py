@@ -15,6 +15,7 @@ import pytest
 
 from app.local.console import ConsoleProcess
 from app.sandbox.run import running_sandbox
+from tests.describe.answers import CONSOLE, check_described
 from tests.installation import PATIENCE_SECONDS, Installation, Published
 from tests.samples import account, announcement, call, recharge
 
@@ -82,6 +83,8 @@ def ask(
     try:
         connection.request(method, path, raw, named)
         answer = connection.getresponse()
+        content_type = answer.headers.get_content_type()
+        check_described(CONSOLE, method, path, answer.status, content_type)
         return answer.status, answer.read(), dict(answer.getheaders())
     finally:
         connection.close()

@@ -211,6 +211,7 @@ def test_all_that_is_found_can_be_taken_away(watched: Watched) -> None:
         ("/deliveries?limit=0", 400, "limit"),
         ("/deliveries?limit=-1", 400, "limit"),
         ("/deliveries?limit=" + "9" * 5000, 400, "limit"),
+        ("/deliveries?limit=" + "1".zfill(13) + "9" * 9, 400, "limit"),
         ("/deliveries?since=2026-02-14&until=2026-02-13", 400, "turned round"),
         ("/deliveries?since=yesterday", 400, "since"),
         ("/deliveries?status=lost", 400, "status: must be one of sent"),

@@ -231,7 +231,8 @@ async def test_letters_are_planned_refused_from_elsewhere_and_handled_once(
         assert (status, says in said["msg"]) == (400, True), said
     status, said = post("discard", {"letters": calls, "execute": True})
     assert (status, "why" in said["msg"]) == (400, True)
-    assert post("redrive", {"letters": ["0:99999"]})[0] in {404, 409}
+    assert post("redrive", {"letters": ["0:99999"]})[0] == 409
+    assert post("redrive", b" " * (1 << 20 | 1), Content_Type="application/json")[0] == 413
     assert len(items(console, path)) == 4  # nothing was done so far
 
     status, plan = post("redrive", order | {"execute": False}, Origin=own)

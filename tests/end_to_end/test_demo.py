@@ -1,22 +1,25 @@
 """What a newcomer sees: the demo, and what its worker wrote into its log."""
 
+import asyncio
 import io
 import re
+import threading
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from rich.console import Console
 
-from app.commands.demo import run_in
+from app.commands.demo import Story, _look, run_in
 from app.local import LEAST_CALLS
 from streams.records import SCENARIOS
 from tests.cli.test_environment import PROXIES
 
-pytestmark = pytest.mark.broker
-
 PHONE = re.compile(r"(?<!\d)1[3-9]\d{9}(?!\d)")
 
 
+@pytest.mark.broker
 def test_the_demo_shows_all_scenarios_and_its_worker_s_log_names_no_customer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -44,3 +47,35 @@ def test_the_demo_shows_all_scenarios_and_its_worker_s_log_names_no_customer(
     for secret in ("oSandbox_", "sandbox-app-secret", "access_token", "Bearer"):
         assert secret not in log
     assert "Traceback" not in log
+
+
+async def test_a_worker_that_does_not_answer_holds_nobody_up_and_is_not_known_to_be_done() -> None:
+    class Worker:
+        """Answers that it is done, or not at all, once the one who asked goes on meanwhile."""
+
+        def __init__(self) -> None:
+            self.answers = True
+            self.others_go_on = threading.Event()
+
+        def get(self, path: str) -> tuple[int, str]:
+            assert self.others_go_on.wait(30)
+            if not self.answers:
+                raise TimeoutError
+            return 200, 'dialwatch_records_total{topic="calls"} 7.0\ndialwatch_lag_records{} 0.0'
+
+    worker: Any = Worker()
+    topics: Any = SimpleNamespace(calls="calls")
+    story = Story(published=7)
+
+    async def look() -> None:
+        looking = asyncio.create_task(_look(worker, topics, story, is_all=True))
+        await asyncio.sleep(0)
+        worker.others_go_on.set()
+        await looking
+        worker.others_go_on.clear()
+
+    await look()
+    assert (story.folded, story.quiet_since is None) == (7, False)
+    worker.answers = False
+    await look()
+    assert story.quiet_since is None

@@ -17,6 +17,8 @@ from streams.kafka.fetching import _FetchResult
 from tests.installation import Installation
 
 RULES = Rules(zone=UTC)
+SESSION_SECONDS = 20.0
+"""Long enough for a busy machine: no worker here dies without leaving its group."""
 _THEIRS = fetcher.PartitionRecords, fetcher.FetchResult
 
 
@@ -44,7 +46,7 @@ class InProcess:
                 changelog=topics.changelog,
                 output_topics=topics.outputs(),
                 queues=topics.queues(),
-                session_timeout_s=6.0,
+                session_timeout_s=SESSION_SECONDS,
                 client_options={"bootstrap_servers": installation.brokers},
                 **config,
             ),
@@ -64,7 +66,7 @@ class InProcess:
             brokers=self._brokers,
             credentials=None,
             datadir=str(self._directory),
-            session_timeout_s=6.0,
+            session_timeout_s=SESSION_SECONDS,
         )
         await self.engine.connect()
         await self.app.start()
@@ -80,7 +82,7 @@ class InProcess:
 async def eventually(
     is_so: Callable[[], bool | Awaitable[bool]],
     what: str,
-    within_s: float = 30.0,
+    within_s: float = 60.0,
     every_s: float = 0.05,
 ) -> None:
     """Wait until `is_so` returns true; fail after `within_s` seconds with `what` in the text."""

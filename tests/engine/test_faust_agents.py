@@ -17,7 +17,7 @@ from tests.engine.declared import Declared
 from tests.engine.inprocess import InProcess, eventually
 from tests.engine.test_cycle import NUMBERS, remembering
 from tests.engine.test_cycle import Engine as CycleAlone
-from tests.installation import Installation
+from tests.installation import PATIENCE_SECONDS, Installation
 from tests.kafka_admin import offsets
 from tests.samples import call
 
@@ -115,7 +115,7 @@ async def test_an_agent_that_ends_by_itself_stops_the_worker() -> None:
     give: Any = declared.engine.sources[calls].give
     await give(a_chunk())
     agent.channel.queue._throw(broken)
-    await eventually(lambda: declared.crashes == [broken], "the engine has it", 5)
+    await eventually(lambda: declared.crashes == [broken], "the engine has it")
     agent.cancel()  # as Faust's manager does first
     await agent.stop()
     declared.close()
@@ -171,7 +171,7 @@ async def test_faust_drops_an_event_while_the_flow_is_suspended() -> None:
 
     await stock.start()
     await channel.send(value=b"seen")
-    await eventually(lambda: seen == [b"seen"], "the first is read", 5)
+    await eventually(lambda: seen == [b"seen"], "the first is read")
     await channel.send(value=b"lost")
     app.flow_control.suspend()
     await asyncio.sleep(0.1)
@@ -300,6 +300,6 @@ async def test_a_fold_that_raises_stops_the_worker_and_commits_nothing_of_it(
 
 
 async def topics_of(installation: Installation) -> set[str]:
-    async with open_admin(installation.settings(), timeout_s=10) as admin:
+    async with open_admin(installation.settings(), timeout_s=PATIENCE_SECONDS) as admin:
         standing = await admin.partition_counts()
     return {name for name in standing if name.startswith(installation.name)}

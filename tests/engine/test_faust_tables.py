@@ -181,7 +181,7 @@ def test_faust_s_own_commands_list_them(tmp_path: Path, command: str, named: lis
         env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         check=True,
     )
     for name in named:

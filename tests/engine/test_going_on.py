@@ -1,6 +1,5 @@
 """What was committed is never begun anew by itself, and what is missing is said: a real Kafka."""
 
-import asyncio
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaProducer
+from aiokafka.errors import PolicyViolationError
 
 from app.kafka.topic_setup import create_topics
 from streams.engine.outbox import Finish, OutboxRecord
@@ -122,6 +122,16 @@ async def refusal(installation: Installation, tmp_path: Path) -> str:
         return str(error)
 
 
+async def until_offset(small: Installation, topic: str, offset: int) -> None:
+    """Wait until the group's offset in partition 0 is this one: a commit is answered before Kafka
+    applies it."""
+
+    async def is_so() -> bool:
+        return await kafka_admin.offsets(small, topic) == {0: offset}
+
+    await eventually(is_so, f"offset {offset} of {topic}")
+
+
 async def publish_in_transactions(installation: Installation, *values: str) -> None:
     """Each record with a marker behind it; an empty one is aborted."""
     producer = AIOKafkaProducer(
@@ -148,8 +158,8 @@ async def test_expired_offsets_change_nothing(small: Installation, tmp_path: Pat
         await worker.until_folded("c")
         assert worker.count() == 3
     # And the group has its offsets again: who looks for its lag finds none.
-    assert await kafka_admin.offsets(small, small.topics.calls) == {0: 3}
-    assert await kafka_admin.offsets(small, small.topics.accounts) == {0: 1}
+    await until_offset(small, small.topics.calls, 3)
+    await until_offset(small, small.topics.accounts, 1)
 
 
 @pytest.mark.broker
@@ -160,11 +170,7 @@ async def test_records_deleted_after_they_were_read_change_nothing(
     await publish_in_transactions(small, "a", "b", "", "")
     async with life(small, tmp_path, tidy_every_s=0.2) as worker:
         await worker.until_folded("a", "b")
-
-        async def is_passed() -> bool:
-            return await kafka_admin.offsets(small, small.topics.calls) == {0: 8}
-
-        await eventually(is_passed, "committed behind the markers")
+        await until_offset(small, small.topics.calls, 8)
     await kafka_admin.delete_before(small, {TP(small.topics.calls, 0): -1})
     assert await kafka_admin.bounds(small, small.topics.calls) == (8, 8)
     await small.publish(calls("c"))
@@ -179,7 +185,7 @@ async def test_the_marker_behind_the_last_record_is_committed_with_it(
     await publish_in_transactions(small, "a")
     async with life(small, tmp_path) as worker:
         await worker.until_folded("a")
-    assert await kafka_admin.offsets(small, small.topics.calls) == {0: 2}
+    await until_offset(small, small.topics.calls, 2)
 
 
 @pytest.mark.broker
@@ -278,8 +284,15 @@ async def test_a_state_that_is_gone_stops_it_until_somebody_decides(
 async def test_a_state_that_was_emptied_stops_it(small: Installation, tmp_path: Path) -> None:
     await folded_and_stopped(small, tmp_path, "a")
     await small.configure(small.topics.changelog, {"cleanup.policy": "compact,delete"})
-    await asyncio.sleep(0.5)
-    await kafka_admin.delete_before(small, {TP(small.topics.changelog, 0): -1})
+
+    async def is_deleted() -> bool:
+        try:
+            await kafka_admin.delete_before(small, {TP(small.topics.changelog, 0): -1})
+        except PolicyViolationError:  # the broker doesn't go by the new setting yet
+            return False
+        return True
+
+    await eventually(is_deleted, "deleted")
     said = await refusal(small, tmp_path)
     assert "a part of what is remembered was deleted" in said
     assert f"kafka-topics --delete --topic {small.topics.changelog}" in said

@@ -28,6 +28,7 @@ from streams.kafka.producer import TransactionalProducer
 from streams.kafka.protocol import Membership
 from streams.kafka.rights import principal_of
 from streams.kafka.transactions import OpenTransaction, Span, TransactionState
+from tests.engine.inprocess import eventually
 from tests.installation import Installation
 from tests.strict_kafka import CLUSTER, USER, StrictKafka, Written, leave_hanging, write_late
 
@@ -62,12 +63,15 @@ async def _looking(
         hanging = HangingTransactions(
             reader, installation.name, topics.changelog, topics.outputs(), principal_of(options)
         )
-        for _ in range(50):
+
+        async def has_leaders() -> bool:
             try:
                 await hanging.find(hanging.written())
-                break
             except NotLeaderForPartitionError:  # a topic that was just created
-                await asyncio.sleep(0.1)
+                return False
+            return True
+
+        await eventually(has_leaders, "all partitions have leaders")
         yield hanging
     finally:
         await reader.close()
@@ -102,8 +106,18 @@ async def _leave_hanging(
 
 async def _is_late_read(installation: Installation, topic: str) -> bool:
     """Is what hung committed? Waits for as long as it hangs."""
-    async with asyncio.timeout(10.0):
-        return LATE in [one.value for one in await installation.read_named(topic)]
+    reader, tps = LogReader({"bootstrap_servers": installation.brokers}), [TP(topic, 0)]
+
+    async def is_ended() -> bool:
+        stable = await reader.stable_ends(tps)  # before the ends, which only grow
+        return stable == await reader.ends(tps)
+
+    try:
+        await reader.open([topic])
+        await eventually(is_ended, f"nothing hangs in {topic}")
+    finally:
+        await reader.close()
+    return LATE in [one.value for one in await installation.read_named(topic)]
 
 
 @pytest.mark.broker
@@ -211,11 +225,13 @@ async def test_another_systems_hanging_transaction_in_an_input_is_told_and_is_la
 
     worker = installation.worker()
     gauge = f'dialwatch_lag_records{{partition="0",topic="{topics.recharges}"}} 1.0'
-    for _ in range(100):
-        if gauge in worker.get("/metrics")[1]:
-            return
-        await asyncio.sleep(0.2)
-    raise AssertionError(worker.get("/metrics")[1])
+
+    async def is_told() -> bool:
+        with contextlib.suppress(OSError):  # it takes its time to answer, or to listen
+            return gauge in (await asyncio.to_thread(worker.get, "/metrics"))[1]
+        return False
+
+    await eventually(is_told, gauge)
 
 
 @pytest.mark.broker

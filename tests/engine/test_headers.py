@@ -111,7 +111,7 @@ async def test_headers_of_any_kind_stop_nothing(installation: Installation, tmp_
         "deliveries",
         lambda found: {one["scenario"] for one in found} == {"direct", "recharge_received"},
     )
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while len(letters := await installation.read("dead-letters")) < 2:  # noqa: ASYNC110 (Kafka tells nobody)
             await asyncio.sleep(0.2)
     first, second = letters

@@ -20,7 +20,7 @@ from streams.kafka.log_reader import LogReader
 from tests.engine.inprocess import InProcess, eventually
 from tests.installation import Installation
 
-SHORT_POLL_SECONDS = 1.5
+SHORT_POLL_SECONDS = 4.0
 Made = Callable[..., InProcess]
 
 
@@ -73,7 +73,7 @@ async def test_a_spare_worker_stays_and_takes_over(small: Installation, worker: 
     assert (len(idle.engine.assigned), len(other.engine.assigned)) == (0, 2)
     membership = idle.engine.membership
 
-    await asyncio.sleep(3 * SHORT_POLL_SECONDS)
+    await asyncio.sleep(2 * SHORT_POLL_SECONDS)
     assert idle.engine.membership == membership  # no rebalance, nobody left
     assert await generation(small) == ("Stable", 2)
     assert idle.engine.is_ready
@@ -92,7 +92,7 @@ async def test_a_takeover_may_take_longer_than_the_poll_interval(
 
     async def slowly(reader: LogReader, *args: Any) -> int:
         began.append(1)
-        await asyncio.sleep(3 * SHORT_POLL_SECONDS)
+        await asyncio.sleep(2 * SHORT_POLL_SECONDS)
         return await restore(reader, *args)
 
     restore = LogReader.restore
@@ -110,17 +110,32 @@ async def test_who_is_left_out_of_a_group_that_answers_says_so_and_ends(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    async def never(thread: _ConsumerThread) -> None:
+    async def not_yet(thread: _ConsumerThread) -> bool:
+        return False
+
+    async def never() -> None:
         """As aiokafka has it: who fetches nothing leaves, and doesn't come back."""
 
-    monkeypatch.setattr(_ConsumerThread, "stay_member", never)
-    first = worker("first", max_poll_interval_s=SHORT_POLL_SECONDS, out_of_group_s=1.0)
-    await first.start()
-    await eventually(lambda: bool(first.engine.assigned) and first.engine.is_ready, "assigned")
-    second = worker("second", max_poll_interval_s=SHORT_POLL_SECONDS, out_of_group_s=1.0)
-    await second.start()
-    await eventually(lambda: bool(first.crashes or second.crashes), "ended")
-    [idle] = [one for one in (first, second) if one.crashes]
+    with monkeypatch.context() as patched:
+        # Nobody counts as left out while both are being taken in, however long that takes.
+        patched.setattr(_ConsumerThread, "does_group_answer", not_yet)
+        first, second = (
+            worker(name, max_poll_interval_s=SHORT_POLL_SECONDS, out_of_group_s=1.0)
+            for name in ("first", "second")
+        )
+        await first.start()
+        await second.start()
+        await eventually(
+            lambda: (
+                first.engine.is_ready
+                and second.engine.is_ready
+                and {len(first.engine.assigned), len(second.engine.assigned)} == {0, 2}
+            ),
+            "both have their share",
+        )
+    idle = min(first, second, key=lambda one: len(one.engine.assigned))
+    monkeypatch.setattr(idle.app._consumer._thread, "stay_member", never)
+    await eventually(lambda: bool(idle.crashes), "ended")
     assert isinstance(idle.crashes[0], OutOfGroupError)
     view = WorkerView(small.settings())
     view.worker = SimpleNamespace(engine=idle.engine)  # type: ignore[assignment]
@@ -135,10 +150,10 @@ async def test_a_group_that_does_not_answer_is_waited_for(
     async def no(thread: _ConsumerThread) -> bool:
         return False
 
+    monkeypatch.setattr(_ConsumerThread, "does_group_answer", no)
     waiting = worker("waiting", out_of_group_s=0.1)
     await waiting.start()
     await eventually(lambda: bool(waiting.engine.assigned) and waiting.engine.is_ready, "assigned")
-    monkeypatch.setattr(_ConsumerThread, "does_group_answer", no)
     await waiting.engine.on_revoked()  # and nothing is assigned
     await asyncio.sleep(3.5)
     assert (waiting.crashes, waiting.engine.out_of_group) == ([], None)
@@ -161,7 +176,7 @@ async def test_a_broker_that_goes_away_between_two_steps_of_a_start_is_waited_fo
     await waiting.start()
     await eventually(lambda: bool(waiting.engine.assigned) and waiting.engine.is_ready, "assigned")
     assert (len(tries), waiting.crashes) == (2, [])
-    assert [line for line in caplog.messages if "trying on" in line] == [
+    assert [line for line in caplog.messages if "can't join the group" in line] == [
         "can't join the group yet, trying on: KafkaConnectionError('Unable to bootstrap')"
     ]
 
@@ -181,7 +196,7 @@ async def test_a_start_that_waits_for_a_broker_ends_when_told(
     starting = asyncio.create_task(waiting.start())
     await eventually(lambda: len(tries) > 1, "waiting")
     starting.cancel()
-    async with asyncio.timeout(12.0):
+    async with asyncio.timeout(60.0):
         await waiting.stop()
 
 

@@ -9,7 +9,7 @@ from app.kafka.admin import open_admin
 from app.kafka.topic_setup import _bring_to_order, ensure_topics
 from streams.topics import Topics
 from tests.engine.inprocess import eventually
-from tests.installation import Installation
+from tests.installation import PATIENCE_SECONDS, Installation
 
 KEYS = (
     "cleanup.policy",
@@ -24,7 +24,7 @@ KEYS = (
 
 
 async def configs(installation: Installation, topic: str) -> dict[str, str]:
-    async with open_admin(installation.settings(), timeout_s=10.0) as admin:
+    async with open_admin(installation.settings(), timeout_s=PATIENCE_SECONDS) as admin:
         return (await admin.topic_configs([topic], KEYS))[topic]
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import re
 import time
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
@@ -23,10 +24,9 @@ from streams.kafka.producer import (
     RefusedRecordsError,
     TransactionalProducer,
     WrongClockError,
-    longest_records,
 )
 from streams.kafka.protocol import Membership
-from tests.engine.inprocess import eventually
+from tests import kafka_admin
 from tests.installation import Installation
 
 
@@ -112,19 +112,6 @@ def _records(*values: bytes) -> list[ProducerRecord]:
     return [(b"k", value, []) for value in values]
 
 
-async def _take_at_most(
-    installation: Installation, producer: TransactionalProducer, topic: str, most: int
-) -> None:
-    await installation.configure(topic, {"max.message.bytes": str(most)})
-
-    async def is_set() -> bool:
-        found = await longest_records(producer._open_producer.client, [topic])
-        return found == {topic: most}
-
-    await eventually(is_set, "the broker knows")
-    await asyncio.sleep(1.0)  # and the log a moment later
-
-
 @pytest.mark.broker
 async def test_after_a_send_that_failed_the_next_commit_works(
     installation: Installation,
@@ -154,7 +141,7 @@ async def test_after_a_send_that_failed_the_next_commit_works(
     with pytest.raises(KafkaTimeoutError):
         await producer.commit({inbox: _records(b"1")}, offsets, member)
     await producer.open()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await producer.commit({inbox: _records(b"2")}, offsets, member)
     assert [one.value for one in await installation.read("inbox-messages")] == [b"2"]
 
@@ -165,7 +152,7 @@ async def test_which_records_are_refused_is_found_out_and_the_rest_committed(
 ) -> None:
     # Nothing was learned of the topic, as without the right to ask: only the broker says it.
     topic = installation.topics.inbox_messages
-    await _take_at_most(installation, producer, topic, 20_000)
+    await kafka_admin.take_at_most(installation, topic, 20_000)
     assert producer.longest == {}
     offsets = {TP(installation.topics.calls, 0): 0}
     values = [b"%d" % number for number in range(300)]
@@ -187,7 +174,7 @@ async def test_a_topic_that_takes_only_small_batches_gets_small_ones(
     installation: Installation, member: Membership, producer: TransactionalProducer
 ) -> None:
     topic = installation.topics.inbox_messages
-    await _take_at_most(installation, producer, topic, 20_000)
+    await kafka_admin.take_at_most(installation, topic, 20_000)
     await producer.learn([topic, installation.topics.deliveries])
     assert producer.longest == {topic: 20_000, installation.topics.deliveries: 4 << 20}
     values = [b"%0500d" % number for number in range(100)]
@@ -233,13 +220,14 @@ async def test_a_clock_that_is_far_ahead_is_no_records_fault_and_is_told(
             return self._theirs.append(number, int(time.time() * 1000), *record)
 
     with monkeypatch.context() as patched:
+        patched.setattr(module, "_ASK_FOR_TIME_SECONDS", 30.0)
         patched.setattr(time, "time", lambda: now() + 7384)
         patched.setattr(module, "BatchBuilder", Ahead)
         with pytest.raises(WrongClockError) as refused:
             await producer.commit({inbox: _records(b"1", b"2")}, offsets, member)
     assert inbox[0] in str(refused.value)
-    assert "2:03:0" in str(refused.value)  # as far as a round trip lets it be known
-    assert "ahead of Kafka's" in str(refused.value)
+    # As far as a round trip, which may be a long one, lets it be known.
+    assert re.search(r", 2:0[123]:\d\d ahead of Kafka's", str(refused.value))
     await producer.end()
     await producer.open()
     await producer.commit({inbox: _records(b"3")}, offsets, member)

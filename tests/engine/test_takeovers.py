@@ -1,7 +1,7 @@
 """What an engine does when assignments, failures and its own stop cross each other's way."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,6 +22,7 @@ from streams.engine.consumer import _ConsumerThread
 from streams.engine.cycle import Cycle
 from streams.engine.log_ends import LogEnds
 from streams.engine.phases import Phase
+from streams.engine.positions import MissingRecordsError
 from streams.engine.state import State
 from streams.engine.takeover import (
     PartitionsSplitError,
@@ -114,7 +115,8 @@ async def test_what_a_fold_did_before_it_raised_is_not_committed() -> None:
     assert alone.producer.offsets == {CALLS: 1}
 
 
-async def test_what_is_folded_is_committed_at_a_stop() -> None:
+async def test_what_is_folded_is_committed_at_a_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cycle_module, "CYCLE_SECONDS", 3600.0)
     alone = Alone()
     await alone.run()
     alone.feed(b"k")
@@ -122,6 +124,28 @@ async def test_what_is_folded_is_committed_at_a_stop() -> None:
     assert alone.producer.offsets == {}  # the cycle isn't due yet
     await alone.engine.stop()
     assert alone.producer.offsets == {CALLS: 1}
+
+
+def looking(unknown_at: Collection[int] = ()) -> tuple[Alone, list[int]]:
+    """Return an engine that finds all its topics, but not calls at the looks `unknown_at`; and the
+    numbers of its looks so far, from 1."""
+    looks: list[int] = []
+
+    class Looking(LogReader):
+        async def open(self, topics: Iterable[str]) -> None:
+            pass
+
+        async def topic_ids(self, topics: Iterable[str]) -> dict[str, bytes]:
+            looks.append(len(looks) + 1)
+            gone = {"calls"} if len(looks) in unknown_at else set()
+            return dict.fromkeys(set(topics) - gone, b"")
+
+    def usual(config: EngineConfig, crash: Crash) -> Takeover:
+        made = Takeover(config, crash)
+        made.reader = Looking({})
+        return made
+
+    return Alone(takeover=usual, again_after_s=0.0), looks
 
 
 @pytest.mark.parametrize(
@@ -132,22 +156,30 @@ async def test_what_is_folded_is_committed_at_a_stop() -> None:
     ],
 )
 async def test_a_record_is_never_folded_on_a_state_that_is_not_there(assigned: set[TP]) -> None:
-    class AllThere(LogReader):
-        async def open(self, topics: Iterable[str]) -> None:
-            pass
-
-        async def topic_ids(self, topics: Iterable[str]) -> dict[str, bytes]:
-            return dict.fromkeys(topics, b"")
-
-    def usual(config: EngineConfig, crash: Crash) -> Takeover:
-        made = Takeover(config, crash)
-        made.reader = AllThere({})
-        return made
-
-    alone = Alone(takeover=usual, again_after_s=0.0)
+    alone, looks = looking()
     await alone.engine.on_assigned(assigned, Membership("group", 1, "member"))
     await eventually(lambda: bool(alone.crashes), "crashed")
     assert [type(error) for error in alone.crashes] == [PartitionsSplitError]
+    # The group's leader may find a topic a second later, and who follows it hears of that with its
+    # next heartbeat, up to 3 s later; brokers may be busy.
+    assert len(looks) * EngineConfig.again_after_s >= 1 + 3 + 6
+    await alone.engine.on_revoked()
+
+
+@pytest.mark.parametrize(
+    ("unknown_at", "error"),
+    [
+        ({1, 2, 4, 5, 7, 8}, PartitionsSplitError),  # brokers that have just started
+        (set(range(5, 9)), MissingRecordsError),
+    ],
+)
+async def test_a_share_without_a_topic_is_split_unless_the_topic_stays_away(
+    unknown_at: set[int], error: type[Exception]
+) -> None:
+    alone, _ = looking(unknown_at)
+    await alone.engine.on_assigned({ACCOUNTS, OUTBOX}, Membership("group", 1, "member"))
+    await eventually(lambda: bool(alone.crashes), "crashed")
+    assert [type(found) for found in alone.crashes] == [error]
     await alone.engine.on_revoked()
 
 
@@ -440,8 +472,7 @@ async def test_a_tick_that_waits_for_a_marker_is_folded_when_the_marker_was_read
 
     reading.unread.clear()  # no record came
     cycle.look_again()
-    await asyncio.sleep(0.01)
-    assert len(folded) == 1
+    await eventually(lambda: len(folded) == 1, "folded", every_s=0.002)
     running.cancel()
 
 

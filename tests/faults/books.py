@@ -15,15 +15,14 @@ from streams.engine.state import State, Table
 from streams.times import DAY, parse_instant
 from tables import batches, runs
 from tables.balances import Balance
+from tables.clocks import clock_of
 from tables.state_tables import (
     ANNOUNCED,
     BATCHES,
-    CLOCKS,
     CUSTOMERS,
     LINES,
     RECHARGES,
     TALLIES,
-    PartitionClock,
 )
 from tests.faults.history import RETENTION, RUN_LENGTH, SHARED_LINE, WINDOW, History
 from tests.installation import Installation
@@ -128,10 +127,10 @@ def _remembered(states: list[State]) -> dict[str, Any]:
     retention = int(WINDOW.total_seconds()) * DAY // 86_400 + 366 * DAY
     for state in states:
         assert not list(state.keys(UNFINISHED)), "a sender's record is unfinished"
-        clock = (state.peek(CLOCKS, b"") or PartitionClock()).tick
+        clock = clock_of(state)
         for key, tally in _all_of(state, TALLIES).items():
             name = key.decode()
-            if not runs.is_forgotten(tally.run, clock, retention):
+            if not runs.is_forgotten(tally.run, clock.tick, retention):
                 found["runs"][name] = tally.run.count
             batch = tally.batch
             if batch is not None and not batches.is_forgotten(batch, clock, _RETENTION):
@@ -144,7 +143,7 @@ def _remembered(states: list[State]) -> dict[str, Any]:
                 instant = int.from_bytes(key[-_INSTANT_BYTES:], "big", signed=True)
                 found["batches"][key[:-_INSTANT_BYTES].decode(), instant] = batch.size, batch.seen
         for key, line in _all_of(state, LINES).items():
-            if not runs.is_forgotten(line.run, clock, retention):
+            if not runs.is_forgotten(line.run, clock.tick, retention):
                 found["lines"][key.decode()] = line.run.count
         for key, customer in _all_of(state, CUSTOMERS).items():
             found["accounts"][key.decode()] = customer.name, customer.intent_classes

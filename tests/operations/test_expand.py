@@ -42,9 +42,12 @@ def line_error(account_id: str, index: int) -> Published:
 
 
 def before() -> list[Published]:
-    """Half of a run, of a batch, of a line's run for each account; an announcement, money."""
+    """Half of a run, of a batch, of a line's run for each account; an announcement, money; an end
+    that the tick tells of."""
+    wishes = {"channels": {"interested_customer": ["inbox"]},
+              "expires_at": "2019-02-03T00:00:00+08:00"}  # fmt: skip
     return [
-        *(account(one, channels={"interested_customer": ["inbox"]}) for one in ACCOUNTS),
+        *(account(one, **wishes) for one in ACCOUNTS),
         *(failed(one, index) for one in ACCOUNTS for index in range(4)),
         *(line_error(one, 0) for one in ACCOUNTS[:4]),
         *(recharge(one, f"r-{one}") for one in ACCOUNTS),
@@ -76,6 +79,7 @@ EXPECTED = Counter(
     {
         **{("recharge_received", one): 1 for one in ACCOUNTS},
         **{("announcement", one): 2 for one in ACCOUNTS},
+        **{("account_expiring", one): 1 for one in ACCOUNTS},
         **{("batch_completed", one): 1 for one in ACCOUNTS},
         # 8 F in a row, the run's length is 8; of the first four a W came between.
         **{("unreachable_run", one): 1 for one in ACCOUNTS[4:]},
@@ -168,15 +172,21 @@ def test_an_expansion_that_is_killed_again_and_again_loses_and_repeats_nothing(
     assert [(which, action) for which, _, action in said] == [
         (0, "refused"), (0, "redrive"), (1, "redrive"),
     ]  # fmt: skip
-    # A replay sees each account's calls in their order, though they lie in two partitions.
+    # A replay sees each account's calls in their order, though they lie in two partitions, and its
+    # ticks of before, which lie in no partition that was added; also of an export.
     ended = dialwatch("replay", directory=tmp_path, variables=small.variables)
     assert ended.returncode == 0, ended.stderr
     again = [json.loads(line) for line in ended.stdout.splitlines()]
     assert by_id(again) == by_id(told)
     assert inbox(again) == EXPECTED
-    shared = dialwatch("replay", "--jobs", "2", directory=tmp_path, variables=small.variables)
-    assert shared.returncode == 1
-    assert "--jobs 1" in shared.stderr
+    topics = ("call-records", "recharges", "accounts", "ticks", "announcements")
+    made = dialwatch(
+        "export", *topics, "--to", "out", directory=tmp_path, variables=small.variables
+    )
+    assert made.returncode == 0, made.stderr
+    for arguments in (["--jobs", "2"], ["--files", "out", "--jobs", "2"]):
+        same = dialwatch("replay", *arguments, directory=tmp_path, variables=small.variables)
+        assert (same.returncode, same.stdout) == (0, ended.stdout), same.stderr
 
 
 @pytest.mark.broker

@@ -59,6 +59,12 @@ async def test_a_letter_goes_to_where_it_came_from_byte_for_byte_with_its_own_he
     assert await records_of(installation, "call-records") == []  # a plan does nothing
     assert await listed(installation) != []
 
+    # Named twice, and otherwise: it is one letter.
+    both = [names[0], *(f"0{name}" for name in names[:2]), names[0].replace(":", ":00")]
+    plan = await order(installation, *both)
+    assert [row["letter"] for row in plan["letters"]] == sorted(names[:2])
+    assert plan["counts"] == {"redrive": 2, "refused": 0, "handled": 0}
+
     done = await order(installation, execute=True)
     assert actions(done) == dict.fromkeys(names, "redrive")
     by_key = {one.key: one for one in await records_of(installation, "call-records")}

@@ -90,6 +90,33 @@ def test_a_batch_of_a_backlog_isnt_forgotten_by_a_tick_that_passed_before() -> N
     assert scenarios(drive.take([call("acme", 1, batch_size=2)])) == ["batch_completed"]
 
 
+def test_a_tick_equal_to_the_last_one_forgets_what_was_counted_between() -> None:
+    drive = Drive()
+    old = {"submitted_at": "2019-01-30T12:00:00+08:00", "ended_at": "2019-01-30T13:00:00+08:00"}
+    now, just_after = "2019-02-10T12:00:00+08:00", "2019-02-10T12:00:00.000001+08:00"
+    for number, at in enumerate([now, now, now, just_after, just_after, just_after]):
+        drive.take(tick(at))
+        # Each tick forgets the one counted before it, so that none is of another size.
+        drive.take([call("acme", 0, **old, batch_size=number + 2)])
+        assert drive.dead_letters == 0
+        drive.take([call("acme", 0, **old, batch_size=number + 9)])
+        assert drive.reasons() == [
+            f"batch_size: {number + 9} is not {number + 2}, its batch's first"
+        ]
+        drive.letters.clear()
+    drive.take([*tick(now), call("acme", 0, **old, batch_size=9)])  # older: changes nothing
+    assert drive.dead_letters == 1
+
+
+def test_an_equal_tick_is_no_later_one() -> None:
+    drive = Drive(batch_retention_days=1)
+    drive.take(tick("2019-01-31T12:00:00+08:00"))
+    drive.take([call("acme", 0, batch_size=2, ended_at="2019-01-30T12:00:00+08:00")])
+    for _ in range(3):
+        drive.take(tick("2019-01-31T12:00:00+08:00"))  # exactly a day: not longer ago than that
+    assert scenarios(drive.take([call("acme", 1, batch_size=2)])) == ["batch_completed"]
+
+
 def test_many_batches_at_once_are_each_completed_once() -> None:
     drive = Drive()
     start = datetime(2019, 1, 30, tzinfo=UTC)

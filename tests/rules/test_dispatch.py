@@ -51,6 +51,18 @@ def test_a_long_command_goes_on_byte_for_byte() -> None:
     assert (command.topic, command.value) == ("g-wechat-outbox", raw)
 
 
+def test_an_inbox_message_of_a_long_command_has_the_cause_as_it_came() -> None:
+    cause = (
+        '{"a": 1e9, "b": [0.10, 12345678901234567890123, "\\u00e4"], "c": ["' + "x" * 70_000 + '"]}'
+    )
+    raw = json.dumps(COMMAND).replace('{"years": 3}', cause)
+    message, _ = dispatched(raw.encode())
+    assert f'"cause":{cause},'.encode() in (message.value or b"")
+    # Half an emoji in a field that nobody knows, for which the record is read slowly.
+    message, _ = dispatched((raw[:-1] + r', "unknown": "\ud83d"}').encode())
+    assert json.loads(message.value or b"")["cause"] == json.loads(cause)
+
+
 def test_an_inbox_message_is_sent_with_the_record_in_inbox_messages() -> None:
     message, delivery = dispatched(COMMAND)
     assert (message.topic, message.key) == ("p.inbox-messages", b"acme")

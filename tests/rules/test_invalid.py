@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from collections.abc import Callable
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -142,6 +143,21 @@ def test_a_number_is_judged_alike_whatever_an_unknown_field_holds(other: bytes) 
     for number in (b"[1e400]", b"9" * 5000):
         with pytest.raises(InvalidRecordError, match=r"^cause\S*: .*out of range$"):
             decoded("notifications", "cause", b'{"a": ' + number + b"}")
+
+
+def test_no_number_of_a_cause_takes_much_longer_than_others() -> None:
+    def seconds(number: bytes) -> float:
+        value = with_field("notifications", "cause", b'{"x": [' + (number + b",") * 20_000 + b"1]}")
+        spent = []
+        for _ in range(3):
+            begin = time.process_time()
+            assert decode("notifications", value).cause["x"][0] == float(number)
+            spent.append(time.process_time() - begin)
+        return min(spent)
+
+    usual = seconds(b"0.5")
+    for number in (b"1e300", b"1e23", b"2.2250738585072011e-308", b"4." + b"9" * 30):
+        assert seconds(number) < 50 * usual
 
 
 OPTIONAL = {

@@ -1,5 +1,6 @@
 """No value grows without an end, whatever one customer does; and no tick costs more for it."""
 
+import json
 import random
 from datetime import datetime, timedelta
 from itertools import pairwise
@@ -10,6 +11,7 @@ import pytest
 
 from agents.calls import segments
 from agents.lines import _decode
+from streams.decoding import CallsParsed
 from streams.engine.state import State
 from tables import line_accounts, recharges, state_tables
 from tables.balances import Balance, tell
@@ -19,7 +21,7 @@ from tables.lines import LineCall, LineRun, LineSegment
 from tables.state_tables import PartitionClock
 from tests.drive import Drive
 from tests.installation import Published
-from tests.samples import account, call, recharge
+from tests.samples import account, announcement, call, recharge, ticks
 
 SHANGHAI = ZoneInfo("Asia/Shanghai")
 GONE = Published("accounts", "acme", None)
@@ -45,6 +47,124 @@ def alone(number: int, name: str = "acme", **fields: Any) -> Published:
 
 def tick(at: str) -> Published:
     return Published("ticks", None, {"at": at})
+
+
+# -- one record -----------------------------------------------------------------------------------
+
+_MANY = 100_000
+SAMPLES = {
+    one.topic: one
+    for one in (
+        call("acme", 0, result="W"),
+        recharge("acme", "r1"),
+        announcement("n1"),
+        account("acme"),
+        ticks("2019-01-30T15:52:10+08:00", 1)[0],
+    )
+}
+# What a field may hold at length; in most fields most of it is invalid.
+AT_LENGTH = {
+    "text": '"' + "9" * _MANY + '"',
+    "time": '"2019-01-30T15:52:10.' + "0" * _MANY + '+08:00"',
+    "number": "5." + "0" * _MANY,
+    "classes": '["A", "B"' + ', "A"' * _MANY + "]",
+    "channels": '{"line_error_run": ["sms"'
+    + ', "inbox"' * _MANY
+    + '], "x": ["'
+    + "x" * _MANY
+    + '"]}',
+    "objects": '{"x": [1' + ', {"y": 1e9}' * _MANY + "]}",
+}
+FIELDS = {
+    "call-records": ("balance", "duration_s", "error"),
+    "accounts": ("intent_classes", "balance_threshold", "expires_at", "channels"),
+}
+
+
+@pytest.mark.parametrize("topic", SAMPLES)
+def test_whatever_a_valid_record_holds_at_length_what_is_kept_or_passed_on_of_it_is_short(
+    topic: str,
+) -> None:
+    sample = SAMPLES[topic]
+    valid = set()
+    for field in (*sample.value, *FIELDS.get(topic, ()), "added_some_day"):
+        for kind, text in AT_LENGTH.items():
+            drive = Drive(run_length=2)
+            if topic != "accounts":
+                drive.take([account("acme", intent_classes=["A"])])
+            # Others come first, so that all there is of the account is written again with it.
+            drive.take([call("acme", 1, result="W")])
+            rest = {name: one for name, one in sample.value.items() if name != field}
+            raw = f'{json.dumps(rest)[:-1]}{"," if rest else ""}"{field}": {text}}}'.encode()
+            drive.defer([sample._replace(value=raw)])
+            if drive.dead_letters:
+                continue
+            valid.add((field, kind))
+            while drive.deferred():
+                assert len(drive.engine.waiting[0][1].value or b"") < 8_000, (field, kind)
+                drive.go_on()
+            drive.take([call("acme", 2, result="W"), *ticks("2019-01-30T16:00:00+08:00", 1)])
+            assert all(len(one.value or b"") < 8_000 for one in drive.told), (field, kind)
+            assert longest(drive) < 8_000, (field, kind)
+    assert {("added_some_day", kind) for kind in AT_LENGTH} <= valid
+    assert VALID_AT_LENGTH[topic] == {one for one in valid if one[0] != "added_some_day"}
+
+
+VALID_AT_LENGTH = {
+    "call-records": {
+        ("submitted_at", "time"), ("ended_at", "time"), ("duration_s", "number"),
+        *(("error", kind) for kind in ("text", "time")),
+    },
+    "recharges": {("completed_at", "time")},
+    "announcements": {
+        ("published_at", "time"), *(("content", kind) for kind in ("text", "time")),
+    },
+    "accounts": {
+        ("intent_classes", "classes"), ("channels", "channels"), ("channels", "objects"),
+        ("expires_at", "time"),
+    },
+    "ticks": {("at", "time")},
+}  # fmt: skip
+
+
+def test_a_time_of_many_digits_is_not_kept_to_be_looked_up_again() -> None:
+    parsed = CallsParsed()
+    before = parsed.instants["2019-01-30T15:52:10+08:00"]
+    assert parsed.instants["2019-01-30T15:52:10." + "0" * 1_000 + "+08:00"] == before
+    assert all(len(text) < 100 for text in (*parsed.instants, *parsed._hours))
+
+
+def test_classes_that_0_1_0_remembered_at_length_are_copied_once_each() -> None:
+    drive = Drive()
+    drive.take([account("acme", intent_classes=["A"])])
+    state = state_of(drive)
+    customer = state.get(state_tables.CUSTOMERS, b"acme")
+    assert customer is not None
+    customer.intent_classes = "ABA" * 10_000
+    told = drive.take([call("acme", 0, result="B")])
+    assert {one["scenario"] for one in told} == {"interested_customer"}
+    tally = state.peek(state_tables.TALLIES, b"acme")
+    assert tally is not None
+    assert tally.intent_classes == "AB"
+
+
+def test_an_expiry_is_told_once_however_many_others_were_told_since() -> None:
+    drive = Drive()
+    told = []
+    begin = datetime(2026, 3, 1, 10, tzinfo=SHANGHAI)
+    for number in (*range(40), *range(40)):
+        expires = (begin + timedelta(days=2, minutes=number)).isoformat()
+        now = (begin + timedelta(seconds=len(told))).isoformat()
+        told += drive.take([account("acme", expires_at=expires), tick(now)])
+    causes = [one["cause"]["expires_at"] for one in told if one["channel"] == "inbox"]
+    assert len(causes) == len(set(causes)) == 40
+    # What is over can't be told any more: it is forgotten with the next that is told.
+    later = begin + timedelta(days=30)
+    expires = (later + timedelta(days=1)).isoformat()
+    assert drive.take([account("acme", expires_at=expires), tick(later.isoformat())])
+    customer = state_of(drive).peek(state_tables.CUSTOMERS, b"acme")
+    assert customer is not None
+    assert len(customer.told_expiries) == 1
 
 
 # -- batches of one account -----------------------------------------------------------------------

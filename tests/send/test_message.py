@@ -90,6 +90,13 @@ def test_both_a_url_and_an_app_are_passed_on() -> None:
     assert (sent["url"], sent["miniprogram"]) == ("https://example.com/", {"appid": "wx-2"})
 
 
+def test_a_page_alone_is_the_installation_s_and_yields_to_a_url() -> None:
+    assert body(page_path="p")["miniprogram"] == {"appid": "wx-mini", "pagepath": "p"}
+    sent = body(url="https://example.com/", page_path="p")
+    assert sent["url"] == "https://example.com/"
+    assert "miniprogram" not in sent  # WeChat would prefer it, and no app was named
+
+
 def test_a_short_plain_notification_id_is_the_client_message_id() -> None:
     assert client_msg_id("batch_7-A" + "a" * 23) == "batch_7-A" + "a" * 23
 

@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 from app.settings import load_settings
 from app.web.wechat_callback import add_callback_routes
 from app.web.wechat_send import add_sending_routes
+from tests.describe.answers import WORKER, check_described
 
 
 @dataclass
@@ -35,6 +36,11 @@ class Recorder:
         return [value for name, _, value in self.records if name == topic]
 
 
+async def _check_described(request: web.Request, answer: web.StreamResponse) -> None:
+    where = request.method, request.path
+    check_described(WORKER, *where, answer.status, answer.content_type)
+
+
 @pytest.fixture
 def recorder() -> Recorder:
     return Recorder()
@@ -56,6 +62,7 @@ async def client(
 ) -> AsyncIterator[TestClient]:  # type: ignore[type-arg]
     settings = load_settings(**settings_given)
     app = web.Application()
+    app.on_response_prepare.append(_check_described)
     add_callback_routes(
         app, settings=settings, topics=settings.topics, publish=recorder.publish, redis=redis
     )

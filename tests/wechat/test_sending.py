@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -9,11 +11,13 @@ import pytest
 from aiohttp.test_utils import TestClient
 from aiokafka.errors import KafkaConnectionError, MessageSizeTooLargeError
 
-from app.web import wechat_send
+from app.web import wechat_callback, wechat_send
+from app.web.listener import read_body
 from app.web.wechat_send import SendRequest
 from streams.decoding import decode_notification
 from tests.installation import PATIENCE_SECONDS
 from tests.wechat.conftest import Recorder
+from tests.wechat.test_callback import query
 
 AUTHORIZED = {"Authorization": "Bearer ops-token"}
 BODY = {"openID": "openid1", "templateId": "template1", "data": {"keyword1": "您好"}}
@@ -174,6 +178,25 @@ async def test_what_is_no_json_is_400(client: Client, recorder: Recorder, body: 
     assert recorder.records == []
 
 
+async def test_a_body_that_does_not_come_is_408(
+    client: Client, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (wechat_send, wechat_callback):
+        monkeypatch.setattr(module, "read_body", partial(read_body, within_s=0.05))
+    for path, params in (("/wechat/send", {}), (wechat_callback.PATH, query("n1"))):
+        end = asyncio.Event()
+
+        async def body(end: asyncio.Event = end) -> AsyncIterator[bytes]:
+            yield b"{"
+            await end.wait()
+
+        answer = await client.post(path, params=params, data=body(), headers=AUTHORIZED)
+        assert answer.status == 408
+        assert "time" in (await answer.text()).lower()
+        end.set()
+    assert recorder.records == []
+
+
 @pytest.mark.parametrize("key", ["", "k" * 201])
 async def test_a_key_that_is_empty_or_too_long_is_400(
     client: Client, recorder: Recorder, key: str
@@ -197,7 +220,9 @@ async def test_repeats_at_the_same_moment_and_of_a_restarted_worker_name_one_not
 async def test_the_description_is_of_what_is_served(client: Client) -> None:
     said = json.loads(await (await client.get("/openapi.json")).text())
     operation = said["paths"]["/wechat/send"]["post"]
-    assert set(operation["responses"]) == {"200", "400", "401", "403", "413", "503"}
+    assert set(operation["responses"]) == {
+        "200", "400", "401", "403", "408", "413", "503",
+    }  # fmt: skip
     described = said["components"]["schemas"]["SendMsgReqVO"]
     _, components = msgspec.json.schema_components([SendRequest])
     served = components["SendRequest"]

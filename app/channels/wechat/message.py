@@ -65,10 +65,10 @@ def _jump(command: Notification, template: Template) -> dict[str, Any]:
     jump: dict[str, Any] = {}
     if command.url:
         jump["url"] = command.url
-    if command.app_id or command.page_path:
+    if command.app_id or (command.page_path and not command.url):
         app_id, page = command.app_id or template.miniprogram_app_id, command.page_path
     elif command.url:
-        # Where both are given, WeChat would prefer the mini-program.
+        # WeChat prefers a mini-program: beside a url only one that the command itself names.
         app_id, page = None, None
     else:
         app_id, page = template.miniprogram_app_id, _page(command, template)

@@ -169,7 +169,7 @@ MANY_RECIPIENTS = 5
 SLOW_SECONDS = 20.0
 _FOREIGN_TEMPLATE = Rule(Do.TRY_LATER, SLOW_SECONDS, most_tries=4)
 
-_OVERRIDE = re.compile(r"(-?\d{1,6})=([a-z_]+)(?::(\d{1,6}(?:\.\d+)?))?(?::([1-9]\d?))?")
+_OVERRIDE = re.compile(r"(-?\d{1,6})=([a-z_]+)(?::(\d{1,6}(?:\.\d+)?))?(?::([1-9]\d?))?", re.ASCII)
 _OVERRIDABLE = {do.name.lower(): do for do in Do}
 
 
