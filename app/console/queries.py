@@ -6,6 +6,7 @@ Lists are newest first and come in pages. A page's cursor is the place of its la
 import re
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
@@ -19,6 +20,8 @@ from tables.remembered import belongs_to
 T = TypeVar("T")
 
 MOST_ROWS = 1000
+MADE_SECONDS = 5.0
+"""How long to wait for an index that is being made."""
 _FEW_KINDS = 60
 _ID_PREFIX = re.compile(r"[!-~]{4,64}")
 _AFTER_ALL: Place = (1 << 62, 0, 0)
@@ -398,14 +401,24 @@ class Queries:
         connection: sqlite3.Connection | None = getattr(self._mine, "connection", None)
         if connection is not None and connection.in_transaction:
             return connection
-        # An index that was built anew is another file: the old one is gone, but readable.
-        file = schema.file_id(self._directory)
-        if connection is None or (file is not None and file != self._mine.file):
+        # An index that was built anew is another file: the old one is gone, but readable, and is
+        # read until the new one has its tables.
+        deadline = time.monotonic() + MADE_SECONDS
+        while True:
+            file = schema.file_id(self._directory)
+            if connection is not None and file in {None, self._mine.file}:
+                return connection
+            made = schema.open_reader(self._directory)
+            if made is not None:
+                if connection is not None:
+                    connection.close()
+                self._mine.connection, self._mine.file = made, file
+                return made
             if connection is not None:
-                connection.close()
-            connection = self._mine.connection = schema.open_reader(self._directory)
-            self._mine.file = file
-        return connection
+                return connection
+            if time.monotonic() > deadline:
+                raise sqlite3.OperationalError(f"there is no index in {self._directory}")
+            time.sleep(0.02)
 
 
 _COLUMNS = "at, p, o, id, account, kind, attempts, provider"

@@ -104,11 +104,21 @@ def open_writer(directory: Path, identity: str) -> sqlite3.Connection:
     return connection
 
 
-def open_reader(directory: Path) -> sqlite3.Connection:
-    """Open the index for reading. One thread at a time may use it."""
-    connection = sqlite3.connect(directory / FILE, isolation_level=None, check_same_thread=False)
-    connection.execute("PRAGMA query_only = 1")
+def open_reader(directory: Path) -> sqlite3.Connection | None:
+    """Open the index for reading; None: there is none now, or it is only half made. One thread at a
+    time may use it."""
+    place = f"{(directory / FILE).absolute().as_uri()}?mode=rw"  # never creates it
+    try:
+        connection = sqlite3.connect(place, uri=True, isolation_level=None, check_same_thread=False)
+    except sqlite3.OperationalError:
+        if file_id(directory) is None:
+            return None
+        raise
     connection.execute("PRAGMA busy_timeout = 5000")
+    if connection.execute("PRAGMA user_version").fetchone()[0] != VERSION:
+        connection.close()
+        return None
+    connection.execute("PRAGMA query_only = 1")
     connection.execute("PRAGMA cache_size = -8192")
     return connection
 

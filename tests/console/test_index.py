@@ -3,6 +3,7 @@
 import json
 import random
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -403,3 +404,23 @@ def replace_batch(tally: Tally) -> Tally:
 def test_what_is_no_cursor_is_refused(text: str) -> None:
     with pytest.raises(BadCursorError):
         parse_cursor(text)
+
+
+def test_while_an_index_is_made_anew_the_one_before_is_read_and_who_has_none_waits(
+    settings: Settings,
+) -> None:
+    index, old = Index(settings), Queries(settings)
+    index.write([chunk("deliveries", [delivery(1)])], {})
+    assert len(old.deliveries(Filters(), now=NOW, limit=9)) == 1
+    index.close()
+    schema.remove(settings.console_datadir)
+    assert len(old.deliveries(Filters(), now=NOW, limit=9)) == 1
+    (settings.console_datadir / schema.FILE).touch()  # without its tables so far
+    assert len(old.deliveries(Filters(), now=NOW, limit=9)) == 1
+    with ThreadPoolExecutor(1) as thread:
+        asked = thread.submit(Queries(settings).deliveries, Filters(), now=NOW, limit=9)
+        assert not wait([asked], timeout=0.1).done
+        index = Index(settings)
+        assert asked.result() == []
+    assert old.deliveries(Filters(), now=NOW, limit=9) == []
+    index.close()

@@ -155,7 +155,7 @@ async def test_whoever_is_cancelled_while_it_connects_leaves_no_connection_open(
         asking.cancel()
         await asyncio.wait([asking])
         await lookups.close()
-        gc.collect()  # what was left open is a warning, which is an error
+    gc.collect()  # what was left open is a warning, which is an error
 
 
 async def eventually(is_so: Callable[[], bool]) -> None:
