@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic, RecordsToDelete
-from aiokafka.errors import for_code
+from aiokafka.errors import PolicyViolationError, for_code
 from aiokafka.protocol.admin import DeleteGroupsRequest
 from aiokafka.structs import OffsetAndMetadata
 
@@ -41,11 +41,19 @@ async def delete_group(installation: Installation) -> None:
 
 
 async def delete_before(installation: Installation, offsets: Mapping[TP, int]) -> None:
-    """Delete the records before these offsets, as retention does."""
+    """Delete the records before these offsets, as retention does. Waits where the topic's cleanup
+    policy was changed so that it may be done: the broker doesn't go by that at once."""
+    wanted = {TopicPartition(*tp): RecordsToDelete(offset) for tp, offset in offsets.items()}
     async with _admin(installation) as admin:
-        await admin.delete_records(
-            {TopicPartition(*tp): RecordsToDelete(offset) for tp, offset in offsets.items()}
-        )
+
+        async def is_done() -> bool:
+            try:
+                await admin.delete_records(wanted)
+            except PolicyViolationError:
+                return False
+            return True
+
+        await eventually(is_done, "the records may be deleted")
 
 
 async def delete_topic(installation: Installation, topic: str) -> None:
