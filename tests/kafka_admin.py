@@ -79,10 +79,20 @@ async def make_anew(installation: Installation, topic: str) -> None:
     await eventually(is_made, f"{topic} is there")
 
 
-async def make_foreign(installation: Installation, topic: str) -> None:
-    """Create a topic with Kafka's default settings, as another program would."""
-    async with _admin(installation) as admin:
-        await admin.create_topics([NewTopic(topic, installation.partitions, 1)])
+async def make_foreign(
+    installation: Installation, topic: str, partitions: int | None = None
+) -> None:
+    """Create a topic with Kafka's default settings, as another program would. `partitions`: None:
+    as many as the installation's."""
+    new = NewTopic(topic, partitions or installation.partitions, 1)
+
+    async def is_made() -> bool:
+        # While an older one's files are being deleted, Kafka refuses the name.
+        async with _admin(installation) as admin:
+            await admin.create_topics([new])
+            return topic in await admin.list_topics()
+
+    await eventually(is_made, f"{topic} is there")
 
 
 async def offsets(installation: Installation, topic: str) -> dict[int, int | None]:

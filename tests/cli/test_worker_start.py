@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from app.kafka.topic_setup import create_topics
 from app.local.kafka import Kafka
@@ -20,6 +19,7 @@ from app.local.service import HOST, free_port
 from app.local.worker import WorkerProcess
 from tests.cli.test_commands import NOBODY, dialwatch
 from tests.installation import Installation
+from tests.kafka_admin import delete_topic, make_foreign
 from tests.samples import account, call
 
 
@@ -132,15 +132,8 @@ def test_without_a_command_the_help_is_shown_as_it_is_and_the_usage_is_wrong(
 def test_a_worker_on_topics_that_don_t_fit_together_refuses_to_start(
     installation: Installation, tmp_path: Path
 ) -> None:
-    async def widen() -> None:
-        admin = AIOKafkaAdminClient(bootstrap_servers=installation.brokers)
-        await admin.start()
-        await admin.delete_topics([installation.topics.recharges])
-        await asyncio.sleep(0.5)
-        await admin.create_topics([NewTopic(installation.topics.recharges, 3, 1)])
-        await admin.close()
-
-    asyncio.run(widen())
+    asyncio.run(delete_topic(installation, installation.topics.recharges))
+    asyncio.run(make_foreign(installation, installation.topics.recharges, partitions=3))
     ended = dialwatch(
         "worker",
         directory=tmp_path,

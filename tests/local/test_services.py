@@ -224,7 +224,7 @@ def test_dialwatch_local_prints_the_settings_that_lead_to_it_and_ends_on_sigterm
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=180,
     )
     assert checked.returncode == 0, checked.stderr
     program.send_signal(signal.SIGTERM)
@@ -245,7 +245,7 @@ def test_dialwatch_local_on_a_taken_port_is_one_line(tmp_path: Path) -> None:
             capture_output=True,
             text=True,
             check=False,
-            timeout=60,
+            timeout=180,
         )
     assert ended.returncode == 1
     (line,) = ended.stderr.splitlines()
