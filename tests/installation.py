@@ -25,7 +25,7 @@ from streams.kafka.producer import within
 from streams.topics import Topics
 
 PARTITIONS = 4
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 120.0
 _MARKER_SECONDS = 10.0
 """How long the markers of a transaction that has ended may take; one that is open has none."""
 
@@ -93,6 +93,7 @@ class Installation:
         made = WorkerProcess(
             self.directory / f"worker-{len(self.workers)}", self.variables | variables
         )
+        made.start_seconds = PATIENCE_SECONDS
         self.workers.append(made)
         if is_started:
             made.start()
@@ -104,6 +105,7 @@ class Installation:
         made = ConsoleProcess(
             self.directory / f"console-{len(self.workers)}", self.variables | variables
         )
+        made.start_seconds = PATIENCE_SECONDS
         self.workers.append(made)
         if is_started:
             made.start()

@@ -43,7 +43,7 @@ WAITING_PAUSE_SECONDS = 0.15
 """The pause between portions of calls when there are enough, but the fault isn't over."""
 SETTLE_SECONDS = 360.0
 """The time for the longest outage, a slow start, and 90 s."""
-STRIKE_SECONDS = 60.0
+STRIKE_SECONDS = 120.0
 READY_SECONDS = 120.0
 """The time for a worker's start, and for the partitions to come to it."""
 PUBLISH_MS = 600_000
