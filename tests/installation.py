@@ -19,11 +19,15 @@ from app.local.console import ConsoleProcess
 from app.local.worker import WorkerProcess
 from app.operations.lag import outboxes, read_topics
 from app.settings import PREFIX, Settings, load_settings
+from streams.engine.types import TP
+from streams.kafka.log_scan import END, LogScan
 from streams.kafka.producer import within
 from streams.topics import Topics
 
 PARTITIONS = 4
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 120.0
+_MARKER_SECONDS = 10.0
+"""How long the markers of a transaction that has ended may take; one that is open has none."""
 
 
 class Published(NamedTuple):
@@ -89,6 +93,7 @@ class Installation:
         made = WorkerProcess(
             self.directory / f"worker-{len(self.workers)}", self.variables | variables
         )
+        made.start_seconds = PATIENCE_SECONDS
         self.workers.append(made)
         if is_started:
             made.start()
@@ -100,6 +105,7 @@ class Installation:
         made = ConsoleProcess(
             self.directory / f"console-{len(self.workers)}", self.variables | variables
         )
+        made.start_seconds = PATIENCE_SECONDS
         self.workers.append(made)
         if is_started:
             made.start()
@@ -141,12 +147,16 @@ class Installation:
             await admin.close()
 
     async def publish(self, records: Iterable[Published]) -> None:
-        """Publish records; return when Kafka has them all. Each partition keeps their order."""
+        """Publish records; return when Kafka has them all. Each partition keeps their order, and
+        what follows accounts comes after them: a worker that is idle mostly knows them then."""
         producer = AIOKafkaProducer(bootstrap_servers=self.brokers, linger_ms=5)
         try:
             await producer.start()
-            sent = []
+            sent, last = [], ""
             for topic, key, value, partition in records:
+                if last == "accounts" != topic:
+                    await asyncio.gather(*sent)
+                last = topic
                 raw = value
                 if value is not None and not isinstance(value, bytes):
                     raw = json.dumps(value, ensure_ascii=False).encode()
@@ -180,7 +190,8 @@ class Installation:
         return await self.read_named(f"{self.name}.{topic}")
 
     async def read_named(self, name: str) -> list[Any]:
-        """Return all committed records of a topic, given its real name."""
+        """Return all committed records of a topic, given its real name: also those of a commit that
+        was only just answered. Up to the first open transaction."""
         consumer = AIOKafkaConsumer(
             bootstrap_servers=self.brokers,
             isolation_level="read_committed",
@@ -191,14 +202,12 @@ class Installation:
             await consumer.start()
             tps = [TopicPartition(name, number) for number in range(self.partitions)]
             consumer.assign(tps)
-            ends = await consumer.end_offsets(tps)
+            ends = await _committed_ends(consumer, tps)
             records: list[Any] = []
-            while True:
+            while [tp for tp in tps if await consumer.position(tp) < ends[tp]]:
                 for batch in (await consumer.getmany(timeout_ms=100)).values():
                     records += batch
-                behind = [tp for tp in tps if await consumer.position(tp) < ends[tp]]
-                if not behind:
-                    return records
+            return records
         finally:
             await within(10.0, consumer.stop())
 
@@ -225,8 +234,10 @@ class Installation:
 
     @property
     def folded_topics(self) -> list[str]:
-        """The real names of the topics that are folded; the group also reads its outboxes."""
-        return [name for name in read_topics(self.topics) if name not in outboxes(self.topics)]
+        """The real names of the topics that are folded, notifications last: into these all others
+        lead. The group also reads its outboxes."""
+        names = [name for name in read_topics(self.topics) if name not in outboxes(self.topics)]
+        return sorted(names, key=lambda name: name == self.topics.notifications)
 
     async def fold_all(
         self, check: Callable[[], object] = lambda: None, within_s: float = PATIENCE_SECONDS
@@ -234,10 +245,14 @@ class Installation:
         """Wait until the group has folded all that lies in its topics, whatever came of it; its
         outboxes may hold more. `check` is called meanwhile. Fails after `within_s` seconds."""
         deadline = time.monotonic() + within_s
-        while any((left := await self.unfolded(self.folded_topics)).values()):
+        empty = 0
+        while empty < 2:  # what was folded between two looks may have led to a topic seen before
+            left = await self.unfolded(self.folded_topics)
+            empty = 0 if any(left.values()) else empty + 1
             check()
-            assert time.monotonic() < deadline, f"after {within_s:.0f} s not folded: {left}"
-            await asyncio.sleep(0.2)
+            assert empty or time.monotonic() < deadline, f"after {within_s:.0f} s: {left} unfolded"
+            if not empty:
+                await asyncio.sleep(0.2)
 
     async def read_values(self, topic: str) -> list[dict[str, Any]]:
         """Return the values, as JSON, of all committed records of a contract topic."""
@@ -261,3 +276,15 @@ class Installation:
                     f"after {within_s:.0f} s {topic} holds only {len(values)}: {values[-3:]}"
                 )
             await asyncio.sleep(0.2)
+
+
+async def _committed_ends(consumer: AIOKafkaConsumer, tps: list[TopicPartition]) -> Any:
+    """Return where reading what is committed ends. A commit is answered before its markers are in
+    the logs: waits for those of all that is there now, unless a transaction stays open."""
+    there = await LogScan(consumer._client).offsets((TP(*tp) for tp in tps), END)
+    deadline = time.monotonic() + _MARKER_SECONDS
+    while True:
+        ends = await consumer.end_offsets(tps)
+        if all(ends[tp] >= there[TP(*tp)] for tp in tps) or time.monotonic() > deadline:
+            return ends
+        await asyncio.sleep(0.02)

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition, errors
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic, RecordsToDelete
-from aiokafka.errors import for_code
+from aiokafka.errors import PolicyViolationError, for_code
 from aiokafka.protocol.admin import DeleteGroupsRequest
 from aiokafka.structs import OffsetAndMetadata
 
@@ -42,11 +42,19 @@ async def delete_group(installation: Installation) -> None:
 
 
 async def delete_before(installation: Installation, offsets: Mapping[TP, int]) -> None:
-    """Delete the records before these offsets, as retention does."""
+    """Delete the records before these offsets, as retention does. Waits where the topic's cleanup
+    policy was changed so that it may be done: the broker doesn't go by that at once."""
+    wanted = {TopicPartition(*tp): RecordsToDelete(offset) for tp, offset in offsets.items()}
     async with _admin(installation) as admin:
-        await admin.delete_records(
-            {TopicPartition(*tp): RecordsToDelete(offset) for tp, offset in offsets.items()}
-        )
+
+        async def is_done() -> bool:
+            try:
+                await admin.delete_records(wanted)
+            except PolicyViolationError:
+                return False
+            return True
+
+        await eventually(is_done, "the records may be deleted")
 
 
 async def delete_topic(installation: Installation, topic: str) -> None:
@@ -72,10 +80,20 @@ async def make_anew(installation: Installation, topic: str) -> None:
     await eventually(is_made, f"{topic} is there")
 
 
-async def make_foreign(installation: Installation, topic: str) -> None:
-    """Create a topic with Kafka's default settings, as another program would."""
-    async with _admin(installation) as admin:
-        await admin.create_topics([NewTopic(topic, installation.partitions, 1)])
+async def make_foreign(
+    installation: Installation, topic: str, partitions: int | None = None
+) -> None:
+    """Create a topic with Kafka's default settings, as another program would. `partitions`: None:
+    as many as the installation's."""
+    new = NewTopic(topic, partitions or installation.partitions, 1)
+
+    async def is_made() -> bool:
+        # While an older one's files are being deleted, Kafka refuses the name.
+        async with _admin(installation) as admin:
+            await admin.create_topics([new])
+            return topic in await admin.list_topics()
+
+    await eventually(is_made, f"{topic} is there")
 
 
 async def offsets(installation: Installation, topic: str) -> dict[int, int | None]:

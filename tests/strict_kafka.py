@@ -112,14 +112,29 @@ class StrictKafka(Kafka):
         ]
         answer = await self._ask(_CreateAcls(acls))
         assert not any(result[0] for result in answer.results), answer
+        # All ACLs of this resource, for any user.
+        every = (_RESOURCES[resource], name, _LITERAL, None, None, _ANY, _ANY)
         try:
-            await asyncio.sleep(_ACL_SECONDS)
+            await self._until_applied(
+                every, {(f"User:{who}", _OPERATIONS[op]) for who, op, _ in pairs}
+            )
             yield
         finally:
-            # All ACLs of this resource, for any user.
-            filter_ = (_RESOURCES[resource], name, _LITERAL, None, None, _ANY, _ANY, {})
-            await self._ask(_DeleteAcls([filter_]))
-            await asyncio.sleep(_ACL_SECONDS)
+            await self._ask(_DeleteAcls([(*every, {})]))
+            await self._until_applied(every, set())
+
+    async def _until_applied(self, filter_: tuple[Any, ...], wanted: set[tuple[str, int]]) -> None:
+        """Wait until the broker goes by these users' operations: a change is written down first,
+        and the broker heeds it when it reads that."""
+        async with asyncio.timeout(60.0):
+            found = None
+            while found != wanted:
+                answer = await self._ask(_DescribeAcls(filter_))
+                assert not answer.error_code, answer
+                acls = [
+                    acl for _type, _name, _pattern, some, _tags in answer.resources for acl in some
+                ]
+                found = {(who, what) for who, _host, what, _permission, _tags in acls}
 
     async def _ask(self, request: Any) -> Any:
         client = AIOKafkaClient(bootstrap_servers=self.bootstrap_servers)
@@ -132,8 +147,6 @@ class StrictKafka(Kafka):
 
 _TAGS = ("tags", TaggedFields)
 _TEXT = CompactString("utf-8")
-_ACL_SECONDS = 0.5
-"""How long until the broker applies a changed ACL."""
 _RESOURCES = {"topic": 2, "group": 3, "cluster": 4, "transactional-id": 5}
 _OPERATIONS = {
     "All": 2, "Read": 3, "Write": 4, "Create": 5, "Delete": 6, "Alter": 7, "Describe": 8,
@@ -178,6 +191,56 @@ class _CreateAcls(Request[_CreateAclsStruct]):  # type: ignore[misc]
 
     def build(self, request_struct_class: type[Any]) -> Any:
         return request_struct_class(self._acls, {})
+
+
+class _DescribeAclsResponse(Response):  # type: ignore[misc]
+    API_KEY = 29
+    API_VERSION = 2
+    SCHEMA = Schema(
+        ("throttle_time_ms", Int32),
+        ("error_code", Int16),
+        ("error_message", _TEXT),
+        (
+            "resources",
+            CompactArray(
+                ("resource_type", Int8),
+                ("resource_name", _TEXT),
+                ("pattern_type", Int8),
+                (
+                    "acls",
+                    CompactArray(
+                        ("principal", _TEXT),
+                        ("host", _TEXT),
+                        ("operation", Int8),
+                        ("permission", Int8),
+                        _TAGS,
+                    ),
+                ),
+                _TAGS,
+            ),
+        ),
+        _TAGS,
+    )
+
+
+class _DescribeAclsStruct(RequestStruct):  # type: ignore[misc]
+    API_KEY = 29
+    API_VERSION = 2
+    FLEXIBLE_VERSION = True
+    RESPONSE_TYPE = _DescribeAclsResponse
+    SCHEMA = Schema(*_ACL)
+
+
+class _DescribeAcls(Request[_DescribeAclsStruct]):  # type: ignore[misc]
+    """Answered by the broker's own authorizer, by what it goes by itself."""
+
+    API_KEY = 29
+
+    def __init__(self, filter_: tuple[Any, ...]) -> None:
+        self._filter = filter_
+
+    def build(self, request_struct_class: type[Any]) -> Any:
+        return request_struct_class(*self._filter, {})
 
 
 class _DeleteAclsResponse(Response):  # type: ignore[misc]

@@ -40,7 +40,7 @@ def slices_of(question: Question, reading: Logs, opening: Opening, jobs: int) ->
         return
     context = multiprocessing.get_context("spawn")
     streams = []
-    processes = []
+    processes: list[Any] = []
     stop = threading.Event()
     try:
         for number in range(min(jobs, len(partitions))):
@@ -49,9 +49,8 @@ def slices_of(question: Question, reading: Logs, opening: Opening, jobs: int) ->
             process = context.Process(
                 target=_work, args=(theirs, question, opening, share, number == 0), daemon=True
             )
-            _start(process)
+            _start(process, processes)
             theirs.close()
-            processes.append(process)
             streams.append(_received(ours, stop))
         yield from merge(*streams, key=lambda one: (one.key, one.place))
     finally:
@@ -61,13 +60,15 @@ def slices_of(question: Question, reading: Logs, opening: Opening, jobs: int) ->
             process.join()
 
 
-def _start(process: Any) -> None:
+def _start(process: Any, started: list[Any]) -> None:
     """Start a process that Ctrl-C doesn't reach: it would print a traceback, and the parent, which
-    Ctrl-C reaches too, ends it. Raises CommandError."""
+    Ctrl-C reaches too, ends it. Adds it to those that were started before the parent can be
+    interrupted. Raises CommandError."""
     resource_tracker.ensure_running()  # it ends the blocking of SIGINT when it is started
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         process.start()
+        started.append(process)
     except OSError as error:
         raise CommandError(
             f"no more processes can be started ({error.strerror}): give fewer --jobs"

@@ -9,7 +9,7 @@ import email.utils
 import secrets
 import sys
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 
 import httpx
@@ -227,7 +227,10 @@ def _unfit(names: Sequence[str]) -> str | None:
     return None
 
 
-async def _clock(settings: Settings, http: httpx.AsyncClient) -> Finding:
+async def _clock(
+    settings: Settings, http: httpx.AsyncClient, now: Callable[[], float] = time.time
+) -> Finding:
+    asked_at = now()
     try:
         answer = await http.head(settings.wechat_base_url, timeout=HTTP_SECONDS)
         theirs = email.utils.parsedate_to_datetime(answer.headers["Date"]).timestamp()
@@ -238,7 +241,8 @@ async def _clock(settings: Settings, http: httpx.AsyncClient) -> Finding:
             f"WeChat doesn't answer ({type(error).__name__}): check {variable('wechat_base_url')} "
             "and the way out",
         )
-    skew_s = time.time() - theirs
+    # They looked at their clock at some time between the question and now, which may be long.
+    skew_s = max(asked_at - theirs, 0.0) + min(now() - theirs, 0.0)
     if abs(skew_s) > MOST_SKEW_SECONDS:
         return Finding(
             "fail", "clock", f"this machine is {skew_s:+.0f} s off WeChat's clock: run NTP"

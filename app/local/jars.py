@@ -9,6 +9,7 @@ import hashlib
 import os
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -19,6 +20,8 @@ from app.local.errors import LocalStackError, check_disk, needs_extra
 
 LOCK_FILE = Path(__file__).with_name("jars.lock")
 ATTEMPTS = 3
+PAUSE_SECONDS = 2.0
+"""Before the second attempt; twice as long before the third. Who is busy is so for some seconds."""
 DOWNLOADS_AT_ONCE = 4
 # Free space for the jars, a second copy in the staging directory, and some reserve.
 NEEDED_BYTES = 200_000_000
@@ -114,6 +117,8 @@ def _download(jars: list[Jar], staging: Path, directory: Path, progress: Progres
 def _download_one(jar: Jar, staging: Path, directory: Path, received: "_Received") -> None:
     reason = ""
     for attempt in range(ATTEMPTS):
+        if attempt:
+            time.sleep(PAUSE_SECONDS * attempt)
         counted = 0
 
         def count(length: int) -> None:

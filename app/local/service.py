@@ -11,6 +11,7 @@ import socket
 import subprocess
 import time
 from abc import ABC, abstractmethod
+from collections import deque
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,6 +22,9 @@ HOST = "127.0.0.1"
 # on macOS), so that no client takes the port of a server that is being restarted.
 PORTS = range(20_000, 30_000)
 POLL_SECONDS = 0.05
+
+_given: deque[int] = deque(maxlen=1_000)
+"""The ports that this program was given last: not all of them are listened at yet."""
 
 # Kills the child when this program ends: then its end of the pipe is closed, and `read` returns.
 # Children are in sessions of their own, so that Ctrl-C reaches this program only, which stops them
@@ -179,10 +183,12 @@ def connect(port: int) -> socket.socket:
 
 
 def free_port() -> int:
-    """Return a port that is free now. Another process may take it before the server starts."""
+    """Return a port that is free now, and another one each time. Another process may take it
+    before the server starts."""
     ports = random.Random(f"{os.getpid()} {time.monotonic_ns()}")
-    while not is_free(port := ports.choice(PORTS)):
+    while (port := ports.choice(PORTS)) in _given or not is_free(port):
         pass
+    _given.append(port)
     return port
 
 

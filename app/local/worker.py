@@ -76,7 +76,7 @@ class WorkerProcess(Service):
         found: dict[str, Any] = json.loads(self.get("/ready", self.look_seconds)[1])["partitions"]
         return found
 
-    def wait_exit(self, within_s: float = 30.0) -> int:
+    def wait_exit(self, within_s: float = 120.0) -> int:
         """Return the exit code once it has ended. Raises subprocess.TimeoutExpired."""
         if self._process is None:
             raise RuntimeError("the worker was not started")

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 import pytest
@@ -134,7 +135,7 @@ def test_sigterm_leaves_nothing_and_what_sigkill_leaves_the_next_one_deletes(
     left = tmp_path / f".out[1].jsonl.{process.pid}.part"
     assert left.exists()
     process.terminate()
-    assert process.communicate(timeout=60)[1] == ""
+    assert process.communicate(timeout=180)[1] == ""
     assert process.returncode == 128 + signal.SIGTERM
     os.close(pipe)
     assert [one.name for one in tmp_path.iterdir()] == ["history"]
@@ -173,9 +174,25 @@ def test_ctrl_c_while_processes_start_leaves_no_traceback(history: Path) -> None
         )  # fmt: skip
         assert int(blocked.split()[1], 16) & 1 << signal.SIGINT - 1
     os.killpg(process.pid, signal.SIGINT)
-    assert process.communicate(timeout=60)[1] == ""
+    assert process.communicate(timeout=180)[1] == ""
     assert process.returncode == 130
     assert not any(Path(f"/proc/{one}").exists() for one in started)
+
+
+def test_ctrl_c_just_while_a_process_starts_leaves_no_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    start = SpawnProcess.start
+
+    def interrupted(process: SpawnProcess) -> None:
+        start(process)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(SpawnProcess, "start", interrupted)
+    question = Question(RULES, TOPICS, (Variant(3, 2.0),))
+    with pytest.raises(KeyboardInterrupt):
+        list(slices_of(question, MemoryLogs([]), functools.partial(MemoryLogs, []), 2))
+    assert multiprocessing.active_children() == []
 
 
 def children(process: int) -> list[int]:

@@ -9,10 +9,8 @@ from typing import Any
 
 import polars as pl
 import pytest
-from aiokafka import AIOKafkaProducer, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
+from aiokafka import AIOKafkaProducer
 from aiokafka.consumer import fetcher
-from aiokafka.errors import PolicyViolationError
 
 from app.analysis import replay
 from app.analysis.files import (
@@ -28,9 +26,11 @@ from app.analysis.kafka_logs import KafkaLogs
 from app.analysis.partition_logs import FileRecord
 from app.commands.export import _LogWriter, _TopicWriter, run_export
 from app.errors import CommandError, SettingsError
+from streams.engine.types import TP
 from streams.topics import ContractTopic
 from tests.cli.test_commands import dialwatch
 from tests.installation import PARTITIONS, Installation, Published
+from tests.kafka_admin import delete_before
 from tests.replay.test_replay import history
 from tests.samples import account, call, recharge
 
@@ -344,22 +344,6 @@ async def export(installation: Installation, to: Path, topic: str, **given: Any)
     await asyncio.to_thread(run_export, installation.settings(), [topic], to=to, **given)
 
 
-async def delete_before(installation: Installation, topic: str, partition: int, at: int) -> None:
-    """Delete records as retention does."""
-    tp = TopicPartition(f"{installation.name}.{topic}", partition)
-    admin = AIOKafkaAdminClient(bootstrap_servers=installation.brokers)
-    try:
-        await admin.start()
-        while True:
-            try:
-                await admin.delete_records({tp: RecordsToDelete(before_offset=at)})
-                break
-            except PolicyViolationError:  # a topic isn't compacted any more, but not yet
-                await asyncio.sleep(0.1)
-    finally:
-        await admin.close()
-
-
 def missing(installation: Installation, to: Path, topic: str) -> list[str]:
     """Return what a replay of the export says about a topic."""
     said = FileLogs(to, installation.topics).missing()
@@ -383,14 +367,14 @@ async def test_what_kafka_deletes_between_two_exports_is_told(
         return capsys.readouterr().err
 
     await publish_at(installation, calls(*range(9)))
-    await delete_before(installation, "call-records", 1, 2)
+    await delete_before(installation, {TP(f"{installation.name}.call-records", 1): 2})
     assert "7 records written, 7 held" in await again()
     (beginning,) = missing(installation, to, "call-records")
     assert "the beginning of call-records was deleted" in beginning
     assert "(partitions 1)" in beginning
 
     await publish_at(installation, calls(*range(9, 15)))
-    await delete_before(installation, "call-records", 1, 12)
+    await delete_before(installation, {TP(f"{installation.name}.call-records", 1): 12})
     said = await again()
     assert "3 records written, 10 held" in said
     assert "Kafka had deleted offsets 9 to 11 of partition 1" in said
@@ -400,7 +384,7 @@ async def test_what_kafka_deletes_between_two_exports_is_told(
 
     # A day's file that is deleted, of which Kafka has the second half no longer.
     day = sorted((to / "call-records/1").iterdir())[-1]
-    await delete_before(installation, "call-records", 1, 14)
+    await delete_before(installation, {TP(f"{installation.name}.call-records", 1): 14})
     day.unlink()
     said = await again()
     assert "Kafka had deleted offsets 12 to 13 of partition 1" in said
@@ -422,7 +406,7 @@ async def test_what_is_deleted_after_the_end_of_a_range_is_no_loss(
     await publish_at(installation, later)
     await export(installation, tmp_path, "call-records", **given)
     await publish_at(installation, later)
-    await delete_before(installation, "call-records", 1, 8)
+    await delete_before(installation, {TP(f"{installation.name}.call-records", 1): 8})
     await export(installation, tmp_path, "call-records", **given)
     assert "deleted" not in capsys.readouterr().err
     assert not [one for one in missing(installation, tmp_path, "call-records") if "lacks" in one]
@@ -461,7 +445,7 @@ async def test_accounts_are_exported_anew_so_that_none_stays_that_is_deleted(
     await export(installation, tmp_path, "accounts")
     assert exported(tmp_path, "accounts")["key"].to_list() == [b"acme", b"bob"]
     # Compaction has taken the account, and what said that it is deleted.
-    await delete_before(installation, "accounts", 0, 1)
+    await delete_before(installation, {TP(f"{installation.name}.accounts", 0): 1})
     (tmp_path / "accounts/notes.parquet").touch()
     await export(installation, tmp_path, "accounts")
     assert [file.name for file in (tmp_path / "accounts").rglob("*.parquet")] == [

@@ -42,13 +42,14 @@ def test_whoever_waits_for_a_broker_says_so_now_and_then_and_ends_when_told(
     )
     try:
         worker.launch()
-        deadline = time.monotonic() + 30.0
+        deadline = time.monotonic() + 120.0
         while not any("answer" in line for line in _said(worker)):
             assert time.monotonic() < deadline, _said(worker)
             time.sleep(0.1)
-        before = _cpu_seconds(worker)
+        began, before = time.monotonic(), _cpu_seconds(worker)
         time.sleep(WAITS_SECONDS)
-        assert _cpu_seconds(worker) - before <= WAITS_SECONDS * MOST_CPU_SHARE
+        used = _cpu_seconds(worker) - before
+        assert used <= (time.monotonic() - began) * MOST_CPU_SHARE
         worker.terminate()
         assert worker.wait_exit() == 0
         said = _said(worker)

@@ -24,7 +24,7 @@ def dialwatch(
         env=own | (variables or {}),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         check=False,
     )
 

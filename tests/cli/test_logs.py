@@ -1,6 +1,5 @@
 """DIALWATCH_LOG_FORMAT: what a worker says, as lines for people or as JSON for machines."""
 
-import asyncio
 import io
 import json
 import logging
@@ -14,6 +13,7 @@ from app.logs import set_up_logs
 from app.sandbox.faults import Faults
 from app.sandbox.run import running_sandbox
 from tests.cli.test_commands import dialwatch
+from tests.engine.inprocess import eventually
 from tests.installation import Installation
 from tests.samples import account, call
 
@@ -92,19 +92,23 @@ def test_what_stops_a_worker_is_a_line_of_the_log_too(tmp_path: Path) -> None:
 async def test_what_a_message_met_is_logged_with_whose_it_is(installation: Installation) -> None:
     with running_sandbox() as (sandbox, environment):
         sandbox.faults = Faults(answer=48004)
+        await installation.publish([account("acme", intent_classes=["A"])])
         worker = installation.worker(DIALWATCH_LOG_FORMAT="json", **environment)
-        await installation.publish(
-            [account("acme", intent_classes=["A"]), call("acme", 0, result="A")]
-        )
+        await installation.publish([call("acme", 0, result="A")])
         told = await installation.wait_for("notifications", lambda seen: len(seen) == 2)
         (wanted,) = [one["notification_id"] for one in told if one["channel"] == "wechat"]
-        for _ in range(100):
-            lines = [json.loads(line) for line in worker.log.read_text("utf-8").splitlines()]
-            met = [line for line in lines if "wechat answered 48004" in line["message"]]
-            if met:
-                break
-            await asyncio.sleep(0.1)
-        assert met[0]["notification_id"] == wanted
+
+        def met() -> list[str]:
+            whole = worker.log.read_text("utf-8").rpartition("\n")[0]  # a line may be half there
+            lines = [json.loads(line) for line in whole.splitlines()]
+            return [
+                line["notification_id"]
+                for line in lines
+                if "wechat answered 48004" in line["message"]
+            ]
+
+        await eventually(lambda: bool(met()), "the refusal is logged", within_s=60.0)
+        assert met()[0] == wanted
 
 
 @pytest.mark.broker

@@ -20,7 +20,7 @@ from tests.samples import call
 ROOT = Path(__file__).parent.parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PROGRAM = ".venv/bin/dialwatch"
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 180.0
 
 
 def commands() -> list[list[str]]:
@@ -95,7 +95,7 @@ def test_a_command_of_the_readme_does_what_it_says(
                 if stays.get(arguments[0], "\0") in line:
                     program.send_signal(signal.SIGTERM)
             impatient.cancel()
-            assert program.wait(30) == 0, "".join(said)
+            assert program.wait(PATIENCE_SECONDS) == 0, "".join(said)
         if arguments[0] in stays:
             assert any(stays[arguments[0]] in line for line in said)
 

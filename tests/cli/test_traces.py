@@ -70,9 +70,8 @@ class Tracing(WorkerProcess):
         return [*super().command(), "--traces"]
 
 
-async def publish(installation: Installation) -> None:
-    """A customer, and a call that belongs to a trace."""
-    await installation.publish([account("acme", intent_classes=["A"])])
+async def publish_call(installation: Installation) -> None:
+    """A call that belongs to a trace."""
     producer = AIOKafkaProducer(bootstrap_servers=installation.brokers)
     await producer.start()
     try:
@@ -92,8 +91,9 @@ async def test_call_command_and_request_are_one_trace(
         variables |= {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url}
         worker = Tracing(installation.directory / "traced", variables)
         installation.workers.append(worker)
+        await installation.publish([account("acme", intent_classes=["A"])])
         worker.start()
-        await publish(installation)
+        await publish_call(installation)
         await installation.wait_for("deliveries", lambda found: len(found) == 2)
         worker.terminate()
         assert await asyncio.to_thread(worker.wait_exit) == 0
@@ -135,8 +135,9 @@ def test_what_is_folded_again_has_the_same_headers_and_what_has_none_begins_a_tr
 
 @pytest.mark.broker
 async def test_off_there_is_no_header(installation: Installation, receiver: Receiver) -> None:
+    await installation.publish([account("acme", intent_classes=["A"])])
     installation.worker(OTEL_EXPORTER_OTLP_ENDPOINT=receiver.url, OTEL_TRACES_EXPORTER="otlp")
-    await publish(installation)
+    await publish_call(installation)
     found = await installation.wait_for("notifications", lambda seen: len(seen) == 2)
     assert len(found) == 2
     records = await installation.read("notifications")

@@ -40,7 +40,7 @@ def test_the_example_is_a_batch_that_the_worker_tells_of(
         [sys.executable, EXAMPLE, installation.brokers, topic, *command[3:]],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         check=True,
     )
     assert len({line.split("/")[1] for line in ran.stdout.splitlines()}) == 1
@@ -51,7 +51,7 @@ def test_the_example_is_a_batch_that_the_worker_tells_of(
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         check=True,
     )
     for scenario in ("batch_completed", "unreachable_run"):
@@ -62,7 +62,7 @@ def test_the_example_is_a_batch_that_the_worker_tells_of(
         capture_output=True,
         text=True,
         cwd=tmp_path,
-        timeout=60,
+        timeout=180,
         check=False,
     )
     assert exported.returncode == 0, exported.stdout
@@ -79,7 +79,7 @@ def values() -> list[str]:
         ],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         check=True,
     )
     return made.stdout.splitlines()
@@ -102,7 +102,7 @@ def test_the_check_commands_of_the_page_run(tmp_path: Path) -> None:
             cwd=tmp_path,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=180,
             check=False,
         )
         assert ran.returncode == 0, ran.stdout + ran.stderr

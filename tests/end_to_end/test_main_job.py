@@ -1,14 +1,15 @@
 """From records in Kafka to messages on phones: a real worker, Kafka, Valkey and the stand-ins."""
 
-import asyncio
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from app.sandbox.callbacks import Callback
 from app.sandbox.run import running_sandbox
 from app.sandbox.server import Sandbox
+from tests.engine.inprocess import eventually
 from tests.installation import PARTITIONS, Installation, Published
 from tests.samples import account, announcement, call, recharge, ticks
 
@@ -158,11 +159,13 @@ async def test_rubbish_goes_to_dead_letters_byte_for_byte_and_the_stream_goes_on
     await installation.wait_for("notifications", lambda seen: len(seen) == 2)
 
     # They lie in other partitions than the run, and may be folded after it.
-    for _ in range(100):
-        letters = await installation.read("dead-letters")
-        if len(letters) >= len(rubbish):
-            break
-        await asyncio.sleep(0.1)
+    letters: list[Any] = []
+
+    async def are_there() -> bool:
+        letters[:] = await installation.read("dead-letters")
+        return len(letters) >= len(rubbish)
+
+    await eventually(are_there, "all of it is a letter", within_s=60.0)
     sources = [one for one in await installation.read("call-records")]
     originals = {(one.partition, one.offset): one for one in sources}
     assert len(letters) == len(rubbish)

@@ -43,7 +43,9 @@ WAITING_PAUSE_SECONDS = 0.15
 """The pause between portions of calls when there are enough, but the fault isn't over."""
 SETTLE_SECONDS = 360.0
 """The time for the longest outage, a slow start, and 90 s."""
-STRIKE_SECONDS = 60.0
+STRIKE_SECONDS = 120.0
+READY_SECONDS = 120.0
+"""The time for a worker's start, and for the partitions to come to it."""
 PUBLISH_MS = 600_000
 START_SECONDS = 300.0
 """The limit for a broker's start after an outage, which may be slow."""
@@ -80,10 +82,13 @@ class Round:
         replication: int = 1,
         workers: int = 2,
         settle_s: float = SETTLE_SECONDS,
+        pause_limit_s: float = PAUSE_LIMIT_SECONDS,
     ) -> None:
-        """`settle_s`: how long all that is published may take, faults included."""
+        """`settle_s`: how long all that is published may take, faults included. `pause_limit_s`:
+        how soon a dead worker's partitions must be worked on again."""
         self.servers = servers
         self.settle_s = settle_s
+        self.pause_limit_s = pause_limit_s
         self._worker_count = workers
         self.rng = random.Random(seed)
         self.calls = calls
@@ -254,7 +259,7 @@ class Round:
         """End a worker with SIGTERM: it must finish and exit with 0."""
         self.down.add(worker.directory)
         worker.terminate()
-        code = await self.gone(worker, 30.0)
+        code = await self.gone(worker, STRIKE_SECONDS)
         assert code == 0, f"exit {code} after SIGTERM: {worker.last_words()}"
 
     async def gone(self, worker: WorkerProcess, within_s: float) -> int:
@@ -273,8 +278,10 @@ class Round:
             assert time.monotonic() < deadline, "the freeze point was never passed"
             await asyncio.sleep(0.02)
 
-    async def alone(self, worker: WorkerProcess, within_s: float = PAUSE_LIMIT_SECONDS) -> float:
-        """Wait until a worker alone has restored all partitions; return the seconds it took."""
+    async def alone(self, worker: WorkerProcess, within_s: float | None = None) -> float:
+        """Wait until a worker alone has restored all partitions; return the seconds it took.
+        `within_s`: None: the round's limit for a pause."""
+        within_s = self.pause_limit_s if within_s is None else within_s
         began = time.monotonic()
         while True:
             taken = time.monotonic() - began
@@ -287,7 +294,7 @@ class Round:
             assert taken < within_s, f"nobody took over within {within_s:.0f} s"
             await asyncio.sleep(0.05)
 
-    async def ready(self, worker: WorkerProcess, within_s: float = 40.0) -> None:
+    async def ready(self, worker: WorkerProcess, within_s: float = READY_SECONDS) -> None:
         """Wait until a worker has its share."""
         deadline = time.monotonic() + within_s
         while True:
@@ -390,13 +397,11 @@ def freeze_at(point: str) -> Fault:
         await _some_time(round_, 1.0, 3.0)  # the other one works on what the zombie had
         worker.resume()
         if point in _FENCED_AT:
-            for _ in range(200):
-                found = re.search("a commit failed, .*: (\\w+)", log_of(worker)[said:])
-                if found:
-                    round_.note(f"fenced by {found[1]}")
-                    return
+            deadline = time.monotonic() + STRIKE_SECONDS
+            while not (found := re.search("a commit failed, .*: (\\w+)", log_of(worker)[said:])):
+                assert time.monotonic() < deadline, "the zombie's commit was not refused"
                 await asyncio.sleep(0.1)
-            raise AssertionError("the zombie's commit was not refused")
+            round_.note(f"fenced by {found[1]}")
 
     return strike
 
@@ -412,7 +417,7 @@ async def wake_in_takeover(round_: Round) -> None:
         round_.launch(worker, DIALWATCH_TEST_FREEZE_AT=point)
         await round_.frozen(worker, STRIKE_SECONDS)
         said = len(log_of(other))
-        deadline = time.monotonic() + PAUSE_LIMIT_SECONDS
+        deadline = time.monotonic() + round_.pause_limit_s
         while await asyncio.to_thread(other.is_serving):
             if "took over" in log_of(other)[said:]:
                 round_.note("woken too late")  # a busy machine: the takeover is a matter of 0.5 s
@@ -444,7 +449,7 @@ async def come_and_go(round_: Round) -> None:
             guest.kill()
         else:
             guest.terminate()
-            await round_.gone(guest, 30.0)
+            await round_.gone(guest, STRIKE_SECONDS)
 
 
 async def rolling_restart(round_: Round) -> None:

@@ -1,20 +1,11 @@
 """Where going on would lose records, a worker stops: exit 1 and a line that says what to do."""
 
 import pytest
-from aiokafka import TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 
 from app.local.worker import WorkerProcess
+from streams.engine.types import TP
 from tests.installation import Installation, Published
-
-
-async def _delete(installation: Installation, topic: str, before: int) -> None:
-    admin = AIOKafkaAdminClient(bootstrap_servers=installation.brokers)
-    try:
-        await admin.start()
-        await admin.delete_records({TopicPartition(topic, 0): RecordsToDelete(before)})
-    finally:
-        await admin.close()
+from tests.kafka_admin import delete_before
 
 
 def _recharge(number: int) -> Published:
@@ -46,7 +37,7 @@ async def test_records_that_were_deleted_unread_are_not_passed_over(
 ) -> None:
     worker = await _stopped_after(installation, 3)
     await installation.publish(_recharge(number) for number in range(3, 8))
-    await _delete(installation, f"{installation.name}.recharges", 6)
+    await delete_before(installation, {TP(f"{installation.name}.recharges", 0): 6})
 
     worker.launch()
     assert worker.wait_exit() == 1
@@ -64,7 +55,7 @@ async def test_a_state_of_which_a_part_was_deleted_is_not_restored(
     await installation.configure(
         installation.topics.changelog, {"cleanup.policy": "compact,delete"}
     )
-    await _delete(installation, installation.topics.changelog, 1)
+    await delete_before(installation, {TP(installation.topics.changelog, 0): 1})
 
     worker.launch()
     assert worker.wait_exit() == 1

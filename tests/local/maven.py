@@ -5,6 +5,7 @@ It is found as a mirror is, by jgo's own settings: everything but the repository
 
 import hashlib
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -21,6 +22,9 @@ class Repository:
         self.asked: list[str] = []
         self.cut_short = 0
         """So many next answers end in the middle."""
+        self.busy_s = 0.0
+        """From the first question on it is too busy for an answer for so long."""
+        self.busy_until: float | None = None
 
     def jar(self, name: str, content: bytes) -> str:
         """Offer a jar; return its line of a lock file."""
@@ -39,6 +43,11 @@ def serving(monkeypatch: pytest.MonkeyPatch, home: Path) -> Iterator[Repository]
             content = repository.jars.get(name)
             if content is None:
                 self.send_error(404)
+                return
+            if repository.busy_until is None:
+                repository.busy_until = time.monotonic() + repository.busy_s
+            if time.monotonic() < repository.busy_until:
+                self.send_error(503)
                 return
             repository.asked.append(name)
             self.send_response(200)

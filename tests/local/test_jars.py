@@ -16,6 +16,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 @pytest.fixture
 def repository(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Repository]:
+    monkeypatch.setattr(jars, "PAUSE_SECONDS", 0.0)
     with serving(monkeypatch, tmp_path / "home") as made:
         yield made
 
@@ -66,6 +67,14 @@ def test_a_download_that_breaks_off_is_begun_again(
     fetched = jars.fetch(tmp_path / "jars", lambda done, total: seen.append(done), lock)
     assert [path.stat().st_size for path in fetched] == [50_000, 50_000]
     assert seen[-1] == 100_000
+
+
+def test_a_repository_that_is_busy_for_a_while_is_asked_again_later(
+    repository: Repository, lock: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jars, "PAUSE_SECONDS", 0.5)
+    repository.busy_s = 1.2
+    assert len(jars.fetch(tmp_path / "jars", lock=lock)) == 2
 
 
 def test_what_came_whole_is_kept_when_another_one_fails(

@@ -99,5 +99,5 @@ def make(
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=180,
     )

@@ -8,6 +8,7 @@ from aiokafka import AIOKafkaProducer
 from agents.dead_letters import dead_letter
 from app.operations.installation import open_installation
 from app.operations.redrive import Order, carry_out
+from app.operations.transactional_producer import close_producer, open_producer
 from streams.engine.types import Header
 from streams.records import Channel, Delivery, Notification, Status, encode
 from tests.installation import Installation, Published
@@ -50,9 +51,13 @@ async def bury(installation: Installation, *letters: Any, more: Sequence[Header]
 async def order(
     installation: Installation, *letters: str, verb: Any = "redrive", **given: Any
 ) -> dict[str, Any]:
-    """Carry an order out."""
+    """Carry an order out; return when what it committed can be read."""
     async with open_installation(installation.settings()) as connected:
-        return await carry_out(connected, Order(verb, letters, **given))
+        done = await carry_out(connected, Order(verb, letters, **given))
+    if done["executed"]:
+        # A producer of its transactional id starts only when the last one's markers are written.
+        await close_producer(await open_producer(installation.settings(), "dead-letters"))
+    return done
 
 
 def command(notification_id: str, account_id: str = "acme", channel: Channel = "sms") -> bytes:

@@ -241,7 +241,7 @@ def test_an_expansion_that_was_frozen_and_wakes_up_after_another_did_it_says_so(
             assert second.returncode == 0, second.stderr
         finally:
             first.send_signal(signal.SIGCONT)
-        _, said = first.communicate(timeout=60)
+        _, said = first.communicate(timeout=180)
     assert first.returncode == 1
     assert said.splitlines()[-1].startswith("dialwatch: another expand began meanwhile")
     assert "there is nothing to do" in expand(small, tmp_path, "--execute").stderr

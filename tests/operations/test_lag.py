@@ -20,6 +20,7 @@ from streams.engine.outbox import UNFINISHED, _Unfinished
 from streams.engine.positions import POSITIONS, Position
 from streams.engine.types import TP
 from streams.kafka.log_scan import BEGINNING, END, LogScan, Wanted, batch_at, records_of
+from tests.engine.inprocess import eventually
 from tests.installation import Installation, Published
 from tests.samples import call
 
@@ -52,19 +53,25 @@ async def behind(connected: Connected, tp: TP, begin: int = 0) -> Behind:
 
 async def settles(connected: Connected, tp: TP, begin: int, expected: int) -> None:
     """A transaction's end returns before its markers stand in the log."""
-    for _ in range(200):
+    found = Behind(-1, None)
+
+    async def is_so() -> bool:
+        nonlocal found
         found = await behind(connected, tp, begin)
-        if found.records == expected:
-            break
-        await asyncio.sleep(0.05)
-    assert found.records == expected
+        return found.records == expected
+
+    await eventually(is_so, f"{expected} records are behind")
     assert (found.since is None) == (expected == 0)
 
 
-async def is_open(connected: Connected, tp: TP) -> bool:
-    """Is a transaction open in a log?"""
-    (piece,) = [one async for one in connected.logs.pieces(tp, 0, is_committed=False)]
-    return piece.stable_end < piece.end
+async def until_all_ended(connected: Connected, tp: TP) -> None:
+    """Wait until no transaction is open in a log."""
+
+    async def is_so() -> bool:
+        (piece,) = [one async for one in connected.logs.pieces(tp, 0, is_committed=False)]
+        return piece.stable_end == piece.end
+
+    await eventually(is_so, f"no transaction is open in {tp}")
 
 
 async def values(connected: Connected, tp: TP, wanted: tuple[bytes, ...] = ()) -> list[bytes]:
@@ -115,9 +122,7 @@ async def test_markers_and_aborted_records_are_no_lag_and_an_open_transaction_is
         await settles(connected, tp, 0, 7)
         assert await values(connected, tp) == [b"0", b"1", b"2", b"3"]  # not beyond what is open
         await one.commit_transaction()
-        async with asyncio.timeout(30):
-            while await is_open(connected, tp):  # noqa: ASYNC110 (Kafka tells nobody)
-                await asyncio.sleep(0.05)
+        await until_all_ended(connected, tp)
         await settles(connected, tp, 8, 3)
         assert await values(connected, tp) == [b"0", b"1", b"2", b"3", b"4", b"5", b"6"]
 
@@ -241,6 +246,7 @@ async def test_what_an_outbox_finished_out_of_order_is_no_lag(installation: Inst
                 key=UNFINISHED.prefix + outbox.topic.encode(),
                 partition=changelog.partition,
             )
+        await until_all_ended(connected, changelog)
         rows = (await group_lag(connected))["partitions"]
         (row,) = [row for row in rows if (row["topic"], row["partition"]) == outbox]
         assert row["lag"] == 4  # 2, 5, and behind these 6 and 7

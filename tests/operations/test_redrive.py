@@ -150,7 +150,7 @@ def test_a_redrive_that_was_frozen_and_wakes_up_after_another_did_it_does_nothin
             assert second.stderr.splitlines()[-1].startswith("3 redriven")
         finally:
             first.send_signal(signal.SIGCONT)
-        _, said = first.communicate(timeout=60)
+        _, said = first.communicate(timeout=180)
     assert first.returncode == 1
     assert said.splitlines()[-1].startswith("dialwatch: another redrive or discard began")
     values = [one.value for one in asyncio.run(records_of(installation, "call-records"))]

@@ -20,8 +20,9 @@ async def test_a_command_given_up_is_sent_by_its_redrive_once_and_never_after(
 ) -> None:
     with running_sandbox() as (sandbox, environment):
         sandbox.wechat.blocked_words.add("任务完成")  # 40249: given up
+        await installation.publish([account("acme")])
         installation.worker(**environment)
-        await installation.publish([account("acme"), call("acme", 0, batch_size=1, result="E")])
+        await installation.publish([call("acme", 0, batch_size=1, result="E")])
         ends = await installation.wait_for(
             "deliveries", lambda found: any(one["status"] == "failed" for one in found)
         )
