@@ -45,7 +45,7 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     elif _has_docker():
         from testcontainers.kafka import KafkaContainer  # noqa: PLC0415 (slow to import)
 
-        with KafkaContainer("confluentinc/cp-kafka:7.8.0").with_kraft() as container:
+        with KafkaContainer("confluentinc/cp-kafka:8.0.0").with_kraft() as container:
             yield container.get_bootstrap_server()
     else:
         server = Kafka(tmp_path_factory.mktemp("kafka"))

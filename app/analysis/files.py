@@ -432,13 +432,15 @@ def _read(
     file: Path, topic: str, partition: int, has_headers: bool
 ) -> Iterator[tuple[list[Any], list[int]]]:
     if file.suffix == ".parquet":
-        columns = [*_COLUMNS, *(["headers"] if has_headers else [])]
-        for frame in row_groups(file, columns):
+        # Those of accounts are a hint only, which files that other tools wrote may lack.
+        is_hint = topic == ContractTopic.ACCOUNTS
+        columns = [*_COLUMNS, "headers"] if has_headers and not is_hint else _COLUMNS
+        for frame in row_groups(file, columns, if_there=["headers"] if is_hint else []):
             _check_place(file, frame["topic"][0], frame["partition"][0], topic, partition)
             timestamps = frame["timestamp"].to_list()
             lists = [frame["offset"].to_list(), timestamps,
                      frame["key"].to_list(), frame["value"].to_list()]  # fmt: skip
-            if has_headers:
+            if "headers" in frame.columns:
                 lists.append(
                     [
                         tuple((one["key"], one["value"] or b"") for one in headers or ())

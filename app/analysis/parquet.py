@@ -114,14 +114,18 @@ class RowsWriter:
         self._rows, self._is_empty = [], False
 
 
-def row_groups(file: Path, columns: Sequence[str], most: int = ROW_GROUP) -> Iterator[Any]:
-    """Yield these columns of an export's file, as frames of at most `most` rows. Raises
-    CommandError where the file is broken, or its columns aren't those of an export."""
+def row_groups(
+    file: Path, columns: Sequence[str], most: int = ROW_GROUP, if_there: Sequence[str] = ()
+) -> Iterator[Any]:
+    """Yield these columns of an export's file, as frames of at most `most` rows; those of
+    `if_there` where it has them. Raises CommandError where the file is broken, or its columns
+    aren't those of an export."""
     polars = load_polars()
     schema = export_schema()
     try:
         lazy = polars.scan_parquet(file, glob=False)
         found = lazy.collect_schema()
+        columns = [*columns, *(name for name in if_there if name in found)]
         wrong = [
             f"{name} is {found.get(name, 'missing')}, not {schema[name]}"
             for name in columns

@@ -39,8 +39,9 @@ class CliCommand(TyperCommand):
             raise self._with_others(ctx, lines + self._wrong(ctx, given))
         try:
             options, _, _ = self.make_parser(ctx).parse_args(list(given))
-            for param in self.get_params(ctx):
-                _check_number(ctx, param, options)
+            if not (ctx.resilient_parsing or options.get("help")):
+                for param in self.get_params(ctx):
+                    _check_number(ctx, param, options)
             return super().parse_args(ctx, args)
         except (TyperException, SettingsError) as first:
             raise self._with_others(ctx, self._wrong(ctx, given) or lines_of(first)) from None
@@ -136,7 +137,7 @@ def _check_number(ctx: Any, param: Any, options: dict[str, Any]) -> None:
     """Raise BadParameter where Typer would take for a number what people don't write as one."""
     value = options.get(param.name)
     kind = param.type_descriptor.annotation
-    if kind in {int, float} and isinstance(value, str) and not is_number(value):
+    if kind in {int, float} and isinstance(value, str) and not is_number(value.strip()):
         what = "a whole number" if kind is int else "a number"
         raise typer.BadParameter(f"must be {what}, and is {value!r}", ctx=ctx, param=param)
 

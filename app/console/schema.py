@@ -111,11 +111,13 @@ def open_reader(directory: Path) -> sqlite3.Connection | None:
     try:
         connection = sqlite3.connect(place, uri=True, isolation_level=None, check_same_thread=False)
     except sqlite3.OperationalError:
-        if file_id(directory) is None:
-            return None
-        raise
+        return None
     connection.execute("PRAGMA busy_timeout = 5000")
-    if connection.execute("PRAGMA user_version").fetchone()[0] != VERSION:
+    try:
+        is_made = connection.execute("PRAGMA user_version").fetchone()[0] == VERSION
+    except sqlite3.DatabaseError:
+        is_made = False  # damaged: the indexer builds it anew
+    if not is_made:
         connection.close()
         return None
     connection.execute("PRAGMA query_only = 1")

@@ -136,8 +136,10 @@ def _redis_url(value: str) -> str:
     if not parts.query:
         return value
     given = parse_qsl(parts.query, keep_blank_values=True)
-    if any(name in _REDIS_FILES and not Path(said).is_absolute() for name, said in given):
-        named = [(name, _absolute(said) if name in _REDIS_FILES else said) for name, said in given]
+    named = [
+        (name, _absolute(said) if said and name in _REDIS_FILES else said) for name, said in given
+    ]
+    if named != given:
         value = parts._replace(query=urlencode(named)).geturl()
     _try_redis_url(value)
     return value
@@ -163,7 +165,7 @@ def _try_redis_url(value: str) -> None:
         context.get()
     except Exception:
         raise ValueError(
-            "must have files in ssl_ca_certs, ssl_certfile and ssl_keyfile that OpenSSL can load"
+            "must have ssl_… behind '?' that OpenSSL takes, and files that it can load"
         ) from None
 
 

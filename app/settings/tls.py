@@ -7,6 +7,8 @@ import re
 import ssl
 from pathlib import Path
 
+# OpenSSL's words for a key that isn't the certificate's; the latter where the algorithm differs.
+_ANOTHERS = {"KEY_VALUES_MISMATCH", "NO_CERTIFICATE_ASSIGNED"}
 _KEY = re.compile(rb"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY-----")
 _ENCRYPTED_KEY = re.compile(rb"-----BEGIN ENCRYPTED PRIVATE KEY-----|Proc-Type: 4,ENCRYPTED")
 # What OpenSSL says of a certificate that it reads and doesn't want, before it reads the key.
@@ -54,7 +56,7 @@ def load_key(certificate: str, key: str | None, context: ssl.SSLContext | None =
     try:
         (context or _client_context()).load_cert_chain(certificate, key, password=_NO_PASSWORD)
     except (OSError, ValueError) as error:
-        if isinstance(error, ssl.SSLError) and error.reason == "KEY_VALUES_MISMATCH":
+        if isinstance(error, ssl.SSLError) and error.reason in _ANOTHERS:
             raise ValueError("must be the private key of the certificate, and is another") from None
         if key is None:
             raise ValueError(

@@ -92,7 +92,7 @@ class _Transaction:
     emitted: int = 0
     """How many records `outputs` holds."""
     emitted_bytes: int = 0
-    """How many bytes their keys and values have."""
+    """How many bytes their keys and values have, and the records that they name."""
     offsets: dict[TP, int] = field(default_factory=dict)
     outputs: dict[Destination, list[ProducerRecord]] = field(default_factory=dict)
     origins: list[tuple[ProducerRecord, Origin]] = field(default_factory=list)
@@ -408,6 +408,7 @@ class Cycle:
         transaction.outputs.setdefault((topic, partition), []).append(record)
         if origin is not None:
             transaction.origins.append((record, origin))
+            transaction.emitted_bytes += len(origin.record.value or b"")
         transaction.emitted += 1
         transaction.emitted_bytes += len(key or b"") + len(value or b"")
 

@@ -281,6 +281,23 @@ def test_an_export_tells_which_partitions_an_expansion_added(
     assert found == ({1: 60_000} if has_moved else {})
 
 
+def test_accounts_without_headers_are_read_and_commands_are_not(tmp_path: Path) -> None:
+    for topic in ("accounts", "notifications"):
+        write_records(tmp_path, "parquet", topic, 0, [FileRecord(7, 0, b"k", b"{}")])
+        file = day_path(tmp_path, topic, 0, DAYS[0], "parquet")
+        pl.read_parquet(file).drop("headers").write_parquet(file)
+    logs = FileLogs(tmp_path, TOPICS)
+    accounts, commands = (
+        PartitionLog(TP(name, 0), Source(name, lambda _: None))
+        for name in (TOPICS.accounts, TOPICS.notifications)
+    )
+    logs.begin([accounts, commands])
+    logs.fill([accounts])
+    assert [(one.offset, one.headers) for one in accounts.take(9, FOREVER)] == [(7, ())]
+    with pytest.raises(CommandError, match="headers is missing"):
+        logs.fill([commands])
+
+
 def write_records(
     directory: Path, format_: FileFormat, topic: str, partition: int, records: list[FileRecord]
 ) -> None:

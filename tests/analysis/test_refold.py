@@ -224,12 +224,16 @@ def test_a_partition_that_was_only_ticked_later_gets_no_tick_of_another() -> Non
 
 
 @pytest.mark.parametrize("is_ticked_since", [True, False])
+@pytest.mark.parametrize("is_published_again", [True, False])
 def test_a_partition_that_an_expansion_added_gets_the_ticks_of_before(
-    *, is_ticked_since: bool
+    *, is_ticked_since: bool, is_published_again: bool
 ) -> None:
+    """Also where the account's newer record no longer says that it was moved."""
     name = at_home(PARTITIONS - 1)
     home, before = (partition_of(name.encode(), count) for count in (PARTITIONS, OLD))
     events, headers = moved(name)
+    if is_published_again:
+        events, headers = [expiring(name, home)], {}
     events += [tick(number, DAY_ONE) for number in range(OLD)]
     calls = [call(name, number, result="F").value for number in range(3)]
     events += [("call-records", name, one, before, DAY_ONE + LATER) for one in calls[:2]]

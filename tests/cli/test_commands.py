@@ -109,6 +109,12 @@ def test_every_wrong_flag_is_one_line_and_the_exit_code_is_2(
         assert len([line for line in lines if name in line]) == 1, name
 
 
+def test_who_asks_for_help_is_helped_whatever_number_is_wrong(tmp_path: Path) -> None:
+    ended = dialwatch("deliveries", "--limit", "abc", "--help", directory=tmp_path)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "[OPTIONS]" in ended.stdout
+
+
 @pytest.mark.parametrize(
     ("command", "wrong"),
     [

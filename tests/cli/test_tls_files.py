@@ -8,7 +8,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from app.errors import SettingsError
 from app.operations.expand import _environment
@@ -39,11 +39,13 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The present directory, with files good and bad."""
     mine, other = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
     weak = rsa.generate_private_key(65_537, 1_024)
+    kind = ed25519.Ed25519PrivateKey.generate()
     contents = {
         "cert.pem": certificate(mine),
         "key.pem": in_pem(mine),
         "both.pem": in_pem(mine) + certificate(mine),
         "other.key": in_pem(other),
+        "ed25519.key": in_pem(kind),
         "encrypted.key": in_pem(mine, b"do-not-show-me"),
         "weak.pem": certificate(weak),
         "weak.key": in_pem(weak),
@@ -83,6 +85,7 @@ NOT_PEM, NO_KEY = "must be certificates in PEM", "must be a private key in PEM"
         ({CERT: "text", KEY: "encrypted.key"}, {CERT: NOT_PEM, KEY: NO_KEY}),
         ({CERT: "text", KEY: "key.pem"}, {CERT: NOT_PEM}),
         ({CERT: "cert.pem", KEY: "other.key"}, {KEY: "must be the private key of the certificate"}),
+        ({CERT: "cert.pem", KEY: "ed25519.key"}, {KEY: "must be the private key of the certific"}),
         ({CERT: "cert.pem"}, {KEY: "must be set: "}),
         ({CERT: "nowhere", KEY: "text"}, {CERT: "must be a file that can be read", KEY: NO_KEY}),
         ({CERT: "weak.pem", KEY: "weak.key"}, {CERT: "must be a certificate that OpenSSL takes"}),
@@ -143,8 +146,19 @@ def test_wrong_files_of_redis_are_one_line_without_the_password(
 ) -> None:
     query = "&".join(f"{name}={file}" for name, file in files_of_it.items())
     (line,) = mistakes({"REDIS_URL": f"rediss://:do-not-show-me@redis:6379/0?{query}"})
-    assert line.startswith("DIALWATCH_REDIS_URL: must have files in ssl_ca_certs, ")
+    assert line.startswith("DIALWATCH_REDIS_URL: must have ssl_… behind '?' that OpenSSL takes")
     assert "do-not-show-me" not in line
+
+
+@pytest.mark.usefixtures("files")
+@pytest.mark.parametrize("query", ["ssl_ca_certs=", "ssl_ca_path=", "ssl_certfile=&ssl_keyfile="])
+def test_a_file_of_redis_that_is_left_empty_is_none(query: str) -> None:
+    url = f"rediss://redis:6379/0?{query}&ssl_cert_reqs=none"
+    assert load_settings(redis_url=url).redis_url == url
+    with_one = load_settings(redis_url="rediss://redis/0?ssl_ca_path=&ssl_ca_certs=cert.pem")
+    assert parse_qs(urlsplit(with_one.redis_url).query) == {
+        "ssl_ca_certs": [str(Path("cert.pem").absolute())]
+    }
 
 
 def test_files_named_from_here_are_found_by_a_worker_that_runs_elsewhere(

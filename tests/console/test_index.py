@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from app.console import schema
+from app.console import queries, schema
 from app.console.index import Index, PolledRecords, written_at
 from app.console.queries import BadCursorError, Filters, Queries, cursor_of, parse_cursor
 from app.settings import Settings, load_settings
@@ -21,6 +21,7 @@ from tables.lines import LineRun
 from tables.runs import Run
 from tables.state_tables import BATCHES, LINES, TALLIES
 from tables.tallies import Tally
+from tests.installation import PATIENCE_SECONDS
 
 NOW = parse_instant("2026-11-25T12:00:00+08:00")
 
@@ -407,8 +408,9 @@ def test_what_is_no_cursor_is_refused(text: str) -> None:
 
 
 def test_while_an_index_is_made_anew_the_one_before_is_read_and_who_has_none_waits(
-    settings: Settings,
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(queries, "MADE_SECONDS", PATIENCE_SECONDS)
     index, old = Index(settings), Queries(settings)
     index.write([chunk("deliveries", [delivery(1)])], {})
     assert len(old.deliveries(Filters(), now=NOW, limit=9)) == 1

@@ -12,7 +12,7 @@ import pytest
 from streams.engine import cycle
 from streams.engine.cycle import Cycle
 from streams.engine.state import State
-from streams.engine.types import TP, Chunk, Output, Source
+from streams.engine.types import TP, Chunk, Origin, Output, Source
 from streams.kafka.protocol import Membership
 from tests.engine.alone import NUMBERS, Read, Reading
 
@@ -72,11 +72,18 @@ class Engine:
             on_failure=self.failed.append,
         )
 
-    def feed(self, topic: str, partition: int, keys: Iterable[str], timestamp: int = 1) -> None:
+    def feed(
+        self,
+        topic: str,
+        partition: int,
+        keys: Iterable[str],
+        timestamp: int = 1,
+        value: bytes = b"",
+    ) -> None:
         tp = TP(topic, partition)
         start = self.cycle._buffers[tp].position
         records: list[Any] = [
-            Read(start + number, timestamp, key.encode()) for number, key in enumerate(keys)
+            Read(start + number, timestamp, key.encode(), value) for number, key in enumerate(keys)
         ]
         self.cycle.feed(tp, records)
 
@@ -202,6 +209,22 @@ async def test_bytes_count_too() -> None:
     await engine.run(1)
     assert sum(engine.producer.emitted) == 100
     assert max(engine.producer.bytes) <= cycle.MAX_CYCLE_BYTES + (1 << 20)
+
+
+async def test_what_an_output_is_made_of_counts_too() -> None:
+    """It is in memory until the commit, in case that the output is refused."""
+
+    def fold(chunk: Chunk) -> None:
+        for record in chunk.records:
+            told = Output("told", 0, record.key, b"")
+            origin = Origin(chunk.tp, record, told)
+            chunk.emit(Output("out", 0, record.key, b"", origin=origin))
+
+    engine = Engine(Source("long", fold))
+    for partition in range(PARTITIONS):
+        engine.feed("long", partition, "abcdefghij", value=bytes(1 << 20))
+    await engine.run(10 * PARTITIONS)
+    assert max(engine.producer.emitted) <= 20
 
 
 async def test_a_clock_that_isnt_done_holds_up_what_came_after_it() -> None:

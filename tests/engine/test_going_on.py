@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import PolicyViolationError
 
 from app.kafka.topic_setup import create_topics
 from streams.engine.outbox import Finish, OutboxRecord
@@ -284,15 +283,7 @@ async def test_a_state_that_is_gone_stops_it_until_somebody_decides(
 async def test_a_state_that_was_emptied_stops_it(small: Installation, tmp_path: Path) -> None:
     await folded_and_stopped(small, tmp_path, "a")
     await small.configure(small.topics.changelog, {"cleanup.policy": "compact,delete"})
-
-    async def is_deleted() -> bool:
-        try:
-            await kafka_admin.delete_before(small, {TP(small.topics.changelog, 0): -1})
-        except PolicyViolationError:  # the broker doesn't go by the new setting yet
-            return False
-        return True
-
-    await eventually(is_deleted, "deleted")
+    await kafka_admin.delete_before(small, {TP(small.topics.changelog, 0): -1})
     said = await refusal(small, tmp_path)
     assert "a part of what is remembered was deleted" in said
     assert f"kafka-topics --delete --topic {small.topics.changelog}" in said
