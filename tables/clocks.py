@@ -11,8 +11,7 @@ MOST_AHEAD = DAY
 
 def latest_tick(state: State) -> int:
     """Return the latest tick a partition has seen, 0: none."""
-    clock = state.peek(CLOCKS, b"")
-    return 0 if clock is None else clock.tick
+    return clock_of(state).tick
 
 
 def clock_of(state: State) -> Clock:

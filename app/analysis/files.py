@@ -45,8 +45,7 @@ _INPUTS = (
     ContractTopic.TICKS,
     ContractTopic.ANNOUNCEMENTS,
 )
-# The topics whose headers are read: whose command one is, and that an expansion moved an account.
-_WITH_HEADERS = (ContractTopic.NOTIFICATIONS, ContractTopic.ACCOUNTS)
+_HEADERS = ("headers",)
 # The topics of which each partition has records in an installation that works.
 _EVERYWHERE = (ContractTopic.CALL_RECORDS, ContractTopic.TICKS)
 
@@ -231,13 +230,10 @@ class FileLogs:
             files = self._files.get((topic, log.tp.partition), [])
             log.is_ended = not files
             if files:
-                has_headers = topic in _WITH_HEADERS
                 known = self._known(topic, log.tp.partition)
                 days = known.days if known else {}
                 span_of = partial(self._span, days)
-                self._reading[log.tp] = _chunks(
-                    files, span_of, topic, log.tp.partition, has_headers
-                )
+                self._reading[log.tp] = _chunks(files, span_of, topic, log.tp.partition)
                 records += sum(day.records for day in days.values())
         return records
 
@@ -348,11 +344,7 @@ class FileLogs:
 
 
 def _chunks(
-    files: list[Path],
-    span_of: Callable[[Path], tuple[int, int]],
-    topic: str,
-    partition: int,
-    has_headers: bool,
+    files: list[Path], span_of: Callable[[Path], tuple[int, int]], topic: str, partition: int
 ) -> Iterator[tuple[list[Any], list[int]]]:
     """Yield a partition's records in lists, in the order of offsets, each with its timestamps.
     `span_of`: returns a file's first and last offset."""
@@ -367,7 +359,7 @@ def _chunks(
         across.append(file)
         end = max(end, last)
     for group in groups:
-        reading = [_read(file, topic, partition, has_headers) for file in group]
+        reading = [_read(file, topic, partition) for file in group]
         if len(reading) == 1:
             yield from reading[0]
             continue
@@ -428,14 +420,13 @@ def _spans(file: Path, most: int = _MOST_OFFSETS) -> Iterator[tuple[int, int, in
             yield offsets[0], offsets[-1], len(offsets), is_ordered
 
 
-def _read(
-    file: Path, topic: str, partition: int, has_headers: bool
-) -> Iterator[tuple[list[Any], list[int]]]:
+def _read(file: Path, topic: str, partition: int) -> Iterator[tuple[list[Any], list[int]]]:
     if file.suffix == ".parquet":
-        # Those of accounts are a hint only, which files that other tools wrote may lack.
-        is_hint = topic == ContractTopic.ACCOUNTS
-        columns = [*_COLUMNS, "headers"] if has_headers and not is_hint else _COLUMNS
-        for frame in row_groups(file, columns, if_there=["headers"] if is_hint else []):
+        # They say whose command one is; and that an expansion moved an account, which is a hint
+        # only, that files which other tools wrote may lack.
+        needed = _HEADERS if topic == ContractTopic.NOTIFICATIONS else ()
+        hints = _HEADERS if topic == ContractTopic.ACCOUNTS else ()
+        for frame in row_groups(file, [*_COLUMNS, *needed], if_there=hints):
             _check_place(file, frame["topic"][0], frame["partition"][0], topic, partition)
             timestamps = frame["timestamp"].to_list()
             lists = [frame["offset"].to_list(), timestamps,

@@ -96,7 +96,7 @@ def variants_of(
 
 
 def _hours(text: str) -> float | None:
-    hours = float(text) if is_number(text.strip()) else 0.0
+    hours = float(text) if is_number(text) else 0.0
     return hours if 0 < hours <= 1_000_000 else None
 
 

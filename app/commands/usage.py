@@ -16,7 +16,7 @@ from typer.models import CommandFunctionType
 
 from app.errors import SettingsError
 from app.settings import settings_and_mistakes
-from app.settings.kinds import is_number
+from app.settings.kinds import number_mistake
 
 Check = Callable[..., Any]
 """Called with the settings and with the arguments that are right; raises SettingsError."""
@@ -136,10 +136,8 @@ class CliGroup(TyperGroup):
 def _check_number(ctx: Any, param: Any, options: dict[str, Any]) -> None:
     """Raise BadParameter where Typer would take for a number what people don't write as one."""
     value = options.get(param.name)
-    kind = param.type_descriptor.annotation
-    if kind in {int, float} and isinstance(value, str) and not is_number(value.strip()):
-        what = "a whole number" if kind is int else "a number"
-        raise typer.BadParameter(f"must be {what}, and is {value!r}", ctx=ctx, param=param)
+    if mistake := number_mistake(param.type_descriptor.annotation, value):
+        raise typer.BadParameter(f"{mistake}, and is {value!r}", ctx=ctx, param=param)
 
 
 def _take_out(given: list[str], flag: str) -> int | None:

@@ -64,9 +64,17 @@ def _brokers(value: str) -> str:
 
 
 def is_number(text: str) -> bool:
-    """Is a text a number as people write it, in ASCII? Python, and what parses for it, takes others
-    too: 1_0 for 10."""
-    return _NUMBER.fullmatch(text) is not None
+    """Is a text a number as people write it, in ASCII, maybe with blanks around it? Python, and
+    what parses for it, takes others too: 1_0 for 10."""
+    return _NUMBER.fullmatch(text.strip()) is not None
+
+
+def number_mistake(kind: object, value: object) -> str | None:
+    """Return what is wrong with a text that is to be an int or a float, by its type; None:
+    nothing, as far as it can be seen here."""
+    if kind not in (int, float) or not isinstance(value, str) or is_number(value):
+        return None
+    return "must be a whole number" if kind is int else "must be a number"
 
 
 def _is_port(text: str) -> bool:

@@ -145,8 +145,8 @@ class Settings(BaseModel):
     @classmethod
     def _refuse_odd_number(cls, value: object, info: ValidationInfo) -> object:
         kind = cls.model_fields[str(info.field_name)].annotation
-        if kind in {int, float} and isinstance(value, str) and not kinds.is_number(value.strip()):
-            raise ValueError("must be a whole number" if kind is int else "must be a number")
+        if mistake := kinds.number_mistake(kind, value):
+            raise ValueError(mistake)
         return value
 
     @field_validator("kafka_sasl_mechanism", "kafka_sasl_username", "kafka_sasl_password")
